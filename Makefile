@@ -1,0 +1,38 @@
+# `make demo` and `make test` need nothing but git, make and Python 3.10 or newer: they make .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint card bench clean
+
+demo: $(VENV)/.train
+	$(BIN)/python recipes/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+card: $(VENV)/.dev
+	$(BIN)/python -m zoo.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/vs_timm.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "zoo needs Python 3.10 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp a set of dependencies: installed once, and again when setup.py changes.
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: setup.py | $(BIN)/python
+	@echo "Installing zoo[$*] into $(VENV) (PyTorch is large: a few minutes the first time) …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,34 @@
+"""Packaging of zoo: `pip install .` for the models, `.[train]` for the recipes, `.[dev]` for the tests."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "__init__.py").read_text("utf-8"), re.M).group(1)
+
+TRAIN = ["accelerate>=1.0", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
+DEV = TRAIN + ["pytest>=8.0", "ruff>=0.6"]
+
+setup(
+    name="zoo",
+    version=VERSION,
+    description="Efficient PyTorch architectures: one set of blocks, every mixer in every slot, exact costs.",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["zoo", "zoo.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.9",
+        "torchvision",
+        "timm>=1.0.31",
+        "einops>=0.8",
+        "safetensors>=0.4.5",
+        "huggingface_hub>=0.26",
+        "fvcore>=0.1.5.post20221221",
+        "numpy>=1.26",
+    ],
+    extras_require={"train": TRAIN, "dev": DEV},
+)

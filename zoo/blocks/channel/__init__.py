@@ -1,0 +1,1 @@
+"""Channel mixers: they act on the last dimension alone, one file each."""

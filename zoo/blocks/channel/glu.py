@@ -1,0 +1,60 @@
+"""The gated perceptron: SwiGLU, GEGLU, ReGLU, GLU and the bilinear layer are one class and five activations."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.linear import Linear
+from zoo.blocks.register import register
+from zoo.slots import build_act
+
+
+@register("channel_mixer", "glu")
+class Glu(nn.Module):
+    """``fc2(act(gate) * value)``, gate and value being two linear maps of the input held in one weight.
+
+    Args:
+        ratio: Width of the gated hidden layer over `dim`. The default, 8/3, has the parameters of ``mlp(ratio=4)``.
+        hidden: That width itself, instead of `ratio`.
+        act: ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU, ``sigmoid`` GLU, ``none`` the bilinear layer.
+        gate_last: The gate is the second half of `fc1`'s outputs (timm's GluMlp) instead of the first (SwiGLUPacked).
+        open_gate: Start with gates of ``act(1)``: weights N(0, 1e-6), biases 1.
+        drop: Dropout after the gating and after the second map.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(*, dim) -> (*, dim)``.
+
+    Example:
+        >>> Glu(12, act="gelu")(torch.randn(2, 5, 12)).shape
+        torch.Size([2, 5, 12])
+
+    Source: Shazeer, "GLU Variants Improve Transformer" (arXiv 2002.05202), equations 5 and 6.
+    Differs: biases are on by default, as in timm; the paper has none.
+    Cost: 3 x dim x hidden MACs a position.
+    Raises: ValueError for a hidden width below 1.
+    """
+
+    def __init__(
+        self, dim: int, *, ratio: float = 8 / 3, hidden: int | None = None, act: str = "silu", gate_last: bool = False,
+        open_gate: bool = False, bias: bool = True, drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+    ):
+        super().__init__()
+        hidden = int(ratio * dim) if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"glu of dim {dim} has a hidden width of {hidden}; it must be at least 1")
+        self.gate_last = gate_last
+        inits = (init, "open_gate" if open_gate else init)
+        self.fc1 = Linear(dim, 2 * hidden, bias, init=inits if gate_last else inits[::-1], device=device, dtype=dtype)
+        self.act = build_act(act)
+        self.drop = nn.Dropout(drop) if drop > 0 else None
+        self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Two products with contiguous results are faster than one product and two strided halves.
+        weights = self.fc1.weight.chunk(2)
+        biases = (None, None) if self.fc1.bias is None else self.fc1.bias.chunk(2)
+        first, second = (F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+        x = first * self.act(second) if self.gate_last else self.act(first) * second
+        if self.drop is None:
+            return self.fc2(x)
+        return self.drop(self.fc2(self.drop(x)))
+

@@ -1,0 +1,83 @@
+"""The two-layer perceptrons: narrow-wide-narrow (`mlp`) and wide-narrow-wide (`hourglass`)."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.linear import Linear
+from zoo.blocks.register import register
+from zoo.slots import build_act
+
+
+@register("channel_mixer", "mlp")
+class Mlp(nn.Module):
+    """Two linear maps with an activation between them.
+
+    Args:
+        ratio: Hidden width over `dim`; the hidden width is ``int(ratio * dim)``.
+        hidden: Hidden width itself, instead of `ratio`.
+        act: An activation slot.
+        drop: Dropout after the activation and after the second map.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(*, dim) -> (*, dim)``.
+
+    Example:
+        >>> Mlp(8, ratio=2)(torch.randn(2, 3, 3, 8)).shape
+        torch.Size([2, 3, 3, 8])
+
+    Source: Tolstikhin et al., "MLP-Mixer" (arXiv 2105.01601), equation 1; Dosovitskiy et al., ViT (arXiv 2010.11929).
+    Differs: GELU is the exact one by default, as in timm's conversions; the Flax code of both papers uses the tanh form.
+    Cost: 2 x dim x hidden MACs a position.
+    Raises: ValueError for a hidden width below 1.
+    """
+
+    def __init__(
+        self, dim: int, *, ratio: float = 4.0, hidden: int | None = None, act: str = "gelu", bias: bool = True,
+        drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+    ):
+        super().__init__()
+        hidden = int(ratio * dim) if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"{type(self).__name__} of dim {dim} has a hidden width of {hidden}; it must be at least 1")
+        self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
+        self.act = build_act(act)
+        self.drop = nn.Dropout(drop) if drop > 0 else None
+        self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        if self.drop is None:
+            return self.fc2(x)
+        return self.drop(self.fc2(self.drop(x)))
+
+
+@register("channel_mixer", "hourglass")
+class Hourglass(Mlp):
+    """The wide-narrow-wide perceptron: a bottleneck between two wide ends, so that a skip around it runs wide.
+
+    The other arguments are those of `Mlp`.
+
+    Args:
+        ratio: Bottleneck width over `dim`, below 1; the bottleneck is at least one feature wide.
+        hidden: Bottleneck width itself, below `dim`, instead of `ratio`.
+
+    Shape: ``(*, dim) -> (*, dim)``.
+
+    Example:
+        >>> sum(p.numel() for p in Hourglass(64, hidden=4, bias=False).parameters())
+        512
+
+    Source: "Rethinking the shape convention of an MLP" (arXiv 2510.01796); no official code.
+    Differs: the paper's abstract fixes no activation; GELU is zoo's choice.
+    Cost: 2 x dim x hidden MACs a position.
+    Raises: ValueError if the bottleneck is not narrower than `dim`.
+    """
+
+    def __init__(
+        self, dim: int, *, ratio: float = 0.25, hidden: int | None = None, act: str = "gelu", bias: bool = True,
+        drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+    ):
+        hidden = max(1, int(ratio * dim)) if hidden is None else hidden
+        if hidden >= dim:
+            raise ValueError(f"hourglass has a bottleneck of {hidden} at width {dim}; it must be narrower (ratio below 1), "
+                             'or use "mlp" for a hidden layer that is wider')
+        super().__init__(dim, hidden=hidden, act=act, bias=bias, drop=drop, init=init, device=device, dtype=dtype)

@@ -1,0 +1,130 @@
+"""Linear maps over channels and over tokens, each with its published initialisation."""
+
+import torch
+from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
+from torch import Tensor, nn
+
+
+def _torch_default(weight: Tensor, bias: Tensor | None) -> None:
+    bound = weight[0].numel() ** -0.5
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
+
+
+def _with(fill_weight, fill_bias=nn.init.zeros_):
+    def fill(weight: Tensor, bias: Tensor | None) -> None:
+        fill_weight(weight)
+        if bias is not None:
+            fill_bias(bias)
+
+    return fill
+
+
+INITS = {
+    "trunc_normal": _with(lambda w: trunc_normal_(w, std=0.02)),  # DeiT, ResMLP
+    "xavier": _with(nn.init.xavier_uniform_, lambda b: nn.init.normal_(b, std=1e-6)),  # ViT, gMLP
+    "lecun": _with(lecun_normal_),  # Flax's default: MLP-Mixer, ViT's patch embedding
+    "zeros": _with(nn.init.zeros_),
+    "open_gate": _with(lambda w: nn.init.normal_(w, std=1e-6), nn.init.ones_),  # gMLP's and gMixer's gates
+    "torch": _torch_default,
+}
+
+
+def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) -> None:
+    """Fill a weight ``(out, in, ...)`` and its bias in place by a scheme of `INITS`.
+
+    A tuple of schemes is for a weight of several matrices stacked on the output side, each initialised by itself: a
+    fan computed over a whole query-key-value projection would be wrong for each of the three.
+
+    Raises:
+        ValueError: A scheme is unknown.
+    """
+    schemes = (scheme,) if isinstance(scheme, str) else scheme
+    unknown = [s for s in schemes if s not in INITS]
+    if unknown:
+        raise ValueError(f"init {unknown[0]!r} is not one of {', '.join(INITS)}")
+    biases = [None] * len(schemes) if bias is None else bias.chunk(len(schemes))
+    with torch.no_grad():
+        for one, part, part_bias in zip(schemes, weight.chunk(len(schemes)), biases, strict=True):
+            INITS[one](part, part_bias)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` that is initialised once, by a named scheme, and again by `reset_parameters()`.
+
+    Args:
+        init: A scheme of `INITS`, or a tuple of them (see `init_`).
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+    Cost: in_features x out_features MACs a position.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, init: str | tuple[str, ...] = "trunc_normal",
+        device=None, dtype=None,
+    ):
+        self.init = init  # before super(): its constructor calls reset_parameters()
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        init_(self.weight, self.bias, self.init)
+
+
+class TokenLinear(nn.Module):
+    """A linear map over the tokens, the same for every channel: ``W @ x + b``, no transposition of the input.
+
+    The usual spelling, transpose - Linear - transpose, copies the activations twice. As a batched product with the
+    weight broadcast over the batch it copies nothing.
+
+    Shape: ``(B, in_tokens, C) -> (B, out_tokens, C)``.
+    Cost: in_tokens x out_tokens MACs a channel.
+    """
+
+    no_decay = ("bias",)
+
+    def __init__(
+        self, in_tokens: int, out_tokens: int, *, init: str | tuple[str, ...] = "trunc_normal", device=None, dtype=None
+    ):
+        super().__init__()
+        self.init = init
+        self.weight = nn.Parameter(torch.empty(out_tokens, in_tokens, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_tokens, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_(self.weight, self.bias, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
+
+    def extra_repr(self) -> str:
+        return f"in_tokens={self.weight.shape[1]}, out_tokens={self.weight.shape[0]}"
+
+    def resample_(self, old: tuple[int, ...], new: tuple[int, ...], *, inputs: bool = False, outputs: bool = False):
+        """Resample the chosen token axes from grid `old` to grid `new`, in place.
+
+        The input axis is rescaled by the ratio of token counts, so that a constant image gives the same result on
+        both grids.
+        """
+        with torch.no_grad():
+            weight, bias = self.weight, self.bias
+            if inputs:
+                weight = resample_tokens(weight, old, new) * (_count(old) / _count(new))
+            if outputs:
+                weight = resample_tokens(weight.t(), old, new).t()
+                bias = resample_tokens(bias[None], old, new)[0]
+            self.weight = nn.Parameter(weight.contiguous(), self.weight.requires_grad)
+            self.bias = nn.Parameter(bias.contiguous(), self.bias.requires_grad)
+
+
+def resample_tokens(x: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    """Bicubic resampling of the last axis of ``(R, prod(old))``, read as a grid of one or two dimensions."""
+    if _count(old) != x.shape[-1]:
+        raise ValueError(f"{x.shape[-1]} tokens are not a grid of {old}; pass the grid that the weights were made for")
+    new2, old2 = ((1, *g)[-2:] for g in (new, old))
+    return resample_abs_pos_embed(x.t()[None], list(new2), list(old2), num_prefix_tokens=0)[0].t()
+
+
+def _count(grid: tuple[int, ...]) -> int:
+    return int(torch.Size(grid).numel())

@@ -1,0 +1,98 @@
+"""Norms over the last dimension, ``(*, C) -> (*, C)``. None of their parameters is weight-decayed."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.register import register
+
+
+@register("norm", "layernorm")
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels, with the 1e-6 that vision models use.
+
+    Shape: ``(*, C) -> (*, C)``.
+
+    Example:
+        >>> LayerNorm(8)(torch.randn(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization" (arXiv 1607.06450).
+    Differs: none known.
+    Cost: no MACs by zoo's convention (element-wise).
+    """
+
+    no_decay = ("weight", "bias")
+
+    def __init__(self, dim: int, *, eps: float = 1e-6, bias: bool = True, device=None, dtype=None):
+        super().__init__(dim, eps=eps, bias=bias, device=device, dtype=dtype)
+
+
+@register("norm", "rmsnorm")
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation: no mean is subtracted, no bias added.
+
+    Shape: ``(*, C) -> (*, C)``.
+
+    Example:
+        >>> RMSNorm(8)(torch.randn(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+
+    Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (arXiv 1910.07467), equation 4.
+    Differs: none known.
+    Cost: no MACs by zoo's convention (element-wise).
+    """
+
+    no_decay = ("weight",)
+
+    def __init__(self, dim: int, *, eps: float = 1e-6, device=None, dtype=None):
+        super().__init__(dim, eps=eps, device=device, dtype=dtype)
+
+
+@register("norm", "affine")
+class Affine(nn.Module):
+    """ResMLP's stand-in for a norm: one scale and one shift a channel, no statistics.
+
+    Shape: ``(*, C) -> (*, C)``.
+
+    Example:
+        >>> x = torch.randn(2, 3, 8)
+        >>> torch.equal(Affine(8)(x), x)
+        True
+
+    Source: Touvron et al., "ResMLP" (arXiv 2105.03404), equation 1; facebookresearch/deit, resmlp_models.py.
+    Differs: none known.
+    Cost: no MACs by zoo's convention (element-wise).
+    """
+
+    no_decay = ("alpha", "beta")
+
+    def __init__(self, dim: int, *, device=None, dtype=None):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.beta = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.alpha)
+        nn.init.zeros_(self.beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, self.alpha, x)
+
+
+@register("norm", "none")
+class NoNorm(nn.Identity):
+    """No normalisation: the input as it is.
+
+    Shape: ``(*, C) -> (*, C)``.
+
+    Example:
+        >>> x = torch.randn(2, 8)
+        >>> NoNorm(8)(x) is x
+        True
+
+    Source: none. Differs: nothing to differ from. Cost: none.
+    """
+
+    def __init__(self, dim: int, *, device=None, dtype=None):
+        super().__init__()

@@ -1,0 +1,58 @@
+"""The table of blocks: kind and name -> class, filled by discovery of the files in this folder."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
+from torch import nn
+
+KINDS = ("token_mixer", "channel_mixer", "norm", "act", "stem")
+
+_BLOCKS: dict[str, dict[str, type[nn.Module]]] = {kind: {} for kind in KINDS}
+T = TypeVar("T", bound=type[nn.Module])
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class decorator that makes a block known under `name`, so that a slot string can ask for it.
+
+    Raises:
+        ValueError: The kind is not one of `KINDS`, or another class has the name already.
+    """
+    if kind not in _BLOCKS:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+
+    def add(cls: T) -> T:
+        known = _BLOCKS[kind].setdefault(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"{kind} {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name")
+        _BLOCKS[kind][name] = cls
+        return cls
+
+    return add
+
+
+def blocks_of(kind: str) -> dict[str, type[nn.Module]]:
+    """All classes of a kind by name. Reads the folder on first use."""
+    if kind not in _BLOCKS:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    _modules()
+    return dict(sorted(_BLOCKS[kind].items()))
+
+
+def find_class(name: str) -> type[nn.Module]:
+    """A public block class by its Python name, wherever in this folder it is defined."""
+    for module in _modules():
+        found = vars(module).get(name)
+        if isinstance(found, type) and found.__module__ == module.__name__:
+            return found
+    raise AttributeError(f"module 'zoo.blocks' has no attribute {name!r}")
+
+
+@lru_cache(maxsize=1)
+def _modules() -> tuple:
+    """Every module below `zoo.blocks`: a new block is one more file, and nothing else is edited."""
+    package = importlib.import_module("zoo.blocks")
+    found = pkgutil.walk_packages(package.__path__, "zoo.blocks.")
+    return tuple(importlib.import_module(info.name) for info in found)

@@ -1,0 +1,1 @@
+"""Token mixers: ``(B, *S, C) -> (B, *S, C)``, one file each."""

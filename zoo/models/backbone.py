@@ -1,0 +1,266 @@
+"""What every vision model of zoo has in common: timm's model interface, written once."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from timm.layers import use_reentrant_ckpt
+from timm.models import checkpoint
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from zoo.blocks.base import Aux, mean_losses, merge_aux, parameters_without_decay
+from zoo.blocks.head import ImageHead, pool_tokens
+from zoo.blocks.linear import Linear
+from zoo.slots import Slot
+
+POOLS = ("", "avg", "max", "token")
+FORMATS = ("NCHW", "NHWC", "NLC")
+
+
+class Backbone(nn.Module):
+    """Stem, levels, norm, head. A skeleton derives from this and defines what the first section names.
+
+    Attributes:
+        num_classes: Number of logits, 0 without a classifier.
+        num_features, head_hidden_size: Width of the features, and of what the classifier sees.
+        feature_info: A mapping a level: ``module``, ``num_chs``, ``reduction``.
+        pretrained_cfg: What timm's tools ask for: input size, mean, std, interpolation, names of first layer and classifier.
+        config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
+    """
+
+    output_fmt = "NLC"
+    num_prefix_tokens = 0
+
+    # --- What a skeleton defines ----------------------------------------------------------------------------------------
+
+    levels: nn.Sequential  # run one after another, each gives one feature map
+    stem: nn.Module
+    norm: nn.Module
+    config: dict
+    feature_info: list[dict]
+    img_size: tuple[int, int]
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` to the layout of the levels."""
+        raise NotImplementedError
+
+    def _keep_levels(self, count: int) -> None:
+        """Remove all levels but the first `count`, from the model and from its config."""
+        raise NotImplementedError
+
+    def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
+        """Move the model to another image or patch size; weights that depend on the grid are resampled in place."""
+        raise NotImplementedError
+
+    # --- Head -----------------------------------------------------------------------------------------------------------
+
+    def _make_head(
+        self, dim: int, num_classes: int, global_pool: str, *, head: str, init: str, drop: float, device=None, dtype=None
+    ) -> None:
+        """Create what comes after the final norm. Called once, by the skeleton's constructor."""
+        if head not in ("linear", "image"):
+            raise ValueError(f"head {head!r} is not one of linear, image")
+        self.num_features = self.head_hidden_size = dim
+        self.head_init = init
+        self.grad_checkpointing = False
+        self.head_drop = nn.Dropout(drop) if drop > 0 else None
+        if head == "image":
+            self.num_classes, self.global_pool = 0, self._checked_pool(global_pool)
+            self.head = ImageHead(dim, (self.in_chans, *self.img_size), init=init, device=device, dtype=dtype)
+        else:
+            self._set_classifier(num_classes, global_pool, device, dtype)
+
+    def _checked_pool(self, global_pool: str) -> str:
+        if global_pool not in POOLS:
+            raise ValueError(f"global_pool {global_pool!r} is not one of {', '.join(map(repr, POOLS))}")
+        if global_pool == "token" and not self.num_prefix_tokens:
+            raise ValueError("global_pool='token' needs a class token; create the model with class_token=True, or use 'avg'")
+        return global_pool
+
+    def _set_classifier(self, num_classes: int, global_pool: str, device, dtype) -> None:
+        if type(num_classes) is not int or num_classes < 0:
+            raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of 0 (no classifier) or more")
+        self.global_pool, self.num_classes = self._checked_pool(global_pool), num_classes
+        self.head = (
+            Linear(self.num_features, num_classes, init=self.head_init, device=device, dtype=dtype)
+            if num_classes else nn.Identity()
+        )
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: a linear map to the logits, or an identity if `num_classes` is 0."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Exchange the classifier for a newly initialised one, 0 classes for none; change the pooling if it is given."""
+        weight = next(self.parameters())
+        pool = self.global_pool if global_pool is None else global_pool
+        self._set_classifier(num_classes, pool, weight.device, weight.dtype)
+        self.config |= {"num_classes": num_classes, "global_pool": pool, "head": "linear"}
+        self.head.train(self.training)
+
+    # --- Forward --------------------------------------------------------------------------------------------------------
+
+    def _run(self, x: Tensor, levels: nn.Sequential) -> Iterator[tuple[Tensor, Aux]]:
+        """Run the levels; yields the output and the auxiliary outputs of each."""
+        for level in levels:
+            y = _checkpointed(level, x) if self.grad_checkpointing and torch.is_grad_enabled() else level(x)
+            x, aux = y if getattr(level, "has_aux", False) else (y, {})
+            yield x, aux
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Aux]:
+        x, auxes = self._embed(x), []
+        for y, aux in self._run(x, self.levels):
+            x = y
+            auxes.append(aux)
+        return self.norm(x), merge_aux(auxes)
+
+    def _unpooled(self, x: Tensor) -> Tensor:
+        return x.flatten(1, -2) if self.output_fmt == "NLC" else x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Normalised features of the last level, unpooled, in the layout `output_fmt`.
+
+        Shape: ``(B, in_chans, H, W) -> (B, prefix + N, num_features)``.
+        """
+        return self._unpooled(self._features(x)[0])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the result of `forward_features`, drop out, classify.
+
+        Shape: ``(B, *, num_features) -> (B, num_classes)``; ``(B, num_features)`` with `pre_logits`.
+        """
+        x = pool_tokens(x.flatten(1, -2), self.global_pool, self.num_prefix_tokens) if self.global_pool else x
+        if self.head_drop is not None:
+            x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
+        """Logits of a batch of images, and on request what the mixers report beside them.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            return_aux: Return ``(logits, aux)``: ``loss/<name>``, differentiable and unweighted, the mean over the layers;
+                ``stat/<name>``, detached, an entry a layer. Empty for a model without such mixers.
+        """
+        features, aux = self._features(x)
+        logits = self.forward_head(self._unpooled(features))
+        return (logits, mean_losses(aux)) if return_aux else logits
+
+    # --- Features -------------------------------------------------------------------------------------------------------
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None, return_prefix_tokens: bool = False,
+        norm: bool = False, stop_early: bool = False, output_fmt: str = "NCHW", intermediates_only: bool = False,
+    ):
+        """Features of chosen levels.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            indices: Levels: the last n for an integer, all for None, negative ones from the end.
+            return_prefix_tokens: Give each as a pair (features, prefix tokens), where the model has such tokens.
+            norm: Apply the final norm to each.
+            stop_early: Do not run the levels after the last one asked for.
+            output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
+            intermediates_only: Leave out the final features.
+
+        Returns:
+            The list of features, or (final features, list) without `intermediates_only`.
+
+        Raises:
+            ValueError: The format or an index is none of the model's.
+        """
+        fmt = getattr(output_fmt, "value", output_fmt).upper()  # timm's FeatureGetterNet passes an enum
+        if fmt not in FORMATS:
+            raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
+        take, last = self._take(indices)
+        grid = self.stem.grid(tuple(x.shape[2:]))
+        x, found = self._embed(x), []
+        for i, (y, _) in enumerate(self._run(x, self.levels[: last + 1] if stop_early else self.levels)):
+            x = y
+            if i in take:
+                found.append(self.norm(x) if norm else x)
+        prefix = self.num_prefix_tokens
+        maps = [_to_format(y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y, fmt) for y in found]
+        if return_prefix_tokens and prefix:
+            maps = [(m, y[:, :prefix]) for m, y in zip(maps, found, strict=True)]
+        return maps if intermediates_only else (self._unpooled(self.norm(x)), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the levels after the last one asked for, and if wanted the final norm and the classifier.
+
+        Returns:
+            The indices, counted from the start.
+        """
+        take, last = self._take(indices)
+        self._keep_levels(last + 1)
+        if prune_norm:
+            self.norm = nn.Identity()
+            self.config["final_norm"] = [Slot("none")]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def _take(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """Absolute indices of levels, and the greatest of them."""
+        count = len(self.levels)
+        if indices is None:
+            indices = count
+        if isinstance(indices, int):
+            if not 0 < indices <= count:
+                raise ValueError(f"cannot take the last {indices} of {count} feature levels; give 1 to {count}")
+            indices = range(count - indices, count)
+        take = [count + i if i < 0 else i for i in indices]
+        if not take or min(take) < 0 or max(take) >= count:
+            raise ValueError(f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})")
+        return take, max(take)
+
+    # --- Training and tools ---------------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that this model was made for."""
+        return (self.in_chans, *self.img_size)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the levels' inputs in training and compute the rest again in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
+        return parameters_without_decay(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Patterns that group the parameters by depth, for layer-wise learning rates."""
+        return {"stem": r"^(stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    def init_weights(self) -> None:
+        """Initialise every parameter and buffer anew, as after ``model.to_empty(device=...)`` of a model built on meta."""
+        for module in reversed(list(self.modules())):  # owners of others' parameters come after these
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+def _to_format(x: Tensor, fmt: str) -> Tensor:
+    """A feature map ``(B, H, W, C)`` in another layout."""
+    if fmt == "NLC":
+        return x.flatten(1, 2)
+    return x.permute(0, 3, 1, 2).contiguous() if fmt == "NCHW" else x
+
+
+def _checkpointed(level: nn.Module, x: Tensor):
+    """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
+    if not use_reentrant_ckpt() or not getattr(level, "has_aux", False):
+        return checkpoint(level, x)
+
+    # The reentrant kind tracks only tensors at the top of what a function returns; inside a mapping they lose their graph.
+    structure = []
+
+    def flat(x: Tensor) -> tuple[Tensor, ...]:
+        leaves, spec = pytree.tree_flatten(level(x))
+        structure[:] = [spec]
+        return tuple(leaves)
+
+    leaves = checkpoint(flat, x)
+    return pytree.tree_unflatten(list(leaves), structure[0])

@@ -1,0 +1,251 @@
+"""Slots: ``"name(option=value)"`` -> a checked block, one for each place of a model.
+
+A slot is a string, a mapping ``{"name": ..., option: value}``, a class or partial, or None. A model takes one slot for
+all its blocks, a list (a cycle over the blocks), or a mapping with ``at={index: slot}`` that exchanges single blocks.
+"""
+
+import ast
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from zoo.blocks.register import blocks_of
+
+SlotLike = Any  # str | Mapping | type | functools.partial | Slot | None; a list or an `at` mapping where a model takes them
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A block by name with its options, or by class; `name` is None for a class that no name stands for."""
+
+    name: str | None
+    options: dict[str, Any] = field(default_factory=dict)
+    factory: Callable[..., nn.Module] | None = None
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return repr(self.factory)
+        options = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        return f"{self.name}({options})" if options else self.name
+
+
+def parse_slot(value: SlotLike) -> Slot:
+    """Read one slot. Strings are parsed as Python call syntax with literal arguments; nothing is evaluated.
+
+    Example:
+        >>> parse_slot("mlp(ratio=2, act='relu')")
+        Slot(name='mlp', options={'ratio': 2, 'act': 'relu'}, factory=None)
+        >>> str(parse_slot({"name": "mlp", "ratio": 2}))
+        'mlp(ratio=2)'
+
+    Raises:
+        ValueError: The string is no name or call with literal keyword arguments, or the mapping has no name.
+        TypeError: The value is of another type.
+    """
+    if value is None:
+        return Slot("none")
+    if isinstance(value, Slot):
+        return value
+    if isinstance(value, str):
+        return _parse_string(value)
+    if isinstance(value, Mapping):
+        options = dict(value)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(f'slot {dict(value)!r} has no name; write {{"name": "mlp", "ratio": 4}}')
+        return Slot(name, options)
+    if isinstance(value, (type, functools.partial)) or inspect.isfunction(value):
+        return Slot(None, factory=value)
+    raise TypeError(f"slot {value!r} is a {type(value).__name__}; give a string, a mapping, a class or None")
+
+
+def _parse_string(text: str) -> Slot:
+    rule = f"slot {text!r} is not of the form name or name(option=value, …) with literal values"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(rule) from None
+    if isinstance(node, ast.Constant) and node.value is None:
+        return Slot("none")
+    if isinstance(node, ast.Name):
+        return Slot(node.id)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise ValueError(rule)
+    options = {}
+    for keyword in node.keywords:
+        try:
+            options[keyword.arg] = ast.literal_eval(keyword.value)
+        except ValueError:
+            raise ValueError(f"{rule}: {keyword.arg} is {ast.unparse(keyword.value)}") from None
+    if None in options:
+        raise ValueError(rule)
+    return Slot(node.func.id, options)
+
+
+def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = "slot") -> list[Slot]:
+    """One slot for each of `depth` blocks.
+
+    Example:
+        >>> [str(s) for s in resolve_slots(["pool", "attention"], 4)]
+        ['pool', 'attention', 'pool', 'attention']
+        >>> [str(s) for s in resolve_slots({"name": "mlp", "ratio": 2, "at": {-1: "glu"}}, 3)]
+        ['mlp(ratio=2)', 'mlp(ratio=2)', 'glu']
+
+    Args:
+        value: One slot; a list of slots, repeated as a cycle; or a mapping with the key ``at``.
+        depth: Number of blocks.
+        what: Name of the slot in error messages.
+
+    Raises:
+        ValueError: The list is empty or longer than `depth`, or an index of `at` is outside the blocks.
+    """
+    if isinstance(value, Mapping) and "at" in value:
+        base = {k: v for k, v in value.items() if k != "at"}
+        if not base:
+            raise ValueError(f'{what} has "at" but no slot for the other blocks; add "name"')
+        slots = resolve_slots(base, depth, what)
+        for index, slot in value["at"].items():
+            place = int(index)  # JSON and YAML keys may be strings
+            if not -depth <= place < depth:
+                raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
+            slots[place] = parse_slot(slot)
+        return slots
+    if isinstance(value, (list, tuple)):
+        if not 0 < len(value) <= depth:
+            raise ValueError(f"{what} has {len(value)} entries for {depth} blocks; give one for all, or a cycle of 1 to {depth}")
+        return [parse_slot(value[i % len(value)]) for i in range(depth)]
+    return [parse_slot(value)] * depth
+
+
+def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
+    """The shortest plain form that `resolve_slots` turns into the same slots: a string, or a list of strings.
+
+    Raises:
+        ValueError: A slot was given as a class, which a file cannot hold.
+    """
+    unnamed = [s for s in slots if s.name is None]
+    if unnamed:
+        raise ValueError(f"{what} was given as {unnamed[0]}, which cannot be saved by name; register the class with "
+                         "zoo.register_block and give its name, or save the state dict yourself")
+    names = [str(s) for s in slots]
+    return names[0] if len(set(names)) == 1 else names
+
+
+def build_block(kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | None = None, **given) -> nn.Module | None:
+    """Build the block of a slot.
+
+    Args:
+        kind: A kind of `zoo.blocks.register.KINDS`.
+        slot: One slot.
+        args: Positional arguments of the class (a mixer's `dim`).
+        defaults: Options that the slot may override, passed only if the class takes them.
+        given: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a slot
+            may not set them.
+
+    Returns:
+        The module, or None for a mixer called ``none``.
+
+    Raises:
+        ValueError: The name, or an option, is unknown; the nearest one and all there are is said.
+        TypeError: An option has a value of the wrong type.
+    """
+    slot = parse_slot(slot)
+    if slot.name is None:
+        cls, title = slot.factory, getattr(slot.factory, "__name__", repr(slot.factory))
+    else:
+        known = blocks_of(kind)
+        if slot.name == "none" and "none" not in known:
+            if slot.options:
+                raise ValueError(f"{kind} none has no options, and {slot} gives {', '.join(slot.options)}")
+            return None
+        if slot.name not in known:
+            raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
+        cls, title = known[slot.name], f"{kind} {slot.name}"
+    takes = inspect.signature(cls).parameters
+    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY and name not in ("grid", "device", "dtype")]
+    if not options:  # a torch class such as nn.GELU: all its arguments are options
+        options = [n for n, p in takes.items() if p.kind is not p.VAR_KEYWORD][len(args):]
+    for name, value in slot.options.items():
+        if name not in options:
+            raise ValueError(unknown(f"{title} has no option {name!r}", name, options, "options"))
+        check_type(f"{title}: {name}", value, _hints(cls).get(name))
+    anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    passed = {k: v for k, v in {**(defaults or {}), **given}.items() if k in takes or (anything and k in given)}
+    return cls(*args, **{**passed, **slot.options})
+
+
+def create_block(kind: str, slot: SlotLike, dim: int, **kwargs) -> nn.Module | None:
+    """A block alone, by name.
+
+    Example:
+        >>> mixer = create_block("channel_mixer", "glu(act='gelu')", dim=12)
+        >>> mixer(nn.Identity()(__import__("torch").ones(2, 12))).shape
+        torch.Size([2, 12])
+
+    Args:
+        kind: ``token_mixer``, ``channel_mixer`` or ``norm``.
+        slot: Name with options, mapping or class.
+        dim: Number of channels.
+        kwargs: ``grid`` for a mixer whose weights depend on it, ``device``, ``dtype``.
+
+    Raises:
+        ValueError: The name or an option is unknown, or a needed grid was not given.
+    """
+    cls = blocks_of(kind).get(parse_slot(slot).name)
+    if getattr(cls, "needs_grid", False) and "grid" not in kwargs:
+        raise ValueError(f"{kind} {slot} has weights for a grid of positions; give grid=(height, width) or grid=(length,)")
+    return build_block(kind, slot, dim, **kwargs)
+
+
+def list_blocks(kind: str) -> list[str]:
+    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm`` or ``act``.
+
+    Example:
+        >>> "attention" in list_blocks("token_mixer")
+        True
+    """
+    return sorted({*blocks_of(kind), "none"})
+
+
+def build_act(slot: SlotLike) -> nn.Module:
+    """The activation of a slot."""
+    return build_block("act", slot)
+
+
+def unknown(problem: str, name: str, known, what: str = "known") -> str:
+    """A message for an unknown name: the problem, the nearest name, and all there are."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{problem}{' is unknown' if what == 'known' else ''}{hint} {what.capitalize()}: {', '.join(known) or 'none'}"
+
+
+def check_type(what: str, value: Any, hint: Any) -> None:
+    """Check a value against a plain annotation (bool, int, float, str, and unions of them); others pass.
+
+    Raises:
+        TypeError: The value is of another type.
+    """
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not set(kinds) <= {bool, int, float, str, type(None)}:
+        return
+    fits = type(value) in kinds or (float in kinds and type(value) is int)
+    if not fits:
+        names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        raise TypeError(f"{what} is {value!r}, a {type(value).__name__}; it must be {names}")
+
+
+@functools.lru_cache(maxsize=None)
+def _hints(cls) -> dict[str, Any]:
+    function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
