@@ -249,7 +249,8 @@ def assemble(
     """
     check_arguments(family.model, {k: v for k, v in overrides.items() if k not in ("features_only", "out_indices")}, arch)
     check_arguments(family.model, arguments, arch, where)
-    cfg = dataclasses.replace(cfg, architecture=arch, first_conv="stem.proj", classifier="head")
+    names = {"first_conv": "stem.proj", "classifier": "head", **family.cfg}  # zoo's own names, for timm's tools
+    cfg = dataclasses.replace(cfg, architecture=arch, **names)
 
     def make(**given) -> nn.Module:
         given = {**arguments, **given}
@@ -321,7 +322,7 @@ def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
     height, width = (size, size) if isinstance(size, int) else size
     base = {
         "num_classes": arguments.get("num_classes", 1000), "input_size": (arguments.get("in_chans", 3), height, width),
-        "first_conv": "stem.proj", "classifier": "head", "fixed_input_size": True, **family.cfg,
+        "fixed_input_size": True, **family.cfg,
     }
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
     cfgs = {}

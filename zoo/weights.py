@@ -259,7 +259,7 @@ def load_weights(
         raise ValueError(f"cannot load {what} into a model on the meta device; create it with device='cpu' or leave device out")
     target = model.state_dict()
     other_classes = source_classes is not None and source_classes != model.num_classes
-    skip = {key for key in target if key.startswith("head.")} if other_classes else set()
+    skip = {"head.weight", "head.bias"} if other_classes else ()
     rules = list(rules)
     if not model.num_classes:
         rules.insert(0, drop(r"^head\.(weight|bias)$", "the model has no classifier"))

@@ -151,6 +151,9 @@ class Lift(nn.Module):
             x = F.linear(x, self.projection) if self.kind == "random" else self.proj(x)
         return x[:, None, None]
 
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}, seed={self.seed}, shape={self.shape}"
+
 
 class ClassAndPosition(nn.Module):
     """A class token before the patches, and a learnt embedding of each position.

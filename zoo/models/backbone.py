@@ -66,6 +66,7 @@ class Backbone(nn.Module):
         self.head_drop = nn.Dropout(drop) if drop > 0 else None
         if head == "image":
             self.num_classes, self.global_pool = 0, self._checked_pool(global_pool)
+            self.config["num_classes"] = 0
             self.head = ImageHead(dim, (self.in_chans, *self.img_size), init=init, device=device, dtype=dtype)
         else:
             self._set_classifier(num_classes, global_pool, device, dtype)
