@@ -220,11 +220,17 @@ def build_act(slot: SlotLike) -> nn.Module:
 
 
 def unknown(problem: str, name: str, known, what: str = "known") -> str:
-    """A message for an unknown name: the problem, the nearest name, and all there are."""
+    """A message for an unknown name: the problem, the nearest name, and all there are.
+
+    Example:
+        >>> unknown("model 'vti'", "vti", ["vit", "gmlp"])
+        "model 'vti' is unknown; did you mean 'vit'? Known: gmlp, vit"
+    """
     known = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{problem}{' is unknown' if what == 'known' else ''}{hint} {what.capitalize()}: {', '.join(known) or 'none'}"
+    problem = problem if " has no " in problem else f"{problem} is unknown"
+    return f"{problem}{hint} {what.capitalize()}: {', '.join(known) or 'none'}"
 
 
 def check_type(what: str, value: Any, hint: Any) -> None:

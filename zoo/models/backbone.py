@@ -234,7 +234,7 @@ class Backbone(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Patterns that group the parameters by depth, for layer-wise learning rates."""
-        return {"stem": r"^(stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+        return {"stem": r"^(?:stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     def init_weights(self) -> None:
         """Initialise every parameter and buffer anew, as after ``model.to_empty(device=...)`` of a model built on meta."""

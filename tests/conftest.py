@@ -1,0 +1,57 @@
+"""What the tests share: the registry's names, seeded models, checkpoints in timm's layout."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import zoo
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # for `recipes` and `benchmarks`, which are not installed
+
+ALL_VARIANTS = zoo.list_models(include_tests=True)
+FULL_VARIANTS = zoo.list_models()
+TEST_VARIANTS = [name for name in ALL_VARIANTS if name.endswith("_test")]
+TIMM_VARIANTS = [name for name in FULL_VARIANTS if timm.is_model(name) and not timm.models.model_entrypoint(
+    name).__module__.startswith("zoo.")]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state and leaves torch's settings as they were."""
+    torch.manual_seed(0)
+    yield
+    torch.set_grad_enabled(True)
+
+
+def randomised(model: torch.nn.Module, std: float = 0.05) -> torch.nn.Module:
+    """The model with noise on every parameter and plausible values in every buffer: zero heads would hide differences."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=std)
+    return model.eval()
+
+
+def images(model: torch.nn.Module, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, *model.input_size)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture
+def timm_checkpoint(tmp_path):
+    """Makes (timm's model with random weights, a safetensors file of them in timm's layout)."""
+
+    def make(name: str, **kwargs) -> tuple[torch.nn.Module, Path]:
+        model = randomised(timm.create_model(name, **kwargs))
+        path = tmp_path / f"{name}.safetensors"
+        save_file(model.state_dict(), path)
+        return model, path
+
+    return make

@@ -1,0 +1,66 @@
+"""Every full variant, built on meta: parameters and MACs against the published figures."""
+
+import pytest
+from conftest import FULL_VARIANTS, TEST_VARIANTS
+
+import zoo
+from zoo.registry import families
+
+ROWS = {name: row for family in families().values() for name, row in family.published.items()}
+
+# Element-wise work, reductions and pooling: no products, or products of norms and gates, which no published count has.
+WITHOUT_MACS = {
+    "add", "add_", "addcmul", "adaptive_avg_pool2d", "avg_pool2d", "div", "gelu", "layer_norm", "mean", "mul", "relu", "rsub",
+    "silu", "softmax", "sub",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_parameters_and_macs_are_the_published(name):
+    row = ROWS[name]
+    model = zoo.create_model(name, device="meta")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(row.params * 1e6, abs=0.006e6)
+    if row.classes != 1000:  # the published counts of these are those of the model with 1000 classes
+        model.reset_classifier(1000)
+    report = zoo.count_flops(model)
+    assert report.macs == pytest.approx(row.macs * 1e9, rel=0.01)
+    assert report.flops == 2 * report.macs
+
+
+def test_every_timm_named_variant_has_published_figures():
+    assert {n.split(".")[0] for n in ROWS} >= {n for n in FULL_VARIANTS if not n.startswith(("hourglass", "conventional"))}
+
+
+def test_attention_is_counted():
+    """ViT-S/16: 4.6 G with the two products of attention, 4.25 G without."""
+    report = zoo.count_flops(zoo.create_model("vit_small_patch16_224", device="meta"))
+    attention = 12 * 2 * 197 * 197 * 384
+    assert report.by_operator["scaled_dot_product_attention"] == attention
+    assert (report.macs - attention) / 1e9 == pytest.approx(4.25, abs=0.01)
+
+
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_nothing_that_does_arithmetic_is_uncounted_and_unlisted(name):
+    report = zoo.count_flops(zoo.create_model(name))
+    listed = {operator.removeprefix("aten::") for operator in report.uncounted}
+    assert listed <= WITHOUT_MACS, f"{listed - WITHOUT_MACS} do arithmetic; do they need a rule?"
+
+
+def test_count_by_hand():
+    """gMLP's block, from its docstring's formula."""
+    dim, depth, tokens, hidden = 16, 3, 16, 96
+    report = zoo.count_flops(zoo.create_model("gmlp_test"))
+    block = tokens * 3 * dim * hidden // 2 + tokens * tokens * hidden // 2
+    assert report.macs == depth * block + 3 * 32 * 32 * dim + dim * 10
+    assert report.active_params == report.params == sum(p.numel() for p in zoo.create_model("gmlp_test").parameters())
+
+
+@pytest.mark.parametrize("slots", [
+    dict(token_mixer="pool", channel_mixer="hourglass"), dict(token_mixer="attention(heads=2)", channel_mixer="glu"),
+])
+def test_recombined_models_are_counted(slots):
+    dim, tokens = 32, 16
+    report = zoo.count_flops(zoo.create_model("mixer_test", **slots))
+    channel = {"hourglass": 2 * dim * 8, "glu": 3 * dim * 85}[slots["channel_mixer"]] * tokens
+    token = {"pool": 0}.get(slots["token_mixer"], 4 * dim * dim * tokens + 2 * tokens * tokens * dim)
+    assert report.macs == 3 * (token + channel) + 3 * 32 * 32 * dim + dim * 10

@@ -1,0 +1,172 @@
+"""Names: listing, information, unknown ones, and the bridge into timm."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from conftest import ALL_VARIANTS, TIMM_VARIANTS
+from zoo.registry import families
+
+import zoo
+
+
+def test_the_families_of_this_release():
+    assert set(families()) >= {"mixer", "gmixer", "resmlp", "gmlp", "vit", "deit", "hourglass"}
+    for family in families().values():
+        assert any(name.endswith("_test") for name in family.variants), f"{family.name} has no _test variant"
+        for part in ("Paper:", "Code:", "Weights:"):
+            assert part in family.about, f"the header of {family.module} lacks {part}"
+
+
+def test_list_models():
+    assert zoo.list_models("gmlp*") == ["gmlp_b16_224", "gmlp_s16_224", "gmlp_ti16_224"]
+    assert zoo.list_models("gmlp*", pretrained=True) == ["gmlp_s16_224.ra3_in1k"]
+    assert "mixer_b16_224.goog_in21k" in zoo.list_models("mixer_b16*", pretrained=True)
+    assert zoo.list_models(family="resmlp", include_tests=True)[-1] == "resmlp_test"
+    assert zoo.list_models(task="image-to-image") == zoo.list_models(family="hourglass")
+    assert zoo.list_models("no_such*") == []
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: zoo.create_model("mixer_s16_225"), r"'mixer_s16_225' is unknown; did you mean 'mixer_s16_224'\? Known:"),
+    (lambda: zoo.create_model("mixer_b16_224.goog_in22k"), r"no weights with the tag 'goog_in22k'; did you mean 'goog_in21k'"),
+    (lambda: zoo.create_model("mixer_test", depht=2), r"mixer_test has no argument 'depht'; did you mean 'depth'"),
+    (lambda: zoo.create_model("mixer_test", num_classes=-1), "num_classes is -1"),
+    (lambda: zoo.create_model("mixer_test", img_size=33), "33 x 33 is not a whole number of 8 x 8 patches"),
+    (lambda: zoo.create_model("mixer_test", img_size=(32, 0)), "img_size is .*positive integer or"),
+    (lambda: zoo.create_model("mixer_test", global_pool="token"), "needs a class token"),
+    (lambda: zoo.create_model("mixer_test", global_pool="mean"), "global_pool 'mean' is not one of"),
+    (lambda: zoo.create_model("mixer_test", depth=0), "depth is 0"),
+    (lambda: zoo.create_model("mixer_test", drop_path_rate=1.5), "drop_path_rate is 1.5"),
+    (lambda: zoo.create_model("mixer_test", drop_path_rule="cosine"), "drop_path_rule 'cosine'"),
+    (lambda: zoo.create_model("mixer_test", channel_mixer="mlpp"), "did you mean 'mlp'"),
+    (lambda: zoo.create_model("mixer_test", token_mixer=["pool"] * 9), "9 entries for 3 blocks"),
+    (lambda: zoo.create_model("mixer_test", pretrained=True), "no weights are published for mixer_test"),
+    (lambda: zoo.create_model("hub:me/model"), "model source 'hub' of 'hub:me/model' is unknown"),
+    (lambda: zoo.create_model("folder/model"), "write 'local-dir:folder/model'"),
+    (lambda: zoo.create_model("mixer_test", pretrained_cfg_overlay={"fiel": "x"}), "did you mean 'file'"),
+    (lambda: zoo.list_models(family="mixr"), "did you mean 'mixer'"),
+    (lambda: zoo.list_models(task="segmentation"), "task 'segmentation' is unknown"),
+    (lambda: zoo.model_info("mixer_b16_224.x"), "no weights with the tag 'x'"),
+])
+def test_unknown_names_are_told_the_nearest(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("arguments", [{"depth": "3"}, {"num_classes": 2.0}, {"class_token": 1}, {"layer_scale": "big"}])
+def test_wrong_types_are_refused(arguments):
+    with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
+        zoo.create_model("mixer_test", **arguments)
+
+
+def test_every_field_of_a_variant_can_be_overridden():
+    model = zoo.create_model("gmlp_test", depth=2, dim=8, norm="rmsnorm", act="relu", layer_scale=0.1, drop_path_rate=0.2)
+    assert len(model.blocks) == 2 and model.num_features == 8
+    assert model.blocks[1].drop_path.drop_prob == 0.2
+
+
+def test_model_info_names_licences_and_figures():
+    info = zoo.model_info("resmlp_12_224")
+    assert info.tags["fb_in1k"] == "apache-2.0"
+    text = str(info)
+    for part in ("family resmlp", "depth = 12", "15.35 M parameters", "76.66 %", "2105.03404"):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", [n for n in ALL_VARIANTS if n not in TIMM_VARIANTS])
+def test_timm_creates_what_it_does_not_have(name):
+    assert timm.is_model(name)
+    model = timm.create_model(name, num_classes=3, device="meta")
+    assert type(model).__module__.startswith("zoo.") and model.num_classes == 3
+
+
+def test_timm_keeps_its_own():
+    assert len(TIMM_VARIANTS) == 21
+    for name in TIMM_VARIANTS:
+        assert timm.models.model_entrypoint(name).__module__.startswith("timm.")
+    assert type(zoo.create_model("mixer_s32_224", device="meta")).__module__ == "zoo.models.isotropic"
+
+
+def test_the_configuration_of_a_tag_is_timms():
+    model = zoo.create_model("mixer_b16_224.miil_in21k", device="meta")
+    assert model.num_classes == 11221
+    assert model.pretrained_cfg["interpolation"] == "bilinear" and model.pretrained_cfg["mean"] == (0.0, 0.0, 0.0)
+    assert model.pretrained_cfg["hf_hub_id"] == "timm/mixer_b16_224.miil_in21k"
+    data = timm.data.resolve_model_data_config(model)
+    assert data["input_size"] == (3, 224, 224) and data["mean"] == (0.0, 0.0, 0.0)
+
+
+def test_published_tags_are_timms():
+    for family in families().values():
+        for name, row in family.published.items():
+            arch, _, tag = name.partition(".")
+            if tag and arch in TIMM_VARIANTS:
+                cfg = timm.models.get_arch_pretrained_cfgs(arch)[name]
+                assert row.weights == f"hf-hub:{cfg.hf_hub_id}" and row.classes == cfg.num_classes, name
+
+
+def test_import_is_lazy():
+    code = "import sys, zoo; print([m for m in ('fvcore', 'sklearn', 'accelerate', 'zoo.hub', 'zoo.training') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+FAMILY = '''
+"""Temp: a family written in one file.
+
+Paper: none. Code: none. Weights: none.
+"""
+from zoo.models.isotropic import Isotropic
+
+MODEL = Isotropic
+DEFAULTS = dict(img_size=32, patch_size=8, token_mixer=["pool", "double"], channel_mixer="glu", num_classes=5)
+VARIANTS = {"temp_small": dict(dim=24, depth=4), "temp_test": dict(dim=16, depth=3)}
+PUBLISHED = {}
+RULES = []
+'''
+
+MIXER = '''
+from torch import nn
+from zoo.blocks.register import register
+
+@register("token_mixer", "double")
+class Double(nn.Module):
+    """Doubles."""
+    def __init__(self, dim, *, factor: float = 2.0, device=None, dtype=None):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+'''
+
+
+def test_a_new_family_and_a_new_mixer_are_one_file_each(tmp_path):
+    """Two files beside an untouched package are found, built by zoo and by timm, listed, and recombined."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "temp.py").write_text(FAMILY)
+    (tmp_path / "token").mkdir()
+    (tmp_path / "token" / "double.py").write_text(MIXER)
+    code = f"""
+import zoo.models, zoo.blocks.token
+zoo.models.__path__.append({str(tmp_path / "models")!r})
+zoo.blocks.token.__path__.append({str(tmp_path / "token")!r})
+import zoo.registry
+zoo.registry.families.cache_clear()
+zoo.registry.register_with_timm()
+import timm, torch, zoo
+assert zoo.list_models("temp*") == ["temp_small"], zoo.list_models("temp*")
+x = torch.randn(2, 3, 32, 32)
+assert timm.create_model("temp_small")(x).shape == (2, 5)
+assert zoo.create_model("mixer_test", token_mixer="double(factor=3)")(x).shape == (2, 10)
+print("found")
+"""
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "found", out.stderr
+
+
+def test_a_model_can_be_built_in_another_dtype():
+    assert zoo.create_model("vit_test", dtype=torch.bfloat16).head.weight.dtype is torch.bfloat16

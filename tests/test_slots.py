@@ -1,0 +1,111 @@
+"""Slots: reading, resolving, checking, and what a wrong one is told."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.blocks.channel.mlp import Mlp
+from zoo.slots import Slot, build_block, dump_slots, parse_slot, resolve_slots
+
+
+@pytest.mark.parametrize("value, name, options", [
+    ("mlp", "mlp", {}),
+    (" mlp( ratio = 2.5 ) ", "mlp", {"ratio": 2.5}),
+    ("mlp(act='relu', bias=False)", "mlp", {"act": "relu", "bias": False}),
+    ({"name": "mlp", "ratio": 2}, "mlp", {"ratio": 2}),
+    (None, "none", {}),
+    ("None", "none", {}),
+])
+def test_parse(value, name, options):
+    slot = parse_slot(value)
+    assert (slot.name, slot.options) == (name, options)
+    assert parse_slot(str(slot)) == slot
+
+
+@pytest.mark.parametrize("text", [
+    "mlp(", "mlp(4)", "mlp(ratio=2)(3)", "a.b()", "mlp(ratio=__import__('os').getcwd())", "mlp(**{'ratio': 2})", "1 + 1", "",
+])
+def test_parse_refuses_what_is_no_literal_call(text):
+    with pytest.raises(ValueError, match="not of the form name or name"):
+        parse_slot(text)
+
+
+def test_cycle_and_at():
+    assert [str(s) for s in resolve_slots(["a", "b"], 5)] == ["a", "b", "a", "b", "a"]
+    mixed = {"name": "mlp", "at": {0: "glu", "-1": {"name": "mlp", "ratio": 2}}}
+    assert [str(s) for s in resolve_slots(mixed, 3)] == ["glu", "mlp", "mlp(ratio=2)"]
+
+
+@pytest.mark.parametrize("value, words", [
+    ([], "0 entries for 3 blocks"),
+    (["a"] * 4, "4 entries for 3 blocks"),
+    ({"name": "mlp", "at": {3: "glu"}}, "outside the model's 3 blocks"),
+    ({"at": {0: "glu"}}, 'add "name"'),
+])
+def test_resolve_errors(value, words):
+    with pytest.raises(ValueError, match=words):
+        resolve_slots(value, 3, "channel_mixer")
+
+
+def test_dump_is_the_inverse_of_resolve():
+    for value in ("mlp(ratio=2)", ["mlp", "glu(act='gelu')"], {"name": "mlp", "at": {1: "none"}}):
+        slots = resolve_slots(value, 4)
+        assert resolve_slots(dump_slots(slots), 4) == slots
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: zoo.create_block("channel_mixer", "mpl", dim=8), r"'mpl' is unknown; did you mean 'mlp'\? Known: .*glu"),
+    (lambda: zoo.create_block("channel_mixer", "mlp(ration=2)", dim=8), r"no option 'ration'; did you mean 'ratio'\? Options: act"),
+    (lambda: zoo.create_block("channel_mixer", "mlp(dim=2)", dim=8), "no option 'dim'"),
+    (lambda: zoo.create_block("channel_mixer", "none(ratio=2)", dim=8), "none has no options"),
+    (lambda: zoo.create_block("channel_mixer", "mlp(act='gelo')", dim=8), "did you mean 'gelu'"),
+    (lambda: zoo.create_block("channel_mixer", "mlp(init='xaver')", dim=8), "init 'xaver' is not one of"),
+    (lambda: zoo.create_block("token_mixer", "token_mlp", dim=8), r"give grid=\(height, width\)"),
+    (lambda: zoo.create_block("mixer", "mlp", dim=8), "kind 'mixer' is not one of"),
+    (lambda: zoo.create_block("channel_mixer", "hourglass(ratio=1.5)", dim=8), "must be narrower"),
+    (lambda: zoo.create_block("channel_mixer", "mlp(ratio=0.01)", dim=8), "hidden width of 0"),
+    (lambda: zoo.create_block("token_mixer", "attention(heads=3)", dim=8), "cannot have 3 heads"),
+    (lambda: zoo.create_block("token_mixer", "pool(size=2)", dim=8), "odd and positive"),
+    (lambda: zoo.create_block("token_mixer", "spatial_gate(ratio=1)", dim=3, grid=(4,)), "even and at least 2"),
+])
+def test_wrong_blocks_say_what_is_wrong(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("slot", ["mlp(ratio='wide')", "mlp(bias=1)", "mlp(hidden=2.5)"])
+def test_wrong_types_are_refused(slot):
+    with pytest.raises(TypeError, match="it must be"):
+        zoo.create_block("channel_mixer", slot, dim=8)
+
+
+def test_a_class_or_partial_is_a_slot_that_cannot_be_saved_by_name():
+    slot = parse_slot(functools.partial(Mlp, ratio=2))
+    assert build_block("channel_mixer", slot, 8).fc1.out_features == 16
+    assert isinstance(build_block("channel_mixer", Mlp, 8), Mlp)
+    with pytest.raises(ValueError, match="cannot be saved by name"):
+        dump_slots([slot], "channel_mixer")
+
+
+def test_defaults_are_given_only_to_blocks_that_take_them_and_never_win():
+    mixer = build_block("channel_mixer", "mlp(act='relu')", 8, defaults={"act": "silu", "heads": 3}, grid=(2, 2))
+    assert isinstance(mixer.act, nn.ReLU)
+    assert isinstance(build_block("act", Slot("gelu", {"approximate": "tanh"})), nn.GELU)
+
+
+def test_every_block_is_listed_and_documented():
+    for kind in ("token_mixer", "channel_mixer", "norm"):
+        for name in zoo.list_blocks(kind):
+            cls = zoo.blocks.register.blocks_of(kind).get(name)
+            if cls is None:  # a mixer called none is no module
+                continue
+            missing = [part for part in ("Shape:", "Example:", "Source:", "Differs:", "Cost:") if part not in cls.__doc__]
+            assert not missing, f"{cls.__name__}'s docstring lacks {missing}"
+
+
+def test_a_block_works_alone():
+    mixer = zoo.create_block("token_mixer", "token_mlp(ratio=2)", dim=8, grid=(5,), dtype=torch.float64)
+    assert mixer(torch.randn(3, 5, 8, dtype=torch.float64)).shape == (3, 5, 8)

@@ -1,0 +1,311 @@
+"""The loop: marks obeyed, bad losses stopped, and runs that go on exactly where they were killed."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
+
+from safetensors.torch import load_file
+
+import zoo
+from zoo.training import Trainer, evaluate, load_recipe
+from zoo.training.optim import Schedule, create_scheduler, param_groups
+from zoo.training.schema import Duration
+
+ROOT = Path(__file__).parent.parent
+TEXT = """\
+task: {name: classify}
+model:
+  name: mixer_test
+  kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 2, drop_path_rate: 0.3}
+data: {name: digits, shift: 1}
+train: {duration: 30st, batch_size: 64, eval_every: 9st, checkpoint_every: 10st, log_every: 1st, grad_clip: 1, ema: 0.9}
+optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
+schedule: {name: cosine, warmup: 5st}
+expect: {metric: test/top1, status: untested}
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small gain nothing from more, and lose much where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT, "utf-8")
+    return lambda *overrides: load_recipe(path, overrides)
+
+
+@pytest.fixture
+def killed_run(make_recipe, tmp_path):
+    """The folder of a run that died after the checkpoint of step 10."""
+    kill_at(Trainer(make_recipe(), tmp_path / "run"), 11)
+    return tmp_path / "run"
+
+
+class Killed(BaseException):
+    """Stands for what ends a process at once: nothing in the trainer may catch it."""
+
+
+def kill_at(trainer, step):
+    """Let the run die before the update of `step`."""
+    update = trainer._update
+
+    def dying(number, *batch):
+        if number == step:
+            raise Killed
+        return update(number, *batch)
+
+    trainer._update = dying
+    with pytest.raises(Killed):
+        trainer.run()
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_decay_obeys_the_marks_and_never_the_shape():
+    class Marked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.ones(2, 3))
+            self.scale = torch.nn.Parameter(torch.ones(1, 1, 3))  # three axes, but a scale
+            self.vector = torch.nn.Parameter(torch.ones(3))  # one axis, but not marked
+            self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+        def no_weight_decay(self):
+            return {"scale"}
+
+    model = Marked()
+    decayed, kept = param_groups(model, 0.1)
+    assert decayed["weight_decay"] == 0.1 and [id(p) for p in decayed["params"]] == [id(model.matrix), id(model.vector)]
+    assert kept["weight_decay"] == 0 and [id(p) for p in kept["params"]] == [id(model.scale)]
+    model.no_weight_decay = lambda: {"scalee"}
+    with pytest.raises(ValueError, match=r"no_weight_decay\(\) of Marked names no parameter: \['scalee'\]"):
+        param_groups(model, 0.1)
+
+
+@pytest.mark.parametrize(("name", "middle"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
+def test_learning_rate_is_a_function_of_the_step(name, middle):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler = create_scheduler(optimizer, Schedule(name, warmup=Duration(1, "ep")), steps=110, steps_per_epoch=10)
+    rates = {}
+    for step in (60, 0, 5, 10, 109):  # in no order
+        scheduler.step_update(step)
+        rates[step] = optimizer.param_groups[0]["lr"]
+    assert rates[0] == pytest.approx(1e-5) and rates[5] == pytest.approx(0.5, abs=1e-4) and rates[10] == 1.0
+    assert rates[60] == pytest.approx(middle) and (rates[109] == 1.0 if name == "constant" else rates[109] < 0.02)
+    with pytest.raises(ValueError, match="schedule.warmup is 110 steps, but the whole training has 110"):
+        create_scheduler(optimizer, Schedule(name, warmup=Duration(110, "st")), steps=110, steps_per_epoch=10)
+
+
+def test_resumed_run_is_bit_identical(make_recipe, tmp_path):
+    """Killed at step 25 of 30, in the second epoch, after the checkpoint of step 20; with drop path, shift and EMA."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    metrics = Trainer(make_recipe(), whole).run()
+    kill_at(Trainer(make_recipe(), killed), 25)
+    assert records(killed)[-1]["step"] == 25
+    resumed = Trainer(make_recipe("train.checkpoint_every=7st"), killed)  # how often it saves may change
+    assert resumed.step == 20
+    assert resumed.run() == metrics
+    assert records(killed) == records(whole)
+    assert all(torch.equal(tensor, weights(killed)[name]) for name, tensor in weights(whole).items())
+
+
+def test_finished_run_is_not_trained_again(make_recipe, tmp_path):
+    metrics = Trainer(make_recipe(), tmp_path / "run").run()
+    before = records(tmp_path / "run")
+    again = Trainer(make_recipe(), tmp_path / "run")
+    assert again.step == again.total == 30
+    assert again.run() == metrics and records(tmp_path / "run") == before
+
+
+def test_the_saved_model_scores_the_same(make_recipe, tmp_path):
+    recipe = make_recipe("train.duration=20st", "train.precision=bf16")
+    metrics = Trainer(recipe, tmp_path / "run").run()
+    model = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
+    again = evaluate(model, recipe, recipe.data.load()["test"])
+    assert {f"test/{name}": value for name, value in again.items()} == metrics
+
+
+def test_training_leaves_the_global_generator_alone(make_recipe, tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    Trainer(make_recipe("train.duration=6st"), tmp_path / "run").fit()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_it_learns(make_recipe, tmp_path):
+    recipe = make_recipe("train.duration=10ep", "train.ema=null", "optim.lr=1e-2", "model.kwargs.drop_path_rate=0")
+    assert Trainer(recipe, tmp_path / "run").run()["test/top1"] > 70
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_non_finite_loss_or_gradient_stops_before_the_update(make_recipe, tmp_path, what):
+    class Explodes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * float("nan") if what == "loss" else x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("inf")
+
+    trainer = Trainer(make_recipe(), tmp_path / "run")
+    forward, calls = trainer.model.forward, []
+
+    def exploding(x, **options):
+        calls.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+        logits, aux = forward(x, **options)
+        return (Explodes.apply(logits) if len(calls) == 13 else logits), aux
+
+    trainer.model.forward = exploding
+    with pytest.raises(FloatingPointError, match=f"the .*{what}.* is (nan|inf) at step 13: stopped before the update"):
+        trainer.run()
+    assert all(torch.equal(tensor, calls[-1][name]) for name, tensor in trainer.model.state_dict().items())
+    assert Trainer(make_recipe(), tmp_path / "run").step == 10  # the last checkpoint is from before
+
+
+def test_kill_while_a_checkpoint_is_written_leaves_the_old_one(make_recipe, tmp_path):
+    """The process kills itself (SIGKILL) in the middle of its second checkpoint, the optimizer's file half written."""
+    make_recipe()
+    script = f"""
+import os, signal, torch
+from zoo.training import Trainer, load_recipe
+trainer = Trainer(load_recipe({str(tmp_path / "recipe.yaml")!r}), {str(tmp_path / "run")!r})
+save = torch.save
+def dying(state, file):
+    if trainer.step == 20:
+        file.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+torch.save = dying
+trainer.run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-00000010", "step-00000020.partial"]
+    resumed = Trainer(make_recipe(), tmp_path / "run")
+    assert resumed.step == 10
+    resumed.run()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000030"]
+    assert records(tmp_path / "run")[-1]["final"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("damage", ["truncated", "absent"])
+def test_failed_resume_is_an_error(make_recipe, killed_run, file, damage):
+    path = killed_run / "checkpoints" / "step-00000010" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RuntimeError, match=r"step-00000010 cannot be resumed from .*: remove .*run to start again"):
+        Trainer(make_recipe(), killed_run)
+
+
+def test_code_in_a_checkpoint_is_not_run(make_recipe, killed_run, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state": Payload()}, killed_run / "checkpoints" / "step-00000010" / "optimizer.pt")
+    with pytest.raises(RuntimeError, match="cannot be resumed from"):
+        Trainer(make_recipe(), killed_run)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_another_recipe_is_not_resumed(make_recipe, killed_run):
+    with pytest.raises(ValueError, match=r"run of another recipe \(optim.lr: 0.001 -> 0.01; train.seed: 0 -> 1\)"):
+        Trainer(make_recipe("optim.lr=1e-2", "train.seed=1"), killed_run)
+
+
+def test_a_folder_that_is_no_run_is_not_touched(make_recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match="mine is not empty and holds no recipe.yaml"):
+        Trainer(make_recipe(), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_aux_losses_are_weighted_and_checked(make_recipe, tmp_path):
+    def trainer(name, **aux):
+        result = Trainer(make_recipe("train.duration=6st", f"aux_losses={{{name}: 0.5}}"), tmp_path / name)
+        forward = result.model.forward
+        result.model.forward = lambda x, **options: (forward(x, **options)[0], aux)
+        return result
+
+    given = {"loss/balance": torch.tensor(4.0, requires_grad=True), "stat/load": torch.tensor([1.0, 2.0])}
+    plain, weighted = trainer("none", **{"loss/none": torch.zeros(())}), trainer("balance", **given)
+    plain.fit()
+    weighted.fit()
+    first, other = records(tmp_path / "none")[0], records(tmp_path / "balance")[0]
+    assert other["loss"] == pytest.approx(first["loss"] + 2.0) and other["stat/load"] == [1.0, 2.0]
+    with pytest.raises(ValueError, match="'balanse' of aux_losses; did you mean 'balance'.*by the model: balance"):
+        trainer("balanse", **given).fit()
+
+
+def test_model_must_fit_the_task(make_recipe, tmp_path):
+    with pytest.raises(ValueError, match="the model has 7 classes, the data 10: set model.kwargs.num_classes=10"):
+        Trainer(make_recipe("model.kwargs.num_classes=7"), tmp_path / "run")
+    with pytest.raises(ValueError, match="the model gives 10 logits, not images: set model.kwargs.head=image"):
+        Trainer(make_recipe("task={name: denoise, sigma: 0.2}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_denoising(make_recipe, tmp_path):
+    image = "model.kwargs={img_size: 8, patch_size: 4, in_chans: 1, head: image}"
+    overrides = ["task={name: denoise, sigma: 0.3}", image, "train.duration=8ep", "train.ema=null", "optim.lr=1e-2"]
+    trainer = Trainer(make_recipe(*overrides), tmp_path / "run")
+    before = trainer.evaluate("test")["test/psnr"]
+    assert trainer.run()["test/psnr"] > before + 5
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(ROOT / "recipes" / "train.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TEXT, "utf-8")
+    main(["tiny.yaml", "--print", "train.seed=3"])
+    assert "seed: 3" in capsys.readouterr().out and not Path("runs").exists()
+    with pytest.raises(SystemExit, match="error: override train.sede=3: train.sede: .*did you mean 'seed'"):
+        main(["tiny.yaml", "train.sede=3"])
+    main(["tiny.yaml", "train.duration=10st"])
+    said = capsys.readouterr().out
+    assert "changed for this run: train.duration=10st" in said and "nothing to compare with" in said
+    assert zoo.create_model("local-dir:runs/tiny/model").num_classes == 10
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(make_recipe, tmp_path):
+    make_recipe()
+    overrides = ["train.duration=12st", "train.eval_every=12st", "model.kwargs.drop_path_rate=0", "data.shift=0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+               "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "recipes/train.py"]  # fmt: skip
+    done = subprocess.run(
+        [*command, str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "two"), *overrides],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    Trainer(make_recipe(*overrides), tmp_path / "one").run()
+    for one, two in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4)

@@ -1,0 +1,355 @@
+"""Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
+
+import copy
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
+    from fvcore.nn.jit_analysis import JitModelAnalysis
+
+__all__ = ["FlopReport", "count_flops", "register_flop_rule"]
+
+
+@dataclass(frozen=True)
+class FlopReport:
+    """What a model costs. Totals are for one sample; one MAC is one multiplication with one addition.
+
+    Attributes:
+        params: Number of parameters; one that several modules share counts once. Buffers are no parameters.
+        active_params: Those that one token uses; fewer than `params` where a module has an ``active_fraction``.
+        macs: Multiply-accumulates that the forward pass executes.
+        active_macs: Those that one token needs; fewer than `macs` where a module has an ``active_macs_fraction``.
+        by_module: MACs by module name, with those of the modules inside it; "" is the whole model.
+        params_by_module: Parameters by module name, likewise.
+        by_operator: MACs by operator.
+        uncounted: Number of calls of each operator that does arithmetic, or may, and has no rule.
+        input_shapes: Shape of each input that was traced, with the batch dimension.
+        batch_size: Number of samples in these inputs.
+    """
+
+    params: int
+    active_params: int
+    macs: int
+    active_macs: int
+    by_module: dict[str, int]
+    params_by_module: dict[str, int]
+    by_operator: dict[str, int]
+    uncounted: dict[str, int]
+    input_shapes: tuple[tuple[int, ...], ...]
+    batch_size: int
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of one sample: two a MAC."""
+        return 2 * self.macs
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self, depth: int = 1) -> str:
+        """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
+        names = [n for n in self.by_module if n and n.count(".") < depth]
+        rows = [("  " * n.count(".") + n, self.params_by_module[n], self.by_module[n]) for n in names]
+        outer = [n for n in names if "." not in n]
+        rest = (
+            self.params - sum(self.params_by_module[n] for n in outer),
+            self.macs - sum(self.by_module[n] for n in outer),
+        )
+        rows += [("(outside of these)", *rest)] if names else []
+        cells = [("module", "parameters", "MACs", "share")]
+        cells += [(name, _human(p), _human(m), self._share(m)) for name, p, m in rows if p or m]
+        cells += [("total", _human(self.params), _human(self.macs), self._share(self.macs)), None]
+        cells += [("operator", "", "MACs", "share")]
+        by_macs = sorted(self.by_operator.items(), key=lambda item: -item[1])
+        cells += [(name, "", _human(m), self._share(m)) for name, m in by_macs]
+
+        widths = [max(len(row[i]) for row in cells if row) for i in range(4)]
+        lines = [self._summary(), ""]
+        for row in cells:
+            columns = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] if row else []
+            lines.append("  ".join(columns).rstrip())
+        if self.uncounted:
+            calls = ", ".join(f"{name} {n}" for name, n in sorted(self.uncounted.items(), key=lambda item: -item[1]))
+            lines += ["", *textwrap.wrap(f"Not counted as MACs (operator and calls): {calls}", 100)]
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.input_shapes)
+        line = (
+            f"{_human(self.params).strip()} parameters, {_human(self.macs).strip()} MACs"
+            f" ({_human(self.flops).strip()} FLOPs) a sample, input {shapes}"
+        )
+        if (self.active_params, self.active_macs) != (self.params, self.macs):
+            line += (
+                f"\n{_human(self.active_params).strip()} parameters and {_human(self.active_macs).strip()} MACs"
+                " of these are active for one token"
+            )
+        return line
+
+    def _share(self, macs: int) -> str:
+        return f"{macs / self.macs if self.macs else 0:.1%}"
+
+
+def _human(number: int) -> str:
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if round(number / scale, 2) >= 1:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number}  "  # in line with the numbers that have a unit
+
+
+def count_flops(
+    model: nn.Module, input_size: Sequence[int] | None = None, *, inputs: Sequence[Tensor] | None = None,
+    batch_size: int | None = None,
+) -> FlopReport:
+    """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.
+
+    One multiplication with the addition that follows is one MAC. Counted are linear maps, matrix products, einsum,
+    convolutions, attention (both products, fused or not; a mask or causality takes nothing off), grouped products,
+    Fourier transforms (2.5 n log2 n of n complex points, 1.25 n log2 n of real ones: the usual 5 and 2.5 n log2 n FLOPs)
+    and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and products element by element have
+    no MACs; they are listed in the report by name, and so is every operator that zoo does not know. Left out are what
+    only moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
+
+    The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
+    the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
+
+    A module of which one token uses only a part, such as a mixture of experts, says so in two attributes, which apply
+    to all inside it: ``active_fraction``, the share of its parameters that one token uses, and
+    ``active_macs_fraction``, the share of the MACs its forward pass executes that one token needs (1 if it computes
+    nothing but the chosen experts). Both are 1 if absent.
+
+    Args:
+        model: A module on any device, of any dtype, in any mode.
+        input_size: Shape of one sample, ``(C, H, W)`` for an image; by default ``model.input_size``, or else
+            ``model.pretrained_cfg["input_size"]``.
+        inputs: The tensors that the model is called with, instead of `input_size`.
+        batch_size: Number of samples traced, 1 by default; with `inputs` the number of samples in these, by default the
+            size of the first dimension of the first. All totals are divided by it and rounded.
+
+    Example:
+        >>> count_flops(nn.Linear(8, 4), (8,)).macs
+        32
+
+    Raises:
+        ValueError: The input size is not known, or given twice, or an active fraction is not in (0, 1].
+        RuntimeError: The model cannot be traced on this input.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if inputs is None:
+        shape = (batch_size or 1, *_input_size(model, input_size))
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        inputs = (torch.empty(shape, dtype=next(floats, None), device="meta"),)
+    elif input_size is not None:
+        raise ValueError("count_flops takes input_size or inputs, not both")
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
+
+    analysis = _analyse(model, inputs)
+    by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
+    params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
+    return FlopReport(
+        params=params[""],
+        active_params=_active_params(model),
+        macs=by_module[""],
+        active_macs=_active_macs(model, by_module),
+        by_module=by_module,
+        params_by_module=params,
+        by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
+        uncounted=_short_names(analysis.unsupported_ops()),
+        input_shapes=tuple(tuple(x.shape) for x in inputs),
+        batch_size=batch_size,
+    )
+
+
+def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    size = next((s for s in (given, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    if size is None:
+        raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
+    return tuple(size)
+
+
+def _fractions(model: nn.Module, attribute: str) -> dict[str, float]:
+    """The attribute of each module by name, multiplied by that of all modules around it."""
+    fractions: dict[str, float] = {}
+    for name, module in model.named_modules():  # outer modules first
+        own = getattr(module, attribute, 1.0)
+        if not 0 < own <= 1:
+            raise ValueError(f"{attribute} of module {name or type(model).__name__!r} is {own}; it must be in (0, 1]")
+        fractions[name] = own * (fractions[name.rpartition(".")[0]] if name else 1.0)
+    return fractions
+
+
+def _active_params(model: nn.Module) -> int:
+    fractions = _fractions(model, "active_fraction")
+    active: dict[nn.Parameter, float] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            active[parameter] = max(fractions[name], active.get(parameter, 0.0))
+    return round(sum(p.numel() * fraction for p, fraction in active.items()))
+
+
+def _active_macs(model: nn.Module, by_module: dict[str, int]) -> int:
+    own = dict(by_module)
+    for name, macs in by_module.items():
+        if name:
+            own[name.rpartition(".")[0]] -= macs
+    fractions = _fractions(model, "active_macs_fraction")
+    return round(sum(macs * fractions[name] for name, macs in own.items()))
+
+
+def _short_names(counts: Counter) -> dict[str, int]:
+    short: Counter = Counter()
+    for name, count in counts.items():
+        short[_short_name(name)] += count
+    return dict(short)
+
+
+def _short_name(name: str) -> str:
+    """torch's own operators without namespace, and `relu_` as `relu`; others as they are."""
+    return name[6:].strip("_") if name.startswith("aten::") else name
+
+
+class _MacAnalysis(JitModelAnalysis):
+    """fvcore's analysis of a traced model, with zoo's rules and zoo's list of what does no arithmetic."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
+        super().__init__(model, inputs)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
+
+    def _should_ignore_node(self, node) -> bool:
+        # fvcore's own list has relu, clamp, max and others that compute.
+        if node.kind() in NO_ARITHMETIC:
+            return node.kind() != "prim::Constant" or _is_scalar(next(node.outputs()))
+        return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
+
+
+def _handle(name: str, rule: Rule):
+    def handle(inputs: list, outputs: list) -> Counter:
+        return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
+
+    return handle
+
+
+def _value(value):
+    """A value of the traced graph as a rule sees it (see `zoo.flops_rules`)."""
+    if value.isCompleteTensor():
+        return torch.Size(value.type().sizes())
+    if value.node().kind() in ("prim::ListConstruct", "prim::TupleConstruct"):
+        return [_value(v) for v in value.node().inputs()]
+    return value.toIValue()
+
+
+def _is_scalar(value) -> bool:
+    kind = value.type().kind()
+    return value.type().sizes() == [] if kind == "TensorType" else kind != "ListType"
+
+
+def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> _MacAnalysis:
+    home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    try:
+        return _trace(model, inputs, torch.device("meta"))
+    except Exception as error:
+        if home.type != "meta":
+            try:
+                return _trace(model, inputs, home)
+            except Exception as second:
+                error = second
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise RuntimeError(
+            f"{type(model).__name__} cannot be traced on input of shape {shapes} ({type(error).__name__}: {error}); give "
+            "input_size= or inputs= that its forward takes, and leave out TorchScript and reentrant checkpointing"
+        ) from error
+
+
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> _MacAnalysis:
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
+        stack.enter_context(torch.inference_mode(False))  # in which little is traced
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_plain_attention())
+        twin = _twin(model, device.type == "meta")
+        inputs = tuple(x.to(device, copy=True) if not x.is_meta else torch.zeros_like(x, device=device) for x in inputs)
+        if device.type == "meta":
+            stack.enter_context(_MetaKernels())
+        analysis = _MacAnalysis(twin, inputs)
+        analysis.total()
+    return analysis
+
+
+def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
+    """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals."""
+    memo = {}
+    for module in model.modules():
+        for _, tensor in (*module.named_parameters(recurse=False), *_other_tensors(module)):
+            is_parameter = isinstance(tensor, nn.Parameter)
+            if on_meta:
+                twin = torch.empty_like(tensor, device="meta", requires_grad=False)
+            else:
+                twin = tensor.detach() if is_parameter else tensor.detach().clone()
+            memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if is_parameter else twin
+    twin = copy.deepcopy(model, memo).eval()
+    for module in twin.modules():
+        for name, tensor in _other_tensors(module):
+            vars(module).pop(name, None)
+            module.register_buffer(name, tensor)  # the tracer knows persistent buffers only
+    if hasattr(twin, "set_grad_checkpointing"):
+        twin.set_grad_checkpointing(False)  # the reentrant kind cannot be traced
+    return twin
+
+
+def _other_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers, and tensors that are plain attributes."""
+    attributes = [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
+    return [*module.named_buffers(recurse=False), *attributes]
+
+
+@contextmanager
+def _plain_attention():
+    """Without the fused inference path of `nn.MultiheadAttention`, whose single operator hides what it computes."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+_TRACER = torch._C._parse_dispatch_key("Tracer")
+
+
+class _MetaKernels(TorchDispatchMode):
+    """Lets the tracer of torch.jit work on the meta device.
+
+    Many operators compute their shape on meta in Python. Under the tracer each size they read is a traced tensor, which
+    some of them refuse; so the tracer pauses while they run. And it records a convolution only as the `_convolution`
+    that other devices call inside, so that is called here.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        state = torch._C._get_tracing_state()
+        included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        with torch._C._ForceDispatchKeyGuard(included, excluded.remove(_TRACER)):
+            if func is torch.ops.aten.convolution.default:
+                with self:
+                    return torch.ops.aten._convolution.default(*args, False, False, True, True)
+            if func is torch.ops.aten._convolution.default:
+                func, args = torch.ops.aten.convolution.default, args[:9]
+            torch._C._set_tracing_state(None)
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                torch._C._set_tracing_state(state)

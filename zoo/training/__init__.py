@@ -1,0 +1,14 @@
+"""Recipes: one YAML file to a trained, measured and saved model.
+
+    recipe = load_recipe("recipes/mixer_digits.yaml", ["train.duration=5ep"])
+    metrics = Trainer(recipe, "runs/mixer_digits").run()
+
+Needs the packages of `pip install 'zoo[train]'`.
+"""
+
+from zoo.training.config import Recipe, dump_recipe, load_recipe
+from zoo.training.evaluate import evaluate
+from zoo.training.schema import RecipeError
+from zoo.training.trainer import Trainer
+
+__all__ = ["Recipe", "RecipeError", "Trainer", "dump_recipe", "evaluate", "load_recipe"]

@@ -1,0 +1,138 @@
+"""A recipe: one YAML file, read into the dataclasses below.
+
+Their fields are all a recipe may say; what a field means is said beside it. An unknown key, a wrong type, a bare number
+for a duration are errors with file and line (`schema.py`).
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from zoo.slots import unknown
+from zoo.training.data import Data
+from zoo.training.optim import Optim, Schedule
+from zoo.training.schema import Duration, build, compose, override, plain
+from zoo.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `zoo.create_model(name, **kwargs)` gets."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The loop."""
+
+    duration: Duration
+    batch_size: int  # of the whole run, over all processes
+    eval_every: Duration
+    checkpoint_every: Duration
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, weights stay in fp32
+    grad_clip: float | None = None  # largest norm of all gradients together
+    ema: float | None = None  # decay of an average of the weights, which is then what is evaluated and saved
+    log_every: Duration = Duration(10, "st")
+
+    def __post_init__(self) -> None:
+        for name in ("duration", "batch_size", "eval_every", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if (value.count if isinstance(value, Duration) else value) < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, it must be at least 0")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip is {self.grad_clip}, it must be above 0 (or null: no clipping)")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}, it must be between 0 and 1 (or null: no average)")
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What the recipe gives, if it was run: a number without a run is never written."""
+
+    metric: str  # split/name, such as test/top1
+    status: Literal["reproduced", "untested"]
+    value: float | None = None
+    tolerance: float | None = None  # a run agrees if it is at most this far from value
+    hardware: str | None = None
+    time: str | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        run = {"value": self.value, "tolerance": self.tolerance, "hardware": self.hardware, "time": self.time}
+        if self.status == "reproduced" and None in run.values():
+            missing = ", ".join(name for name, given in run.items() if given is None)
+            raise ValueError(f"status is reproduced, so {missing} must be given (or status: untested)")
+        if self.status == "untested" and self.value is not None:
+            raise ValueError("status is untested, so there is no value: run the recipe, or cite the number in the note")
+
+    def compare(self, metrics: dict[str, float]) -> str:
+        """Say how the metrics of a run stand to this."""
+        if self.metric not in metrics:
+            return unknown(f"expect.metric {self.metric!r}", self.metric, metrics)
+        if self.value is None:
+            return f"{self.metric} {metrics[self.metric]:.4g}: the recipe is untested, there is nothing to compare with"
+        agrees = abs(metrics[self.metric] - self.value) <= self.tolerance
+        expected = f"expected {self.value:g} within {self.tolerance:g}"
+        return f"{self.metric} {metrics[self.metric]:.4g}: {expected}, {'met' if agrees else 'MISSED'}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a run."""
+
+    task: Task
+    model: Model
+    data: Data
+    train: Train
+    optim: Optim
+    schedule: Schedule
+    expect: Expect
+    aux_losses: dict[str, float] = field(default_factory=dict)  # weight of each loss/<name> the model returns
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.sub=value` each, applied in order.
+
+    Raises:
+        RecipeError: the recipe or an override cannot be used as written; the message says where and why.
+        FileNotFoundError: there is no such file.
+    """
+    node = compose(Path(path).read_text("utf-8"), str(path))
+    for assignment in overrides:
+        override(node, assignment)
+    return build(Recipe, node)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out; `load_recipe` reads the same recipe from it."""
+    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`key: old -> new` wherever two recipes train differently; how often they log, save or evaluate is no matter."""
+    before, after = (_flat(plain(dataclasses.replace(recipe, expect=None))) for recipe in (old, new))
+    for flat in (before, after):
+        for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
+            del flat[key]
+    keys = sorted(before.keys() | after.keys())
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+    return flat

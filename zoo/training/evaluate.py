@@ -1,0 +1,43 @@
+"""Measuring a model by a recipe's task."""
+
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from zoo.training.config import Recipe
+from zoo.training.data import EvaluationBatches, Split, loader
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The recipe's precision as a context."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, world: int = 1) -> dict[str, float]:
+    """Means of the task's metrics over a split, on the model's device, in the recipe's precision.
+
+    Where `world` processes measure together, each calls this with its `rank` and all get the result.
+    """
+    train, device = recipe.train, next(model.parameters()).device
+    batches = EvaluationBatches(
+        split, recipe.task, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world
+    )
+    was_training = model.training
+    model.eval()
+    sums: dict[str, float] = {}
+    for inputs, targets, counts in loader(batches, range(len(batches))):
+        with autocast(recipe, device):
+            outputs = model(inputs.to(device))
+        for name, values in recipe.task.metrics(outputs.float(), targets.to(device)).items():
+            sums[name] = sums.get(name, 0.0) + (values.double().cpu() * counts).sum().item()
+    model.train(was_training)
+    gathered = gather_object([sums]) if world > 1 else [sums]
+    return {name: sum(part[name] for part in gathered) / len(split) for name in sums}
+
+
+def show(metrics: dict[str, Any]) -> str:
+    """Metrics on one line, for people."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

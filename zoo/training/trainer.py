@@ -1,0 +1,206 @@
+"""The training loop: any recipe, on one CPU, one GPU or many processes (`accelerate launch`).
+
+Everything random in step t is seeded by (recipe seed, t, process), and the learning rate is a function of t. So the
+step, the weights and the optimizer's state are the whole state of a run, and a resumed run repeats the uninterrupted
+one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as sharding
+from tqdm import tqdm
+
+import zoo
+from zoo.slots import unknown
+from zoo.training.config import Recipe
+from zoo.training.data import INIT, STEP, TrainingBatches, derive_seed, loader, seeded_globals
+from zoo.training.evaluate import autocast, evaluate, show
+from zoo.training.folder import RunFolder
+from zoo.training.optim import create_optimizer, create_scheduler
+from zoo.training.schema import Duration
+
+WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Trainer:
+    """One run of a recipe, in one folder.
+
+    If the folder holds an interrupted run of the same recipe, it goes on from the last checkpoint; it is never mixed
+    with another, and a checkpoint that cannot be read is an error, never a fresh start.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe, or the recipe does not fit its data or its model.
+        FileExistsError: the folder holds something else.
+        RuntimeError: the checkpoint cannot be resumed from.
+    """
+
+    def __init__(self, recipe: Recipe, output: str | Path):
+        self.recipe, self.folder = recipe, RunFolder(output)
+        self.accelerator = accelerator = Accelerator(mixed_precision="no")  # the precision is the recipe's: `autocast`
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+        train, self.splits = recipe.train, recipe.data.load()
+        self.batches = TrainingBatches(
+            self.splits["train"], recipe.task, batch_size=train.batch_size, seed=train.seed, **self.share
+        )
+        self.total = self._steps(train.duration)
+        self.step, saved = self.folder.open(recipe)
+        model = self._create_model()
+        recipe.task.check(model, self.splits["train"].num_classes)
+        self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
+        self.ema = None
+        if train.ema is not None:
+            if self.sharded:
+                raise ValueError("train.ema needs whole weights, which FSDP does not keep: set it to null, or use DDP")
+            self.ema = ModelEmaV3(accelerator.unwrap_model(self.model), decay=train.ema, use_warmup=True)
+        if saved is not None:
+            self._restore(saved)
+        self.scheduler = create_scheduler(
+            self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch
+        )
+
+    def run(self) -> dict[str, float]:
+        """Train to the end, save the model, and return the metrics of the test split (validation if there is none)."""
+        self.fit()
+        self.save_model()
+        metrics = self.evaluate("test" if "test" in self.splits else "validation")
+        self._log(metrics | {"final": True})
+        return metrics
+
+    def fit(self) -> None:
+        """Train from the current step to the last."""
+        self.accelerator.wait_for_everyone()  # every process has looked into the folder before one writes
+        if self._is_main:
+            self.folder.begin(self.recipe, self.step)
+        train, device = self.recipe.train, self.accelerator.device
+        steps = range(self.step, self.total)
+        bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+            for step, (inputs, targets) in zip(steps, loader(self.batches, steps), strict=True):
+                record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+                self.step = step + 1
+                bar.update()
+                if self._due(train.log_every):
+                    bar.set_postfix(loss=f"{record['loss']:.4f}")
+                    self._log(record)
+                if self._due(train.eval_every):
+                    metrics = self.evaluate("validation")
+                    self._log(metrics)
+                    self._say(f"step {self.step}/{self.total}  loss {record['loss']:.4f}  {show(metrics)}")
+                if self._due(train.checkpoint_every):
+                    self.save_checkpoint()
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The metrics of a split as `split/name`, of the averaged weights if the recipe keeps them."""
+        model = self.model if self.ema is None else self.ema.module
+        metrics = evaluate(model, self.recipe, self.splits[split], **self.share)
+        return {f"{split}/{name}": value for name, value in metrics.items()}
+
+    def save_checkpoint(self) -> None:
+        """Write the checkpoint of the current step."""
+        weights, optimizer = self._state()
+        if self._is_main:
+            ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
+            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self) -> None:
+        """Write the model, with the averaged weights if the recipe keeps them, as `model/`."""
+        weights, _ = self._state()
+        if self._is_main:
+            model = self._create_model()
+            model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
+            zoo.save_pretrained(model, self.folder.model)
+        self.accelerator.wait_for_everyone()
+
+    def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
+        """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
+        train, accelerator = self.recipe.train, self.accelerator
+        torch.manual_seed(derive_seed(train.seed, STEP, step, accelerator.process_index))
+        self.scheduler.step_update(step)
+        self.model.train()
+        with autocast(self.recipe, inputs.device):
+            outputs, aux = self.model(inputs, return_aux=True)
+        loss = self.recipe.task.loss(outputs.float(), targets) + self._aux_loss(aux)
+        value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
+        self._check_finite("loss", value, step)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
+        self._check_finite("norm of the gradient", norm, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(accelerator.unwrap_model(self.model), step=step)
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"loss": value, "grad_norm": norm, "lr": rate} | {key: entry.tolist() for key, entry in aux.items()}
+
+    def _aux_loss(self, aux: dict[str, Tensor]) -> Tensor | float:
+        """The model's auxiliary losses, weighted by the recipe."""
+        returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
+        for name in self.recipe.aux_losses:
+            if name not in returned:
+                problem = f"the loss {name!r} of aux_losses"
+                raise ValueError(unknown(problem, name, returned, what="returned by the model"))
+        return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
+
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the {what} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
+                "Lower optim.lr, lengthen schedule.warmup or set train.grad_clip; see if train.precision=fp32 helps"
+            )
+
+    def _create_model(self) -> nn.Module:
+        with seeded_globals(derive_seed(self.recipe.train.seed, INIT)):
+            return zoo.create_model(self.recipe.model.name, **self.recipe.model.kwargs)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The whole weights and optimizer state; under FSDP every process must call this."""
+        model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+        if self.sharded:
+            return sharding.get_state_dict(model, optimizer, options=WHOLE)
+        return model.state_dict(), optimizer.state_dict()
+
+    def _restore(self, path: Path) -> None:
+        model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+        try:
+            weights, state = self.folder.load_checkpoint(path, ["model"] if self.ema is None else ["model", "ema"])
+            if self.sharded:
+                # The optimizer first: torch fills an empty one by a step of rate zero, which may touch the weights.
+                sharding.set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
+                sharding.set_model_state_dict(model, weights["model"], options=WHOLE)
+            else:
+                optimizer.load_state_dict(state)
+                model.load_state_dict(weights["model"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(weights["ema"])
+        except Exception as error:
+            raise RuntimeError(
+                f"{path} cannot be resumed from ({type(error).__name__}: {error}): "
+                f"remove {self.folder.path} to start again"
+            ) from error
+        self._say(f"resumed {self.folder.path} at step {self.step}/{self.total}")
+
+    def _steps(self, duration: Duration) -> int:
+        return duration.steps(self.batches.steps_per_epoch)
+
+    def _due(self, every: Duration) -> bool:
+        return self.step % self._steps(every) == 0 or self.step == self.total
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self._is_main:
+            self.folder.log({"step": self.step} | record)
+
+    def _say(self, line: str) -> None:
+        if self._is_main:
+            tqdm.write(line)
