@@ -59,11 +59,11 @@ class Trainer:
             if self.sharded:
                 raise ValueError("train.ema needs whole weights, which FSDP does not keep: set it to null, or use DDP")
             self.ema = ModelEmaV3(accelerator.unwrap_model(self.model), decay=train.ema, use_warmup=True)
-        if saved is not None:
-            self._restore(saved)
         self.scheduler = create_scheduler(
             self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch
         )
+        if saved is not None:
+            self._restore(saved)
 
     def run(self) -> dict[str, float]:
         """Train to the end, save the model, and return the metrics of the test split (validation if there is none)."""

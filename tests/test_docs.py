@@ -1,0 +1,59 @@
+"""The README's examples run as they stand, and the generated pages are those that the code writes."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import FULL_VARIANTS, ROOT
+
+import zoo
+import zoo.card
+
+README = (ROOT / "README.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_there_are_five_examples():
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(1, len(EXAMPLES) + 1))
+def test_readme_example(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_readme_names_every_model_and_block():
+    named = set()
+    for pattern in re.findall(r"`(\w*\{[\w,]+\}\w*)`", README):
+        before, choices, after = re.fullmatch(r"(\w*)\{([\w,]+)\}(\w*)", pattern).groups()
+        named |= {before + choice + after for choice in choices.split(",")}
+    assert named == set(FULL_VARIANTS)
+    for kind in ("token_mixer", "channel_mixer"):
+        assert all(f"`{name}`" in README for name in zoo.list_blocks(kind))
+
+
+def test_readme_names_the_licences_that_are_not_apache():
+    for name in zoo.list_models(pretrained=True):
+        licence = zoo.model_info(name).pretrained_cfg.get("license")
+        assert licence == "apache-2.0" or f"`{name}`" in README, name
+
+
+def test_readme_commands_exist():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    text = README + (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for command in set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)):
+        assert re.search(rf"^{command}:", makefile, re.M), f"make {command} is no target"
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)|recipes/[\w.]+", README):
+        assert not path or (ROOT / path).exists(), path
+
+
+def test_model_card_is_what_the_registry_says():
+    found = (ROOT / "MODEL_CARD.md").read_text("utf-8")
+    assert found == zoo.card.card(), "MODEL_CARD.md is old; run `make card`"
+
+
+def test_no_file_is_large():
+    """A module can be read at one sitting."""
+    long = [str(p) for p in Path(zoo.__file__).parent.rglob("*.py") if len(p.read_text("utf-8").splitlines()) > 450]
+    assert not long
