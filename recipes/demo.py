@@ -1,6 +1,6 @@
 """`make demo`: an MLP-Mixer learns to read handwritten digits, in about a minute on two CPU cores.
 
-It trains recipes/mixer_digits.yaml, as `python recipes/train.py recipes/mixer_digits.yaml` would, from the start every time.
+It trains recipes/mixer_digits.yaml as `python recipes/train.py recipes/mixer_digits.yaml` would, but anew every time.
 """
 
 import shutil

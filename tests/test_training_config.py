@@ -77,7 +77,7 @@ def test_reads_typed_values(recipe_file):
         ("{name: digits}", "{shift: 1}", 5, r"data: missing key 'name', one of: digits, image_folder"),
         ("{name: digits}", "{name: digits, sift: 1}", 5, r"data\.sift: .*did you mean 'shift'"),
         ("balance: 0.01", "balance: high", 13, r"aux_losses\.balance: expected a number, got 'high'"),
-        ("status: untested", "status: reproduced", 14, "status is reproduced, so value, tolerance, hardware, time must"),
+        ("status: untested", "status: reproduced", 14, "so value, tolerance, hardware, time must be given"),
         ("status: untested", "status: untested, value: 98.0", 14, r"expect: status is untested, so there is no value"),
         ("{name: classify}", "{name: classify", 2, "not valid YAML"),
     ],
@@ -140,7 +140,7 @@ def test_differences_are_those_that_matter(recipe_file):
     same = ["train.eval_every=3ep", "train.checkpoint_every=1st", "train.log_every=1st", "expect.note=x"]
     assert differences(recipe, load_recipe(recipe_file(), same)) == []
     other = load_recipe(recipe_file(), ["train.batch_size=32", "model.kwargs.depth=2", "data.shift=1"])
-    changed = ["data.shift: 0 -> 1", "model.kwargs.depth: None -> 2", "train.batch_size: 64 -> 32"]
+    changed = ["data.shift: 0.0 -> 1.0", "model.kwargs.depth: None -> 2", "train.batch_size: 64 -> 32"]
     assert differences(recipe, other) == changed
 
 

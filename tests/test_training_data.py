@@ -8,13 +8,13 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
 from PIL import Image
 
-from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader, random_shift
+from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader, random_affine
 from zoo.training.tasks import Classify, Denoise
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return Digits(shift=1).load()
+    return Digits(shift=0.5, rotate=10).load()
 
 
 def identities(split):
@@ -25,7 +25,7 @@ def test_digits_are_split_for_good(digits):
     parts = [identities(digits[part]) for part in ("train", "validation", "test")]
     assert [len(digits[part]) for part in ("train", "validation", "test")] == [1257, 180, 360]
     assert len(set.union(*parts)) == sum(map(len, parts)), "the splits overlap"
-    again = Digits(shift=1).load()
+    again = Digits(shift=0.5, rotate=10).load()
     for part, split in digits.items():
         assert torch.equal(split.images, again[part].images)
         shares = torch.bincount(split.labels) / len(split)
@@ -86,13 +86,36 @@ def test_noise_has_the_stated_sigma_and_is_fresh_each_step(digits):
     assert (noise[0] * noise[1]).mean().abs() < 0.002
 
 
-def test_random_shift_moves_each_image_on_its_own():
-    image = torch.zeros(500, 2, 5, 7)
-    image[:, :, 2, 3] = 1
-    moved = random_shift(image, 2, torch.Generator().manual_seed(0))
-    places = moved[:, 0].flatten(1).argmax(1)
-    assert moved.shape == image.shape and (moved.flatten(2).sum(2) == 1).all() and torch.equal(moved[:, 0], moved[:, 1])
-    assert {(int(p) // 7, int(p) % 7) for p in places} == {(row, column) for row in range(5) for column in range(1, 6)}
+def dots(count=400):
+    """A blurred dot up and right of the middle, in each of two channels."""
+    y, x = torch.meshgrid(torch.arange(31.0), torch.arange(31.0), indexing="ij")
+    return torch.exp(-((y - 10) ** 2 + (x - 22) ** 2) / 8).expand(count, 2, 31, 31)
+
+
+def centers(images):
+    """Centres of mass from the middle of the image, in pixels: (B, 2) as (y, x)."""
+    mass = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
+    axis = torch.arange(31.0) - 15
+    return torch.stack([(mass.sum(2) * axis).sum(1), (mass.sum(1) * axis).sum(1)], 1)
+
+
+def test_random_affine_moves_turns_and_stretches_each_image_on_its_own():
+    def augmented(**options):
+        return random_affine(dots(), torch.Generator().manual_seed(0), **{"shift": 0, "rotate": 0, "zoom": 0} | options)
+
+    start = centers(dots())
+    assert torch.allclose(augmented(), dots(), atol=1e-5)
+    moved = centers(augmented(shift=2.0)) - start
+    assert moved.min(0).values.tolist() == pytest.approx([-2, -2], abs=0.1)
+    assert moved.max(0).values.tolist() == pytest.approx([2, 2], abs=0.1)
+    turned = centers(augmented(rotate=30.0))
+    assert torch.allclose(turned.norm(dim=1), start.norm(dim=1), rtol=0.02)
+    angles = torch.rad2deg(torch.atan2(turned[:, 0], turned[:, 1]) - torch.atan2(start[:, 0], start[:, 1]))
+    assert [angles.min().item(), angles.max().item()] == pytest.approx([-30, 30], abs=1)
+    stretched = (centers(augmented(zoom=0.2)) / start).log()
+    assert stretched.abs().max(0).values.tolist() == pytest.approx([0.2, 0.2], abs=0.01)
+    both = augmented(shift=2.0, rotate=30.0, zoom=0.2)
+    assert torch.equal(both[:, 0], both[:, 1]), "the channels went apart"
 
 
 @pytest.fixture
@@ -124,6 +147,12 @@ def test_image_folder_augments_by_the_seed_alone(folder):
     batches = TrainingBatches(train, Classify(), batch_size=6, seed=0)
     in_workers, here = list(loader(batches, range(4))), [batches[step] for step in range(4)]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(in_workers, here, strict=True))
+
+
+def test_image_folder_refuses_a_class_it_cannot_train(folder):
+    (folder / "val" / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"val has classes that .*train has not: \['dog'\]"):
+        ImageFolder(root=str(folder)).load()
 
 
 def test_image_folder_without_its_parts(tmp_path):

@@ -4,8 +4,8 @@ import copy
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,40 +61,33 @@ class FlopReport:
         """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
         names = [n for n in self.by_module if n and n.count(".") < depth]
         rows = [("  " * n.count(".") + n, self.params_by_module[n], self.by_module[n]) for n in names]
-        outer = [n for n in names if "." not in n]
-        rest = (
-            self.params - sum(self.params_by_module[n] for n in outer),
-            self.macs - sum(self.by_module[n] for n in outer),
-        )
-        rows += [("(outside of these)", *rest)] if names else []
+        if names:
+            outer = [n for n in names if "." not in n]
+            params = self.params - sum(self.params_by_module[n] for n in outer)
+            macs = self.macs - sum(self.by_module[n] for n in outer)
+            rows.append(("(outside of these)", max(params, 0), macs))  # parameters that modules share make it negative
         cells = [("module", "parameters", "MACs", "share")]
-        cells += [(name, _human(p), _human(m), self._share(m)) for name, p, m in rows if p or m]
-        cells += [("total", _human(self.params), _human(self.macs), self._share(self.macs)), None]
+        cells += [(name, _cell(p), _cell(m), self._share(m)) for name, p, m in rows if p or m]
+        cells += [("total", _cell(self.params), _cell(self.macs), self._share(self.macs)), None]
         cells += [("operator", "", "MACs", "share")]
-        by_macs = sorted(self.by_operator.items(), key=lambda item: -item[1])
-        cells += [(name, "", _human(m), self._share(m)) for name, m in by_macs]
+        cells += [(name, "", _cell(m), self._share(m)) for name, m in Counter(self.by_operator).most_common()]
 
         widths = [max(len(row[i]) for row in cells if row) for i in range(4)]
         lines = [self._summary(), ""]
         for row in cells:
-            columns = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] if row else []
-            lines.append("  ".join(columns).rstrip())
+            columns = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] if row else []
+            lines.append("  ".join(columns))
         if self.uncounted:
-            calls = ", ".join(f"{name} {n}" for name, n in sorted(self.uncounted.items(), key=lambda item: -item[1]))
+            calls = ", ".join(f"{name} {n}" for name, n in Counter(self.uncounted).most_common())
             lines += ["", *textwrap.wrap(f"Not counted as MACs (operator and calls): {calls}", 100)]
         return "\n".join(lines)
 
     def _summary(self) -> str:
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.input_shapes)
-        line = (
-            f"{_human(self.params).strip()} parameters, {_human(self.macs).strip()} MACs"
-            f" ({_human(self.flops).strip()} FLOPs) a sample, input {shapes}"
-        )
+        line = f"{_human(self.params)} parameters, {_human(self.macs)} MACs ({_human(self.flops)} FLOPs) a sample"
+        line += f", input {shapes}"
         if (self.active_params, self.active_macs) != (self.params, self.macs):
-            line += (
-                f"\n{_human(self.active_params).strip()} parameters and {_human(self.active_macs).strip()} MACs"
-                " of these are active for one token"
-            )
+            line += f"\nactive for one token: {_human(self.active_params)} parameters, {_human(self.active_macs)} MACs"
         return line
 
     def _share(self, macs: int) -> str:
@@ -105,7 +98,12 @@ def _human(number: int) -> str:
     for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if round(number / scale, 2) >= 1:
             return f"{number / scale:.2f} {unit}"
-    return f"{number}  "  # in line with the numbers that have a unit
+    return str(number)
+
+
+def _cell(number: int) -> str:
+    text = _human(number)
+    return text if " " in text else f"{text}  "  # digits under digits, with a unit or without
 
 
 def count_flops(
@@ -116,10 +114,10 @@ def count_flops(
 
     One multiplication with the addition that follows is one MAC. Counted are linear maps, matrix products, einsum,
     convolutions, attention (both products, fused or not; a mask or causality takes nothing off), grouped products,
-    Fourier transforms (2.5 n log2 n of n complex points, 1.25 n log2 n of real ones: the usual 5 and 2.5 n log2 n FLOPs)
-    and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and products element by element have
-    no MACs; they are listed in the report by name, and so is every operator that zoo does not know. Left out are what
-    only moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
+    Fourier transforms (2.5 n log2 n for n complex points, half of that for real ones; the customary 5 n log2 n FLOPs)
+    and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and element-wise products have no
+    MACs; the report lists them by name, and so it does every operator that zoo does not know. Left out are what only
+    moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
 
     The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
     the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
@@ -236,7 +234,7 @@ class _MacAnalysis(JitModelAnalysis):
         return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
 
 
-def _handle(name: str, rule: Rule):
+def _handle(name: str, rule: Rule) -> Callable[[list, list], Counter]:
     def handle(inputs: list, outputs: list) -> Counter:
         return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
 
@@ -259,34 +257,27 @@ def _is_scalar(value) -> bool:
 
 def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> _MacAnalysis:
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    try:
-        return _trace(model, inputs, torch.device("meta"))
-    except Exception as error:
-        if home.type != "meta":
-            try:
-                return _trace(model, inputs, home)
-            except Exception as second:
-                error = second
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise RuntimeError(
-            f"{type(model).__name__} cannot be traced on input of shape {shapes} ({type(error).__name__}: {error}); give "
-            "input_size= or inputs= that its forward takes, and leave out TorchScript and reentrant checkpointing"
-        ) from error
+    for device in dict.fromkeys((torch.device("meta"), home)):
+        try:
+            return _trace(model, inputs, device)
+        except Exception as failure:
+            error = failure
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    raise RuntimeError(
+        f"{type(model).__name__} cannot be traced on input of shape {shapes} ({type(error).__name__}: {error}); "
+        "give input_size= or inputs= that its forward takes, and leave out TorchScript and reentrant checkpointing"
+    ) from error
 
 
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> _MacAnalysis:
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    on_meta = device.type == "meta"
+    # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
+    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
-        stack.enter_context(torch.inference_mode(False))  # in which little is traced
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_plain_attention())
-        twin = _twin(model, device.type == "meta")
-        inputs = tuple(x.to(device, copy=True) if not x.is_meta else torch.zeros_like(x, device=device) for x in inputs)
-        if device.type == "meta":
-            stack.enter_context(_MetaKernels())
-        analysis = _MacAnalysis(twin, inputs)
-        analysis.total()
+        inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
+        analysis = _MacAnalysis(_twin(model, on_meta), inputs)
+        with _MetaConvolutions() if on_meta else nullcontext():
+            analysis.total()
     return analysis
 
 
@@ -331,25 +322,19 @@ def _plain_attention():
 _TRACER = torch._C._parse_dispatch_key("Tracer")
 
 
-class _MetaKernels(TorchDispatchMode):
-    """Lets the tracer of torch.jit work on the meta device.
+class _MetaConvolutions(TorchDispatchMode):
+    """Lets the tracer of torch.jit see convolutions on the meta device.
 
-    Many operators compute their shape on meta in Python. Under the tracer each size they read is a traced tensor, which
-    some of them refuse; so the tracer pauses while they run. And it records a convolution only as the `_convolution`
-    that other devices call inside, so that is called here.
+    It records not `convolution` but the `_convolution` that other devices call inside; meta calls nothing inside, and
+    fails over the traced sizes. So `_convolution` is called, and recorded, here, and gets its shape from `convolution`.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        state = torch._C._get_tracing_state()
-        included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        with torch._C._ForceDispatchKeyGuard(included, excluded.remove(_TRACER)):
-            if func is torch.ops.aten.convolution.default:
-                with self:
-                    return torch.ops.aten._convolution.default(*args, False, False, True, True)
-            if func is torch.ops.aten._convolution.default:
-                func, args = torch.ops.aten.convolution.default, args[:9]
-            torch._C._set_tracing_state(None)
-            try:
-                return func(*args, **(kwargs or {}))
-            finally:
-                torch._C._set_tracing_state(state)
+        aten = torch.ops.aten
+        if func is aten.convolution.default:
+            included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+            with torch._C._ForceDispatchKeyGuard(included, excluded.remove(_TRACER)), self:
+                return aten._convolution.default(*args, False, False, True, True)
+        if func is aten._convolution.default:
+            return aten.convolution.default(*args[:9])
+        return func(*args, **(kwargs or {}))

@@ -43,31 +43,35 @@ def register_flop_rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
+_MOVEMENT = """
+    Int Float Bool ScalarImplicit size numel dim
+    arange linspace eye empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like new_ones
+    full full_like new_full fill_ zero_ scalar_tensor tril triu tril_indices triu_indices meshgrid
+    alias clone contiguous copy_ detach detach_ lift_fresh to type_as complex real imag
+    view_as_real view_as_complex
+    view view_as reshape reshape_as flatten unflatten ravel squeeze squeeze_ unsqueeze unsqueeze_ as_strided
+    transpose transpose_ t t_ numpy_T mT permute movedim moveaxis swapaxes swapdims
+    expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile
+    select slice narrow diagonal diag_embed unfold im2col unbind chunk unsafe_chunk split
+    split_with_sizes unsafe_split tensor_split
+    cat stack hstack vstack dstack column_stack
+    roll flip rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
+    pixel_shuffle pixel_unshuffle channel_shuffle
+    embedding gather index index_select take take_along_dim masked_select
+    scatter scatter_ select_scatter slice_scatter index_copy index_copy_ index_fill index_fill_
+    masked_fill masked_fill_ masked_scatter masked_scatter_ where
+    dropout dropout_ feature_dropout alpha_dropout
+"""  # the dropouts do nothing in eval mode, in which a model is counted
+
 # Views, copies, casts, constants and questions about shapes. Nothing that adds, multiplies or compares belongs here:
 # an operator that is neither here nor among the rules shows up in the report.
 NO_ARITHMETIC = frozenset(
-    [f"prim::{name}" for name in (
-        "Constant", "ListConstruct", "ListUnpack", "TupleConstruct", "TupleUnpack", "NumToTensor", "device", "dtype",
-    )]
-    + [f"aten::{name}" for name in """
-        Int Float Bool ScalarImplicit size numel dim
-        arange linspace eye empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like new_ones
-        full full_like new_full fill_ zero_ scalar_tensor tril triu tril_indices triu_indices meshgrid
-        alias clone contiguous copy_ detach detach_ lift_fresh to type_as complex real imag
-        view_as_real view_as_complex
-        view view_as reshape reshape_as flatten unflatten ravel squeeze squeeze_ unsqueeze unsqueeze_ as_strided
-        transpose transpose_ t t_ numpy_T mT permute movedim moveaxis swapaxes swapdims
-        expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile
-        select slice narrow diagonal diag_embed unfold im2col unbind chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split
-        cat stack hstack vstack dstack column_stack
-        roll flip rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
-        replication_pad1d replication_pad2d replication_pad3d
-        pixel_shuffle pixel_unshuffle channel_shuffle
-        embedding gather index index_select take take_along_dim masked_select
-        scatter scatter_ select_scatter slice_scatter index_copy index_copy_ index_fill index_fill_
-        masked_fill masked_fill_ masked_scatter masked_scatter_ where
-        dropout dropout_ feature_dropout alpha_dropout
-    """.split()]  # the dropouts do nothing in eval mode, in which a model is counted
+    [f"aten::{name}" for name in _MOVEMENT.split()]
+    + [
+        "prim::Constant", "prim::ListConstruct", "prim::ListUnpack", "prim::TupleConstruct", "prim::TupleUnpack",
+        "prim::NumToTensor", "prim::device", "prim::dtype",
+    ]
 )
 
 

@@ -9,6 +9,7 @@ the images, in the order and with the augmentation, that the uninterrupted run w
 """
 
 import contextlib
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.training.tasks import Task
@@ -51,31 +53,41 @@ class Split(Protocol):
 
 
 class TensorSplit:
-    """Images held in memory; augmentation is a random shift of up to `shift` pixels, the border filled with zeros."""
+    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
 
     workers = 0
 
-    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, shift: int = 0):
-        self.images, self.labels, self.num_classes, self.shift = images, labels, num_classes, shift
+    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
+        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
         images, labels = self.images[indices], self.labels[indices]
-        if seed is not None and self.shift:
-            images = random_shift(images, self.shift, generator(seed))
+        if seed is not None and self.augment:
+            images = random_affine(images, generator(seed), **self.augment)
         return images, labels
 
 
-def random_shift(images: Tensor, shift: int, rng: torch.Generator) -> Tensor:
-    """Move each image of (B, C, H, W) by its own whole number of pixels in [-shift, shift], in both directions."""
+def random_affine(images: Tensor, rng: torch.Generator, *, shift: float, rotate: float, zoom: float) -> Tensor:
+    """Move, turn and stretch each image (B, C, H, W) on its own; bilinear, with zeros from outside.
+
+    Args:
+        shift: largest move in either direction, in pixels.
+        rotate: largest angle, in degrees.
+        zoom: largest change of width and of height, by a factor of exp(zoom) up or down.
+    """
     batch, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (shift,) * 4)
-    top, left = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=rng)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
-    picked = padded[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return picked.permute(0, 3, 1, 2).contiguous()
+    angle, stretch_x, stretch_y, move_x, move_y = torch.rand(5, batch, generator=rng) * 2 - 1
+    angle = angle * math.radians(rotate)
+    rows = [
+        (angle.cos() * (stretch_x * zoom).exp(), -angle.sin(), move_x * 2 * shift / width),
+        (angle.sin(), angle.cos() * (stretch_y * zoom).exp(), move_y * 2 * shift / height),
+    ]
+    maps = torch.stack([torch.stack(row, -1) for row in rows], 1)  # (B, 2, 3): from the new image into the old one
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -87,11 +99,13 @@ class Digits:
     """
 
     name: ClassVar[str] = "digits"
-    shift: int = 0  # augmentation: largest random shift in pixels
     split_seed: int = 0
+    shift: float = 0.0  # of the training images, as the next two: see random_affine
+    rotate: float = 0.0
+    zoom: float = 0.0
 
     def load(self) -> dict[str, Split]:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
         from sklearn.model_selection import train_test_split
 
         pixels, labels = load_digits(return_X_y=True)
@@ -100,11 +114,13 @@ class Digits:
         train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
         images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
         targets = torch.from_numpy(labels).long()
-        parts = {"train": train, "validation": validation, "test": test}
-        return {
-            part: TensorSplit(images[index], targets[index], num_classes=10, shift=self.shift if part == "train" else 0)
-            for part, index in parts.items()
+        splits = {
+            part: TensorSplit(images[index], targets[index], num_classes=10)
+            for part, index in {"train": train, "validation": validation, "test": test}.items()
         }
+        if self.shift or self.rotate or self.zoom:
+            splits["train"].augment = {"shift": self.shift, "rotate": self.rotate, "zoom": self.zoom}
+        return splits
 
 
 class FolderSplit:
@@ -163,7 +179,7 @@ class ImageFolder:
     def load(self) -> dict[str, Split]:
         root = Path(self.root)
         names = {"train": "train", "validation": "val" if (root / "val").is_dir() else "validation", "test": "test"}
-        classes = sorted(folder.name for folder in (root / "train").glob("*/"))
+        classes = sorted(folder.name for folder in (root / "train").glob("*") if folder.is_dir())
         if not classes or not (root / names["validation"]).is_dir():
             raise FileNotFoundError(f"data.root {self.root!r} must hold train/<class>/ and validation/<class>/ folders")
         class_map = {name: index for index, name in enumerate(classes)}
@@ -172,6 +188,9 @@ class ImageFolder:
         splits: dict[str, Split] = {}
         for part, folder in names.items():
             if (root / folder).is_dir():
+                unknown = {path.name for path in (root / folder).glob("*") if path.is_dir()} - set(classes)
+                if unknown:
+                    raise ValueError(f"{root / folder} has classes that {root / 'train'} has not: {sorted(unknown)}")
                 dataset = create_dataset("", str(root / folder), search_split=False, class_map=class_map)
                 options = {"is_training": True} | augment if part == "train" else {"crop_pct": self.crop_pct}
                 dataset.transform = create_transform(self.img_size, **shared, **options)
@@ -237,4 +256,5 @@ class EvaluationBatches(Dataset):
 
 def loader(batches: Dataset, numbers: range) -> DataLoader:
     """The batches of these numbers, fetched ahead by the data set's worker processes, or by this one if it has none."""
-    return DataLoader(batches, batch_size=None, sampler=numbers, num_workers=batches.split.workers)
+    pin = torch.cuda.is_available()  # what makes the copy to a GPU run beside its work
+    return DataLoader(batches, batch_size=None, sampler=numbers, num_workers=batches.split.workers, pin_memory=pin)

@@ -24,6 +24,7 @@ class Glu(nn.Module):
     Shape: ``(*, dim) -> (*, dim)``.
 
     Example:
+        >>> import torch
         >>> Glu(12, act="gelu")(torch.randn(2, 5, 12)).shape
         torch.Size([2, 5, 12])
 

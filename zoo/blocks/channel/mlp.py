@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from zoo.blocks.kernels.linear_gelu import linear_act
 from zoo.blocks.linear import Linear
 from zoo.blocks.register import register
 from zoo.slots import build_act
@@ -21,6 +22,7 @@ class Mlp(nn.Module):
     Shape: ``(*, dim) -> (*, dim)``.
 
     Example:
+        >>> import torch
         >>> Mlp(8, ratio=2)(torch.randn(2, 3, 3, 8)).shape
         torch.Size([2, 3, 3, 8])
 
@@ -44,7 +46,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
+        x = linear_act(x, self.fc1.weight, self.fc1.bias, self.act)
         if self.drop is None:
             return self.fc2(x)
         return self.drop(self.fc2(self.drop(x)))

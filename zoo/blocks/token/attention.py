@@ -1,10 +1,13 @@
 """Multi-head self-attention over all positions."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.linear import Linear
 from zoo.blocks.register import register
+
+PLAIN_LIMIT = 1024  # positions
 
 
 @register("token_mixer", "attention")
@@ -49,10 +52,28 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(drop) if drop > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        # Split before the heads are told apart: the backward pass then joins three tensors in one copy.
-        q, k, v = (
-            t.flatten(1, -2).unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
-        y = self.proj(y.transpose(1, 2).reshape(x.shape))
+        drop = self.attn_drop if self.training else 0.0
+        y = self.proj(attend(self.qkv(x).flatten(1, -2), self.heads, drop).view(x.shape))
         return y if self.drop is None else self.drop(y)
+
+
+def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
+    """Attention of packed queries, keys and values: fused, or where that is slower as two matrix products.
+
+    On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of ImageNet's
+    lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305. In fp32 it
+    wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
+
+    Shape: ``(B, N, 3 * heads * D) -> (B, N, heads * D)``.
+    """
+    batch, tokens, width = qkv.shape
+    if qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16 and tokens <= PLAIN_LIMIT:
+        q, k, v = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, -1).unbind(0)
+        # A product scaled in the same pass; what beta = 0 multiplies is not read.
+        scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+        y = torch.bmm(F.dropout(scores.softmax(-1), drop), v).unflatten(0, (batch, heads))
+    else:
+        # Split before the heads are told apart: the backward pass then joins three tensors in one copy.
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+    return y.transpose(1, 2).reshape(batch, tokens, width // 3)

@@ -17,6 +17,7 @@ class Pool(nn.Module):
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size.
 
     Example:
+        >>> import torch
         >>> Pool(4)(torch.ones(1, 5, 5, 4)).abs().max()  # a constant has no difference from its mean
         tensor(0.)
 

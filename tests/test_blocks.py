@@ -1,0 +1,159 @@
+"""What each block computes, against a plain spelling of it, and each fast path against its plain twin."""
+
+import pytest
+import torch
+from conftest import relative_error
+from torch import nn
+from torch.nn import functional as F
+
+import zoo
+from zoo.blocks.channel.glu import Glu
+from zoo.blocks.channel.mlp import Mlp
+from zoo.blocks.kernels import linear_gelu
+from zoo.blocks.linear import INITS, Linear, TokenLinear
+from zoo.blocks.token import attention
+from zoo.blocks.token.pool import Pool
+
+
+def test_token_linear_is_transpose_linear_transpose():
+    layer, x = TokenLinear(5, 7), torch.randn(3, 5, 4)
+    expected = F.linear(x.transpose(1, 2), layer.weight, layer.bias).transpose(1, 2)
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("act, function", [
+    ("silu", F.silu), ("gelu", F.gelu), ("relu", F.relu), ("sigmoid", torch.sigmoid), ("none", lambda x: x),
+])
+@pytest.mark.parametrize("gate_last", [False, True])
+def test_glu_variants(act, function, gate_last):
+    layer, x = Glu(8, hidden=5, act=act, gate_last=gate_last), torch.randn(2, 3, 8)
+    a, b = layer.fc1(x).chunk(2, -1)
+    hidden = a * function(b) if gate_last else function(a) * b
+    assert torch.allclose(layer(x), layer.fc2(hidden), atol=1e-6)
+
+
+def test_glu_has_the_parameters_of_mlp():
+    count = lambda slot: sum(p.numel() for p in zoo.create_block("channel_mixer", slot, dim=768).parameters())
+    assert count("glu(bias=False)") == pytest.approx(count("mlp(ratio=4, bias=False)"), rel=1e-3)
+
+
+def test_open_gates_start_open():
+    layer = Glu(64, open_gate=True)
+    value, gate = layer.fc1(torch.randn(10, 64)).chunk(2, -1)
+    assert torch.allclose(value, torch.ones(1), atol=1e-3) and gate.std() > 0.01  # the gate is the first half
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4), (2, 6, 5, 4)])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_pool_is_the_mean_of_the_neighbours_that_exist(shape, size):
+    x = torch.randn(shape)
+    y = Pool(4, size=size, subtract=False)(x)
+    r = size // 2
+    for place in [(0,) * (len(shape) - 2), (2,) * (len(shape) - 2), (5, 4)[: len(shape) - 2]]:
+        window = x[(slice(None), *(slice(max(0, p - r), p + r + 1) for p in place))]
+        assert torch.allclose(y[(slice(None), *place)], window.flatten(1, -2).mean(1), atol=1e-6)
+    assert torch.allclose(Pool(4, size=size)(x), y - x, atol=1e-6)
+
+
+# --- Fast paths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [5, 197])
+def test_the_two_forms_of_attention_agree(tokens, monkeypatch):
+    """bf16 on the CPU takes two matrix products; in float64 precision both forms are the same function."""
+    x = torch.randn(2, tokens, 3 * 32)
+    exact = attention.attend(x.double(), 4)
+    plain = attention.attend(x.bfloat16(), 4)
+    monkeypatch.setattr(attention, "PLAIN_LIMIT", 0)
+    fused = attention.attend(x.bfloat16(), 4)
+    assert relative_error(plain.double(), exact) < 1.5 * relative_error(fused.double(), exact) + 0.01
+    assert relative_error(attention.attend(x, 4).double(), exact) < 1e-5
+
+
+def test_both_forms_of_attention_have_the_same_gradients(monkeypatch):
+    x = torch.randn(2, 50, 3 * 32).bfloat16().requires_grad_()
+    grads = []
+    for limit in (1024, 0):
+        monkeypatch.setattr(attention, "PLAIN_LIMIT", limit)
+        grads.append(torch.autograd.grad(attention.attend(x, 4).float().square().sum(), x)[0].float())
+    assert relative_error(grads[0], grads[1]) < 0.03
+
+
+def test_attention_dropout_drops_weights_in_both_forms(monkeypatch):
+    x = torch.randn(2, 20, 3 * 32).bfloat16()
+    for limit in (1024, 0):
+        monkeypatch.setattr(attention, "PLAIN_LIMIT", limit)
+        kept = torch.stack([attention.attend(x, 4, 0.5).float() for _ in range(300)]).mean(0)
+        assert relative_error(kept, attention.attend(x, 4).float()) < 0.25  # right on average
+        assert not torch.equal(attention.attend(x, 4, 0.5), attention.attend(x, 4, 0.5))
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_gelu_in_one_pass_is_the_plain_form(approximate, dtype, bias):
+    x, act = torch.randn(2, 3, 5, 16, dtype=dtype), nn.GELU(approximate)
+    layer = nn.Linear(16, 24, bias, dtype=dtype)
+    expected = act(F.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double()))
+    with torch.no_grad():
+        found = linear_gelu.linear_act(x, layer.weight, layer.bias, act)
+    assert found.shape == (2, 3, 5, 24) and found.dtype is dtype
+    assert relative_error(found.double(), expected) < (1e-5 if dtype is torch.float32 else 0.02)
+
+
+def test_linear_gelu_steps_aside_wherever_something_watches():
+    x, layer, act = torch.randn(4, 16), nn.Linear(16, 24), nn.GELU()
+    call = lambda x: linear_gelu.linear_act(x, layer.weight, layer.bias, act)
+    assert call(x).grad_fn is not None
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert call(x).dtype is torch.bfloat16
+        plain = act(layer(x))
+        assert torch.allclose(torch.vmap(call)(x), plain, atol=1e-5)
+        assert torch.allclose(torch.compile(call, backend="aot_eager", fullgraph=True)(x), plain, atol=1e-5)
+        assert call(x[:0]).shape == (0, 24)
+
+
+def test_train_and_eval_forward_agree():
+    """The fast path of inference gives what the path with gradients gives."""
+    layer, x = Mlp(16), torch.randn(3, 16)
+    with torch.no_grad():
+        fast = layer(x)
+    assert torch.allclose(fast, layer(x), atol=1e-6)
+
+
+# --- Initialisation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme, std", [
+    ("trunc_normal", 0.02), ("xavier", (2 / (400 + 200)) ** 0.5), ("lecun", 400**-0.5), ("zeros", 0.0), ("torch", (1 / 3 / 400) ** 0.5),
+    ("open_gate", 1e-6),
+])
+def test_initialisation_schemes(scheme, std):
+    layer = Linear(400, 200, init=scheme)
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+    layer.weight.data.fill_(7)
+    layer.reset_parameters()
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert set(INITS) == {"trunc_normal", "xavier", "lecun", "zeros", "torch", "open_gate"}
+
+
+def test_packed_projections_are_initialised_matrix_by_matrix():
+    """Xavier's bound of a fused query-key-value weight is that of each of the three."""
+    layer = zoo.create_block("token_mixer", "attention(init='xavier')", dim=128)
+    bound = (6 / (128 + 128)) ** 0.5
+    assert 0.95 * bound < layer.qkv.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("name, head_std, block_std", [
+    ("mixer_s16_224", 0.0, 512**-0.5), ("resmlp_12_224", 0.02, 0.02), ("deit_tiny_patch16_224", 0.02, 0.02),
+    ("gmlp_ti16_224", 0.0, None), ("vit_tiny_patch16_224", 0.0, (2 / (192 + 768)) ** 0.5),
+])
+def test_models_start_as_published(name, head_std, block_std):
+    model = zoo.create_model(name, depth=1)
+    assert model.head.weight.std().item() == pytest.approx(head_std, rel=0.05)
+    if block_std is not None:
+        assert model.blocks[0].channel_mixer.fc1.weight.std().item() == pytest.approx(block_std, rel=0.05)
+    else:
+        gate = model.blocks[0].token_mixer.gate
+        assert torch.equal(gate.bias, torch.ones(196)) and gate.weight.abs().max() < 1e-5

@@ -1,0 +1,52 @@
+"""The denoising pair: two recipes that differ in the model alone, of equal parameters, and that learn."""
+
+import json
+
+import pytest
+
+pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
+
+import zoo
+from recipes import compare_denoise
+from zoo.training import Trainer, load_recipe
+from zoo.training.config import differences
+
+HOURGLASS, CONVENTIONAL = compare_denoise.RECIPES.values()
+
+
+def test_the_pair_differs_in_the_model_alone():
+    changed = differences(load_recipe(HOURGLASS), load_recipe(CONVENTIONAL))
+    assert changed and all(line.startswith("model.") for line in changed)
+
+
+def test_the_budgets_are_equal_and_each_skip_is_of_its_own_kind():
+    models = [zoo.create_model(recipe.model.name, **recipe.model.kwargs) for recipe in map(load_recipe, (HOURGLASS, CONVENTIONAL))]
+    hourglass, conventional = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert abs(hourglass / conventional - 1) < 0.02
+    pixels = 64
+    for model, is_hourglass in zip(models, (True, False), strict=True):
+        for block in model.blocks:
+            hidden, skip = block.channel_mixer.fc1.weight.shape
+            assert (skip > pixels and hidden < skip) if is_hourglass else (skip == pixels and hidden > skip)
+
+
+@pytest.mark.parametrize("path", compare_denoise.RECIPES.values(), ids=compare_denoise.RECIPES)
+def test_twenty_steps_lower_the_loss(path, tmp_path):
+    overrides = ["train.duration=20st", "train.log_every=1st", "schedule.warmup=5st"]
+    Trainer(load_recipe(path, overrides), tmp_path / "run").fit()
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines())
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 20
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_comparison_tabulates_what_it_ran(tmp_path, capsys):
+    arguments = ["train.duration=2st", "schedule.warmup=1st", "--output", str(tmp_path), "--json", str(tmp_path / "rows.json")]
+    compare_denoise.main(arguments)
+    rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
+    assert [row["model"] for row in rows] == ["noisy input", *compare_denoise.RECIPES]
+    assert all(len(row["psnr"]) == len(compare_denoise.SEEDS) for row in rows)
+    # Noise of 0.25 alone is 12.04 dB; clamping to [0, 1] removes what of it leaves the range, half where a pixel is 0 or 1.
+    assert 13.5 < rows[0]["psnr"][0] < 15
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| hourglass -")]
+    assert float(table[0][2]) == pytest.approx(rows[1]["psnr"][0] - rows[2]["psnr"][0], abs=5e-4)
