@@ -22,6 +22,7 @@ from zoo.weights import Rule, fetch_state_dict, load_weights, read_state_dict
 
 SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem")
 SOURCES = ("local-dir", "hf-hub")
+FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def assemble(
         load: Gives the state dict and its source's name, or None for no weights.
         where: A prefix of error messages, such as the name of a configuration file.
     """
-    check_arguments(family.model, {k: v for k, v in overrides.items() if k not in ("features_only", "out_indices")}, arch)
+    check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
     check_arguments(family.model, arguments, arch, where)
     names = {"first_conv": "stem.proj", "classifier": "head", **family.cfg}  # zoo's own names, for timm's tools
     cfg = dataclasses.replace(cfg, architecture=arch, **names)

@@ -26,17 +26,17 @@ HOURGLASS = dict(stem="lift(kind='random', seed=0)", dim=3136, channel_mixer="ho
 CONVENTIONAL = dict(stem="lift(kind='none')", dim=784, channel_mixer="mlp(ratio=2)")
 
 VARIANTS = {
-    "hourglass_mlp_tiny": dict(HOURGLASS, depth=2),
-    "hourglass_mlp_small": dict(HOURGLASS, depth=4),
-    "hourglass_mlp_base": dict(HOURGLASS, depth=8),
-    "conventional_mlp_tiny": dict(CONVENTIONAL, depth=2),
-    "conventional_mlp_small": dict(CONVENTIONAL, depth=4),
-    "conventional_mlp_base": dict(CONVENTIONAL, depth=8),
+    "hourglass_mlp_tiny": dict(HOURGLASS, depth=3),
+    "hourglass_mlp_small": dict(HOURGLASS, depth=6),
+    "hourglass_mlp_base": dict(HOURGLASS, depth=12),
+    "conventional_mlp_tiny": dict(CONVENTIONAL, depth=3),
+    "conventional_mlp_small": dict(CONVENTIONAL, depth=6),
+    "conventional_mlp_base": dict(CONVENTIONAL, depth=12),
     "hourglass_test": dict(HOURGLASS, img_size=8, dim=128, depth=3),
     "conventional_test": dict(CONVENTIONAL, img_size=8, dim=64, depth=3),
 }
 
-CFG = dict(mean=(0.0,), std=(1.0,), crop_pct=1.0, first_conv=None)
+CFG = dict(mean=(0.0,), std=(1.0,), crop_pct=1.0, first_conv=())
 
 PUBLISHED = {}
 
