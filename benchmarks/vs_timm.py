@@ -1,11 +1,13 @@
 """Images per second of zoo over timm, with the same weights: `python benchmarks/vs_timm.py` prints a Markdown table.
 
-How it is measured. Both models stand in one process and take turns on the same batch: one call of timm's, one of zoo's, the
-next round in the other order. A round's ratio is timm's time over zoo's, and the figure is the median over the rounds, with
-the quartiles behind it. Machine noise hits both of a pair alike; times alone mean little on a shared machine and are printed
-for orientation only. Before the clock starts the outputs are compared, so that what is timed is the same function.
+How it is measured. Both models stand in one process and take turns on the same batch: one call of timm's, one of
+zoo's, the next round in the other order. A round's ratio is timm's time over zoo's, and the figure is the median over
+the rounds, with the quartiles behind it. Machine noise hits both of a pair alike; times alone mean little on a shared
+machine and are printed for orientation only. Before the clock starts the outputs are compared, so that what is timed
+is the same function.
 
-A training step is forward, cross-entropy, backward and zero_grad; bf16 is the whole model in bfloat16, eval in inference mode.
+A training step is forward, cross-entropy, backward and zero_grad; bf16 is the whole model in bfloat16, eval in
+inference mode.
 """
 
 import argparse
@@ -20,7 +22,12 @@ from torch.nn import functional as F
 import zoo
 
 MODELS = (
-    "mixer_s16_224", "gmixer_12_224", "resmlp_12_224", "gmlp_s16_224", "vit_small_patch16_224", "deit_tiny_patch16_224",
+    "mixer_s16_224",
+    "gmixer_12_224",
+    "resmlp_12_224",
+    "gmlp_s16_224",
+    "vit_small_patch16_224",
+    "deit_tiny_patch16_224",
 )
 
 
@@ -81,8 +88,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}, {args.threads} threads, "
-          f"batch {args.batch}, {args.rounds} rounds\n")
+    print(
+        f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}, "
+        f"{args.threads} threads, batch {args.batch}, {args.rounds} rounds\n"
+    )
     print("| model | mode | precision | zoo / timm | quartiles | zoo images/s |")
     print("|---|---|---|---|---|---|")
     for name in args.models:
@@ -90,8 +99,11 @@ def main() -> None:
             for dtype in (torch.float32, torch.bfloat16):
                 ratios, seconds = compare(name, dtype, train, args.batch, args.rounds)
                 low, middle, high = statistics.quantiles(ratios, n=4)
-                print(f"| {name} | {'train' if train else 'eval'} | {'fp32' if dtype is torch.float32 else 'bf16'} "
-                      f"| {middle:.2f} | {low:.2f} – {high:.2f} | {args.batch / seconds:.1f} |", flush=True)
+                print(
+                    f"| {name} | {'train' if train else 'eval'} | {'fp32' if dtype is torch.float32 else 'bf16'} "
+                    f"| {middle:.2f} | {low:.2f} – {high:.2f} | {args.batch / seconds:.1f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

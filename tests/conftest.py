@@ -16,8 +16,11 @@ sys.path.insert(0, str(ROOT))  # for `recipes` and `benchmarks`, which are not i
 ALL_VARIANTS = zoo.list_models(include_tests=True)
 FULL_VARIANTS = zoo.list_models()
 TEST_VARIANTS = [name for name in ALL_VARIANTS if name.endswith("_test")]
-TIMM_VARIANTS = [name for name in FULL_VARIANTS if timm.is_model(name) and not timm.models.model_entrypoint(
-    name).__module__.startswith("zoo.")]
+TIMM_VARIANTS = [
+    name
+    for name in FULL_VARIANTS
+    if timm.is_model(name) and not timm.models.model_entrypoint(name).__module__.startswith("zoo.")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def seeded():
 
 
 def randomised(model: torch.nn.Module, std: float = 0.05) -> torch.nn.Module:
-    """The model with noise on every parameter and plausible values in every buffer: zero heads would hide differences."""
+    """The model in eval mode with noise on every parameter: heads of zeros would hide differences."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=std)

@@ -21,9 +21,16 @@ def test_token_linear_is_transpose_linear_transpose():
     assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("act, function", [
-    ("silu", F.silu), ("gelu", F.gelu), ("relu", F.relu), ("sigmoid", torch.sigmoid), ("none", lambda x: x),
-])
+@pytest.mark.parametrize(
+    "act, function",
+    [
+        ("silu", F.silu),
+        ("gelu", F.gelu),
+        ("relu", F.relu),
+        ("sigmoid", torch.sigmoid),
+        ("none", lambda x: x),
+    ],
+)
 @pytest.mark.parametrize("gate_last", [False, True])
 def test_glu_variants(act, function, gate_last):
     layer, x = Glu(8, hidden=5, act=act, gate_last=gate_last), torch.randn(2, 3, 8)
@@ -55,7 +62,7 @@ def test_pool_is_the_mean_of_the_neighbours_that_exist(shape, size):
     assert torch.allclose(Pool(4, size=size)(x), y - x, atol=1e-6)
 
 
-# --- Fast paths -----------------------------------------------------------------------------------------------------------
+# --- Fast paths -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tokens", [5, 197])
@@ -122,13 +129,20 @@ def test_train_and_eval_forward_agree():
     assert torch.allclose(fast, layer(x), atol=1e-6)
 
 
-# --- Initialisation -------------------------------------------------------------------------------------------------------
+# --- Initialisation ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme, std", [
-    ("trunc_normal", 0.02), ("xavier", (2 / (400 + 200)) ** 0.5), ("lecun", 400**-0.5), ("zeros", 0.0), ("torch", (1 / 3 / 400) ** 0.5),
-    ("open_gate", 1e-6),
-])
+@pytest.mark.parametrize(
+    "scheme, std",
+    [
+        ("trunc_normal", 0.02),
+        ("xavier", (2 / (400 + 200)) ** 0.5),
+        ("lecun", 400**-0.5),
+        ("zeros", 0.0),
+        ("torch", (1 / 3 / 400) ** 0.5),
+        ("open_gate", 1e-6),
+    ],
+)
 def test_initialisation_schemes(scheme, std):
     layer = Linear(400, 200, init=scheme)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
@@ -145,10 +159,16 @@ def test_packed_projections_are_initialised_matrix_by_matrix():
     assert 0.95 * bound < layer.qkv.weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("name, head_std, block_std", [
-    ("mixer_s16_224", 0.0, 512**-0.5), ("resmlp_12_224", 0.02, 0.02), ("deit_tiny_patch16_224", 0.02, 0.02),
-    ("gmlp_ti16_224", 0.0, None), ("vit_tiny_patch16_224", 0.0, (2 / (192 + 768)) ** 0.5),
-])
+@pytest.mark.parametrize(
+    "name, head_std, block_std",
+    [
+        ("mixer_s16_224", 0.0, 512**-0.5),
+        ("resmlp_12_224", 0.02, 0.02),
+        ("deit_tiny_patch16_224", 0.02, 0.02),
+        ("gmlp_ti16_224", 0.0, None),
+        ("vit_tiny_patch16_224", 0.0, (2 / (192 + 768)) ** 0.5),
+    ],
+)
 def test_models_start_as_published(name, head_std, block_std):
     model = zoo.create_model(name, depth=1)
     assert model.head.weight.std().item() == pytest.approx(head_std, rel=0.05)

@@ -10,8 +10,21 @@ ROWS = {name: row for family in families().values() for name, row in family.publ
 
 # Element-wise work, reductions and pooling: no products, or products of norms and gates, which no published count has.
 WITHOUT_MACS = {
-    "add", "add_", "addcmul", "adaptive_avg_pool2d", "avg_pool2d", "div", "gelu", "layer_norm", "mean", "mul", "relu", "rsub",
-    "silu", "softmax", "sub",
+    "add",
+    "add_",
+    "addcmul",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "div",
+    "gelu",
+    "layer_norm",
+    "mean",
+    "mul",
+    "relu",
+    "rsub",
+    "silu",
+    "softmax",
+    "sub",
 }
 
 
@@ -28,7 +41,9 @@ def test_parameters_and_macs_are_the_published(name):
 
 
 def test_every_timm_named_variant_has_published_figures():
-    assert {n.split(".")[0] for n in ROWS} >= {n for n in FULL_VARIANTS if not n.startswith(("hourglass", "conventional"))}
+    assert {n.split(".")[0] for n in ROWS} >= {
+        n for n in FULL_VARIANTS if not n.startswith(("hourglass", "conventional"))
+    }
 
 
 def test_attention_is_counted():
@@ -55,9 +70,13 @@ def test_count_by_hand():
     assert report.active_params == report.params == sum(p.numel() for p in zoo.create_model("gmlp_test").parameters())
 
 
-@pytest.mark.parametrize("slots", [
-    dict(token_mixer="pool", channel_mixer="hourglass"), dict(token_mixer="attention(heads=2)", channel_mixer="glu"),
-])
+@pytest.mark.parametrize(
+    "slots",
+    [
+        dict(token_mixer="pool", channel_mixer="hourglass"),
+        dict(token_mixer="attention(heads=2)", channel_mixer="glu"),
+    ],
+)
 def test_recombined_models_are_counted(slots):
     dim, tokens = 32, 16
     report = zoo.count_flops(zoo.create_model("mixer_test", **slots))

@@ -51,7 +51,9 @@ PRODUCTS = {
     "addbmm": (torch.addbmm, [(3, 2), (4, 3, 5), (4, 5, 2)], 120),
     "baddbmm": (torch.baddbmm, [(4, 3, 2), (4, 3, 5), (4, 5, 2)], 120),
     "token linear": (
-        lambda b, w, x: torch.baddbmm(b, w.expand(4, -1, -1), x), [(6, 1), (6, 9), (4, 9, 8)], 4 * 6 * 9 * 8,
+        lambda b, w, x: torch.baddbmm(b, w.expand(4, -1, -1), x),
+        [(6, 1), (6, 9), (4, 9, 8)],
+        4 * 6 * 9 * 8,
     ),
     "tensordot": (lambda a, b: torch.tensordot(a, b, dims=([1, 2], [0, 1])), [(2, 3, 5), (3, 5, 7)], 2 * 15 * 7),
     "linear": (F.linear, [(2, 3, 4, 5), (7, 5), (7,)], 2 * 3 * 4 * 5 * 7),
@@ -349,7 +351,9 @@ def test_an_input_that_does_not_fit_is_named():
 
 def test_the_table():
     model = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 10))
-    assert str(count_flops(model, (3, 32, 32))) == """\
+    assert (
+        str(count_flops(model, (3, 32, 32)))
+        == """\
 11.03 k parameters, 59.39 k MACs (118.78 k FLOPs) a sample, input 1 x 3 x 32 x 32
 
 module       parameters     MACs   share
@@ -362,6 +366,7 @@ convolution              49.15 k   82.8%
 linear                   10.24 k   17.2%
 
 Not counted as MACs (operator and calls): relu 1"""
+    )
 
 
 def test_the_table_goes_as_deep_as_asked():
@@ -496,9 +501,14 @@ def test_a_compiled_model_counts_as_the_model_inside():
 @pytest.mark.parametrize(
     ("name", "published"),
     [
-        ("vit_small_patch16_224", 4.61e9), ("deit_tiny_patch16_224", 1.26e9), ("mixer_s16_224", 3.79e9),
-        ("gmlp_s16_224", 4.42e9), ("resmlp_12_224", 3.01e9), ("swin_tiny_patch4_window7_224", 4.5e9),
-        ("convnext_atto", 0.55e9), ("poolformer_s12", 1.82e9),
+        ("vit_small_patch16_224", 4.61e9),
+        ("deit_tiny_patch16_224", 1.26e9),
+        ("mixer_s16_224", 3.79e9),
+        ("gmlp_s16_224", 4.42e9),
+        ("resmlp_12_224", 3.01e9),
+        ("swin_tiny_patch4_window7_224", 4.5e9),
+        ("convnext_atto", 0.55e9),
+        ("poolformer_s12", 1.82e9),
     ],
 )
 def test_timm_models_against_published_figures_and_torchs_own_counter(name, published):

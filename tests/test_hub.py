@@ -74,20 +74,32 @@ def edit(folder: Path, change) -> None:
     path.write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda c: c.update(architecture="vit_tiny_patch16"), r"config.json: model 'vit_tiny_patch16' is unknown; did you mean"),
-    (lambda c: c["model_args"].update(depht=3), r"config.json: vit_test has no argument 'depht'; did you mean 'depth'"),
-    (lambda c: c["model_args"].update(depth="3"), r"config.json: vit_test: depth is '3'"),
-    (lambda c: c["model_args"].update(num_classes=-3), r"num_classes is -3"),
-    (lambda c: c["model_args"].update(channel_mixer="glu(ratoi=2)"), r"no option 'ratoi'; did you mean 'ratio'"),
-    (lambda c: c["model_args"].update(img_size=[30, 30]), r"whole number of 8 x 8 patches"),
-    (lambda c: c.update(extra=1), r"config.json: key 'extra' is unknown"),
-    (lambda c: c.pop("weights"), r"config.json has no key 'weights'"),
-    (lambda c: c.update(model_args=[]), r"model_args is \[\]; it must be a dict"),
-    (lambda c: c.update(weights="../other.safetensors"), r"must be the name of a .safetensors file in the same folder"),
-    (lambda c: c.update(weights="gone.safetensors"), r"there is no weight file .*gone.safetensors"),
-    (lambda c: c["pretrained_cfg"].update(maen=1), r"pretrained_cfg has no key 'maen'; did you mean 'mean'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda c: c.update(architecture="vit_tiny_patch16"),
+            r"config.json: model 'vit_tiny_patch16' is unknown; did you mean",
+        ),
+        (
+            lambda c: c["model_args"].update(depht=3),
+            r"config.json: vit_test has no argument 'depht'; did you mean 'depth'",
+        ),
+        (lambda c: c["model_args"].update(depth="3"), r"config.json: vit_test: depth is '3'"),
+        (lambda c: c["model_args"].update(num_classes=-3), r"num_classes is -3"),
+        (lambda c: c["model_args"].update(channel_mixer="glu(ratoi=2)"), r"no option 'ratoi'; did you mean 'ratio'"),
+        (lambda c: c["model_args"].update(img_size=[30, 30]), r"whole number of 8 x 8 patches"),
+        (lambda c: c.update(extra=1), r"config.json: key 'extra' is unknown"),
+        (lambda c: c.pop("weights"), r"config.json has no key 'weights'"),
+        (lambda c: c.update(model_args=[]), r"model_args is \[\]; it must be a dict"),
+        (
+            lambda c: c.update(weights="../other.safetensors"),
+            r"must be the name of a .safetensors file in the same folder",
+        ),
+        (lambda c: c.update(weights="gone.safetensors"), r"there is no weight file .*gone.safetensors"),
+        (lambda c: c["pretrained_cfg"].update(maen=1), r"pretrained_cfg has no key 'maen'; did you mean 'mean'"),
+    ],
+)
 def test_bad_configurations(saved, change, words):
     edit(saved[1], change)
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=words):
@@ -143,7 +155,9 @@ print("survived", calls)
 def test_a_killed_save_leaves_the_old_model_or_the_new_one(saved, instant):
     """The saving process is killed (SIGKILL) at the n-th of its operations on files; the folder still opens, whole."""
     old, folder = saved
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(instant)], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(instant)], capture_output=True, text=True
+    )
     model = zoo.create_model(f"local-dir:{folder}").eval()
     x = torch.randn(2, 3, 32, 32)
     if model.pretrained_cfg["architecture"] == "vit_test":
@@ -207,9 +221,16 @@ def test_pretrained_fetches_from_the_hub(tmp_path, timm_checkpoint):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", FETCH], capture_output=True, text=True, env=env, timeout=120)
+    env |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FETCH], capture_output=True, text=True, env=env, timeout=120
+    )
     server.shutdown()
     assert out.returncode == 0, out.stderr[-2000:] + str(asked)
     with torch.no_grad():
@@ -222,10 +243,16 @@ def test_a_url_is_fetched_too(tmp_path):
     model = randomised(zoo.create_model("mixer_test"))
     (tmp_path / "web").mkdir()
     save_file(model.state_dict(), tmp_path / "web" / "weights.safetensors")
-    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {
-        "log_message": lambda *a: None,
-        "__init__": lambda self, *a: http.server.SimpleHTTPRequestHandler.__init__(self, *a, directory=str(tmp_path / "web")),
-    })
+    handler = type(
+        "Quiet",
+        (http.server.SimpleHTTPRequestHandler,),
+        {
+            "log_message": lambda *a: None,
+            "__init__": lambda self, *a: http.server.SimpleHTTPRequestHandler.__init__(
+                self, *a, directory=str(tmp_path / "web")
+            ),
+        },
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     overlay = {"url": f"http://127.0.0.1:{server.server_port}/weights.safetensors"}

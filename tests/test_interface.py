@@ -65,7 +65,11 @@ def test_forward_intermediates(name, fmt):
     assert len(maps) == len(model.feature_info) >= 3
     height, width = (side // model.feature_info[0]["reduction"] for side in model.img_size)
     channels = model.feature_info[0]["num_chs"]
-    shape = {"NCHW": (2, channels, height, width), "NHWC": (2, height, width, channels), "NLC": (2, height * width, channels)}
+    shape = {
+        "NCHW": (2, channels, height, width),
+        "NHWC": (2, height, width, channels),
+        "NLC": (2, height * width, channels),
+    }
     assert all(m.shape == shape[fmt] for m in maps)
     prefix = model.num_prefix_tokens
     last = model.forward_intermediates(x, [-1], norm=True, output_fmt=fmt, intermediates_only=True)[0]
@@ -132,7 +136,9 @@ def test_groups_and_weight_decay(name):
     names = dict(model.named_parameters())
     assert free <= set(names)
     for parameter in names:
-        expected = parameter.endswith(("bias", "gamma", "alpha", "beta", "cls_token", "pos_embed")) or "norm" in parameter
+        expected = (
+            parameter.endswith(("bias", "gamma", "alpha", "beta", "cls_token", "pos_embed")) or "norm" in parameter
+        )
         assert (parameter in free) == expected, parameter
     optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
     optimizer.step()

@@ -6,7 +6,14 @@ from conftest import TIMM_VARIANTS, randomised, relative_error
 
 import zoo
 
-SMALL = ("mixer_s32_224", "gmixer_12_224", "resmlp_12_224", "gmlp_ti16_224", "vit_tiny_patch16_224", "deit_tiny_patch16_224")
+SMALL = (
+    "mixer_s32_224",
+    "gmixer_12_224",
+    "resmlp_12_224",
+    "gmlp_ti16_224",
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+)
 
 
 def check(name: str, timm_checkpoint, **kwargs) -> None:
@@ -49,7 +56,13 @@ def test_gradients_equal_timms(timm_checkpoint):
 def test_the_authors_own_layout_of_resmlp_loads_too(timm_checkpoint):
     """facebookresearch/deit's keys differ from timm's; both are the same model."""
     theirs, _ = timm_checkpoint("resmlp_12_224")
-    names = {"stem.": "patch_embed.", "linear_tokens.": "attn.", "mlp_channels.": "mlp.", ".ls1": ".gamma_1", ".ls2": ".gamma_2"}
+    names = {
+        "stem.": "patch_embed.",
+        "linear_tokens.": "attn.",
+        "mlp_channels.": "mlp.",
+        ".ls1": ".gamma_1",
+        ".ls2": ".gamma_2",
+    }
     state = {}
     for key, value in theirs.state_dict().items():
         for old, new in names.items():
@@ -66,9 +79,12 @@ def test_weights_for_other_channels_and_classes_are_adapted_as_timm_does(timm_ch
 
     theirs, path = timm_checkpoint("deit_tiny_patch16_224")
     overlay = {"file": str(path)}
-    ours = zoo.create_model("deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=0)
+    ours = zoo.create_model(
+        "deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=0
+    )
     reference = timm.create_model(
-        "deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=0).eval()
+        "deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=0
+    ).eval()
     x = torch.randn(2, 1, 224, 224)
     with torch.no_grad():
         assert relative_error(ours.eval()(x), reference(x)) < 1e-4

@@ -50,7 +50,10 @@ def test_the_image_reaches_a_class_token_through_any_mixer_but_none():
 
 def test_a_cycle_and_single_blocks(tmp_path):
     model = zoo.create_model(
-        "mixer_test", depth=4, token_mixer=["pool", "attention(heads=2)"], channel_mixer={"name": "mlp", "at": {-1: "glu", 0: "none"}},
+        "mixer_test",
+        depth=4,
+        token_mixer=["pool", "attention(heads=2)"],
+        channel_mixer={"name": "mlp", "at": {-1: "glu", 0: "none"}},
         norm=["layernorm", "rmsnorm"],
     )
     kinds = [type(b.token_mixer).__name__ for b in model.blocks]
@@ -61,14 +64,18 @@ def test_a_cycle_and_single_blocks(tmp_path):
 
 
 def test_options_of_a_slot_travel(tmp_path):
-    model = zoo.create_model("vit_test", channel_mixer="mlp(ratio=1.5, act='relu')", token_mixer={"name": "pool", "size": 5})
+    model = zoo.create_model(
+        "vit_test", channel_mixer="mlp(ratio=1.5, act='relu')", token_mixer={"name": "pool", "size": 5}
+    )
     zoo.save_pretrained(model, tmp_path)
     again = zoo.create_model(f"local-dir:{tmp_path}")
     assert again.blocks[0].channel_mixer.fc1.out_features == 48 and again.blocks[0].token_mixer.mixer.size == 5
 
 
 def test_dropouts_reach_the_mixers():
-    model = zoo.create_model("vit_test", drop_rate=0.1, pos_drop_rate=0.2, proj_drop_rate=0.3, attn_drop_rate=0.4).train()
+    model = zoo.create_model(
+        "vit_test", drop_rate=0.1, pos_drop_rate=0.2, proj_drop_rate=0.3, attn_drop_rate=0.4
+    ).train()
     assert model.head_drop.p == 0.1 and model.tokens.drop.p == 0.2
     assert model.blocks[0].token_mixer.drop.p == 0.3 and model.blocks[0].channel_mixer.drop.p == 0.3
     assert model.blocks[0].token_mixer.attn_drop == 0.4

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 from conftest import ALL_VARIANTS, TIMM_VARIANTS
-from zoo.registry import families
 
 import zoo
+from zoo.registry import families
 
 
 def test_the_families_of_this_release():
@@ -29,41 +29,54 @@ def test_list_models():
     assert zoo.list_models("no_such*") == []
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: zoo.create_model("mixer_s16_225"), r"'mixer_s16_225' is unknown; did you mean 'mixer_s16_224'\? Known:"),
-    (lambda: zoo.create_model("mixer_b16_224.goog_in22k"), r"no weights with the tag 'goog_in22k'; did you mean 'goog_in21k'"),
-    (lambda: zoo.create_model("mixer_test", depht=2), r"mixer_test has no argument 'depht'; did you mean 'depth'"),
-    (lambda: zoo.create_model("mixer_test", num_classes=-1), "num_classes is -1"),
-    (lambda: zoo.create_model("mixer_test", img_size=33), "33 x 33 is not a whole number of 8 x 8 patches"),
-    (lambda: zoo.create_model("mixer_test", img_size=(32, 0)), "img_size is .*positive integer or"),
-    (lambda: zoo.create_model("mixer_test", global_pool="token"), "needs a class token"),
-    (lambda: zoo.create_model("mixer_test", global_pool="mean"), "global_pool 'mean' is not one of"),
-    (lambda: zoo.create_model("mixer_test", depth=0), "depth is 0"),
-    (lambda: zoo.create_model("mixer_test", drop_path_rate=1.5), "drop_path_rate is 1.5"),
-    (lambda: zoo.create_model("mixer_test", drop_path_rule="cosine"), "drop_path_rule 'cosine'"),
-    (lambda: zoo.create_model("mixer_test", channel_mixer="mlpp"), "did you mean 'mlp'"),
-    (lambda: zoo.create_model("mixer_test", token_mixer=["pool"] * 9), "9 entries for 3 blocks"),
-    (lambda: zoo.create_model("mixer_test", pretrained=True), "no weights are published for mixer_test"),
-    (lambda: zoo.create_model("hub:me/model"), "model source 'hub' of 'hub:me/model' is unknown"),
-    (lambda: zoo.create_model("folder/model"), "write 'local-dir:folder/model'"),
-    (lambda: zoo.create_model("mixer_test", pretrained_cfg_overlay={"fiel": "x"}), "did you mean 'file'"),
-    (lambda: zoo.list_models(family="mixr"), "did you mean 'mixer'"),
-    (lambda: zoo.list_models(task="segmentation"), "task 'segmentation' is unknown"),
-    (lambda: zoo.model_info("mixer_b16_224.x"), "no weights with the tag 'x'"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda: zoo.create_model("mixer_s16_225"),
+            r"'mixer_s16_225' is unknown; did you mean 'mixer_s16_224'\? Known:",
+        ),
+        (
+            lambda: zoo.create_model("mixer_b16_224.goog_in22k"),
+            r"no weights with the tag 'goog_in22k'; did you mean 'goog_in21k'",
+        ),
+        (lambda: zoo.create_model("mixer_test", depht=2), r"mixer_test has no argument 'depht'; did you mean 'depth'"),
+        (lambda: zoo.create_model("mixer_test", num_classes=-1), "num_classes is -1"),
+        (lambda: zoo.create_model("mixer_test", img_size=33), "33 x 33 is not a whole number of 8 x 8 patches"),
+        (lambda: zoo.create_model("mixer_test", img_size=(32, 0)), "img_size is .*positive integer or"),
+        (lambda: zoo.create_model("mixer_test", global_pool="token"), "needs a class token"),
+        (lambda: zoo.create_model("mixer_test", global_pool="mean"), "global_pool 'mean' is not one of"),
+        (lambda: zoo.create_model("mixer_test", depth=0), "depth is 0"),
+        (lambda: zoo.create_model("mixer_test", drop_path_rate=1.5), "drop_path_rate is 1.5"),
+        (lambda: zoo.create_model("mixer_test", drop_path_rule="cosine"), "drop_path_rule 'cosine'"),
+        (lambda: zoo.create_model("mixer_test", channel_mixer="mlpp"), "did you mean 'mlp'"),
+        (lambda: zoo.create_model("mixer_test", token_mixer=["pool"] * 9), "9 entries for 3 blocks"),
+        (lambda: zoo.create_model("mixer_test", pretrained=True), "no weights are published for mixer_test"),
+        (lambda: zoo.create_model("hub:me/model"), "model source 'hub' of 'hub:me/model' is unknown"),
+        (lambda: zoo.create_model("folder/model"), "write 'local-dir:folder/model'"),
+        (lambda: zoo.create_model("mixer_test", pretrained_cfg_overlay={"fiel": "x"}), "did you mean 'file'"),
+        (lambda: zoo.list_models(family="mixr"), "did you mean 'mixer'"),
+        (lambda: zoo.list_models(task="segmentation"), "task 'segmentation' is unknown"),
+        (lambda: zoo.model_info("mixer_b16_224.x"), "no weights with the tag 'x'"),
+    ],
+)
 def test_unknown_names_are_told_the_nearest(call, words):
     with pytest.raises(ValueError, match=words):
         call()
 
 
-@pytest.mark.parametrize("arguments", [{"depth": "3"}, {"num_classes": 2.0}, {"class_token": 1}, {"layer_scale": "big"}])
+@pytest.mark.parametrize(
+    "arguments", [{"depth": "3"}, {"num_classes": 2.0}, {"class_token": 1}, {"layer_scale": "big"}]
+)
 def test_wrong_types_are_refused(arguments):
     with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
         zoo.create_model("mixer_test", **arguments)
 
 
 def test_every_field_of_a_variant_can_be_overridden():
-    model = zoo.create_model("gmlp_test", depth=2, dim=8, norm="rmsnorm", act="relu", layer_scale=0.1, drop_path_rate=0.2)
+    model = zoo.create_model(
+        "gmlp_test", depth=2, dim=8, norm="rmsnorm", act="relu", layer_scale=0.1, drop_path_rate=0.2
+    )
     assert len(model.blocks) == 2 and model.num_features == 8
     assert model.blocks[1].drop_path.drop_prob == 0.2
 
@@ -109,7 +122,8 @@ def test_published_tags_are_timms():
 
 
 def test_import_is_lazy():
-    code = "import sys, zoo; print([m for m in ('fvcore', 'sklearn', 'accelerate', 'zoo.hub', 'zoo.training') if m in sys.modules])"
+    lazy = ("fvcore", "sklearn", "accelerate", "zoo.hub", "zoo.training")
+    code = f"import sys, zoo; print([m for m in {lazy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

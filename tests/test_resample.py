@@ -13,7 +13,9 @@ MIXERS = ("token_mlp", "token_mlp(gated=True)", "resmlp_linear", "spatial_gate")
 def test_224_weights_in_a_256_model(timm_checkpoint):
     """mixer_s16_224 with img_size=256 loads 224 weights; everything but the token mixers stays as it was."""
     theirs, path = timm_checkpoint("mixer_s16_224")
-    model = zoo.create_model("mixer_s16_224", pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=256).eval()
+    model = zoo.create_model(
+        "mixer_s16_224", pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=256
+    ).eval()
     assert model.grid == (16, 16) and model(torch.randn(1, 3, 256, 256)).shape == (1, 1000)
     fc1, fc2 = model.blocks[0].token_mixer.fc1, model.blocks[0].token_mixer.fc2
     assert fc1.weight.shape == (256, 256) and fc2.weight.shape == (256, 256) and fc2.bias.shape == (256,)
@@ -24,7 +26,7 @@ def test_224_weights_in_a_256_model(timm_checkpoint):
 
 @pytest.mark.parametrize("slot", MIXERS)
 def test_a_smooth_input_is_mixed_alike_on_both_grids(slot):
-    """Weights that vary smoothly over the grid, as trained ones do, act on an enlarged smooth image almost as before."""
+    """Weights that vary smoothly over the grid, as trained ones do, act on an enlarged image almost as before."""
     mixer = zoo.create_block("token_mixer", slot, dim=8, grid=(8, 8))
     rows = torch.linspace(0, 3.14, 8)
     basis = torch.stack([torch.outer((i * rows).cos(), (j * rows).cos()).flatten() for i in range(3) for j in range(3)])
@@ -32,13 +34,18 @@ def test_a_smooth_input_is_mixed_alike_on_both_grids(slot):
         for layer in mixer.modules():
             if type(layer).__name__ == "TokenLinear":
                 inputs, outputs = layer.weight.shape[1] == 64, layer.weight.shape[0] == 64
-                smooth = torch.randn(9 if outputs else layer.weight.shape[0], 9 if inputs else layer.weight.shape[1]) / 30
+                smooth = (
+                    torch.randn(9 if outputs else layer.weight.shape[0], 9 if inputs else layer.weight.shape[1]) / 30
+                )
                 smooth = basis.t() @ smooth if outputs else smooth
                 layer.weight.copy_(smooth @ basis if inputs else smooth)
                 layer.bias.copy_(torch.randn(9) @ basis if outputs else torch.randn(layer.bias.shape))
+
     def resize(t, side):
         return torch.nn.functional.interpolate(
-            t.permute(0, 3, 1, 2), size=(side, side), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+            t.permute(0, 3, 1, 2), size=(side, side), mode="bicubic", antialias=True
+        ).permute(0, 2, 3, 1)
+
     x = resize(torch.randn(2, 3, 3, 8), 8)
     with torch.no_grad():
         expected = resize(mixer(x), 12)

@@ -11,23 +11,36 @@ from zoo.blocks.channel.mlp import Mlp
 from zoo.slots import Slot, build_block, dump_slots, parse_slot, resolve_slots
 
 
-@pytest.mark.parametrize("value, name, options", [
-    ("mlp", "mlp", {}),
-    (" mlp( ratio = 2.5 ) ", "mlp", {"ratio": 2.5}),
-    ("mlp(act='relu', bias=False)", "mlp", {"act": "relu", "bias": False}),
-    ({"name": "mlp", "ratio": 2}, "mlp", {"ratio": 2}),
-    (None, "none", {}),
-    ("None", "none", {}),
-])
+@pytest.mark.parametrize(
+    "value, name, options",
+    [
+        ("mlp", "mlp", {}),
+        (" mlp( ratio = 2.5 ) ", "mlp", {"ratio": 2.5}),
+        ("mlp(act='relu', bias=False)", "mlp", {"act": "relu", "bias": False}),
+        ({"name": "mlp", "ratio": 2}, "mlp", {"ratio": 2}),
+        (None, "none", {}),
+        ("None", "none", {}),
+    ],
+)
 def test_parse(value, name, options):
     slot = parse_slot(value)
     assert (slot.name, slot.options) == (name, options)
     assert parse_slot(str(slot)) == slot
 
 
-@pytest.mark.parametrize("text", [
-    "mlp(", "mlp(4)", "mlp(ratio=2)(3)", "a.b()", "mlp(ratio=__import__('os').getcwd())", "mlp(**{'ratio': 2})", "1 + 1", "",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mlp(",
+        "mlp(4)",
+        "mlp(ratio=2)(3)",
+        "a.b()",
+        "mlp(ratio=__import__('os').getcwd())",
+        "mlp(**{'ratio': 2})",
+        "1 + 1",
+        "",
+    ],
+)
 def test_parse_refuses_what_is_no_literal_call(text):
     with pytest.raises(ValueError, match="not of the form name or name"):
         parse_slot(text)
@@ -39,12 +52,15 @@ def test_cycle_and_at():
     assert [str(s) for s in resolve_slots(mixed, 3)] == ["glu", "mlp", "mlp(ratio=2)"]
 
 
-@pytest.mark.parametrize("value, words", [
-    ([], "0 entries for 3 blocks"),
-    (["a"] * 4, "4 entries for 3 blocks"),
-    ({"name": "mlp", "at": {3: "glu"}}, "outside the model's 3 blocks"),
-    ({"at": {0: "glu"}}, 'add "name"'),
-])
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ([], "0 entries for 3 blocks"),
+        (["a"] * 4, "4 entries for 3 blocks"),
+        ({"name": "mlp", "at": {3: "glu"}}, "outside the model's 3 blocks"),
+        ({"at": {0: "glu"}}, 'add "name"'),
+    ],
+)
 def test_resolve_errors(value, words):
     with pytest.raises(ValueError, match=words):
         resolve_slots(value, 3, "channel_mixer")
@@ -56,21 +72,30 @@ def test_dump_is_the_inverse_of_resolve():
         assert resolve_slots(dump_slots(slots), 4) == slots
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: zoo.create_block("channel_mixer", "mpl", dim=8), r"'mpl' is unknown; did you mean 'mlp'\? Known: .*glu"),
-    (lambda: zoo.create_block("channel_mixer", "mlp(ration=2)", dim=8), r"no option 'ration'; did you mean 'ratio'\? Options: act"),
-    (lambda: zoo.create_block("channel_mixer", "mlp(dim=2)", dim=8), "no option 'dim'"),
-    (lambda: zoo.create_block("channel_mixer", "none(ratio=2)", dim=8), "none has no options"),
-    (lambda: zoo.create_block("channel_mixer", "mlp(act='gelo')", dim=8), "did you mean 'gelu'"),
-    (lambda: zoo.create_block("channel_mixer", "mlp(init='xaver')", dim=8), "init 'xaver' is not one of"),
-    (lambda: zoo.create_block("token_mixer", "token_mlp", dim=8), r"give grid=\(height, width\)"),
-    (lambda: zoo.create_block("mixer", "mlp", dim=8), "kind 'mixer' is not one of"),
-    (lambda: zoo.create_block("channel_mixer", "hourglass(ratio=1.5)", dim=8), "must be narrower"),
-    (lambda: zoo.create_block("channel_mixer", "mlp(ratio=0.01)", dim=8), "hidden width of 0"),
-    (lambda: zoo.create_block("token_mixer", "attention(heads=3)", dim=8), "cannot have 3 heads"),
-    (lambda: zoo.create_block("token_mixer", "pool(size=2)", dim=8), "odd and positive"),
-    (lambda: zoo.create_block("token_mixer", "spatial_gate(ratio=1)", dim=3, grid=(4,)), "even and at least 2"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (
+            lambda: zoo.create_block("channel_mixer", "mpl", dim=8),
+            r"'mpl' is unknown; did you mean 'mlp'\? Known: .*glu",
+        ),
+        (
+            lambda: zoo.create_block("channel_mixer", "mlp(ration=2)", dim=8),
+            r"no option 'ration'; did you mean 'ratio'\? Options: act",
+        ),
+        (lambda: zoo.create_block("channel_mixer", "mlp(dim=2)", dim=8), "no option 'dim'"),
+        (lambda: zoo.create_block("channel_mixer", "none(ratio=2)", dim=8), "none has no options"),
+        (lambda: zoo.create_block("channel_mixer", "mlp(act='gelo')", dim=8), "did you mean 'gelu'"),
+        (lambda: zoo.create_block("channel_mixer", "mlp(init='xaver')", dim=8), "init 'xaver' is not one of"),
+        (lambda: zoo.create_block("token_mixer", "token_mlp", dim=8), r"give grid=\(height, width\)"),
+        (lambda: zoo.create_block("mixer", "mlp", dim=8), "kind 'mixer' is not one of"),
+        (lambda: zoo.create_block("channel_mixer", "hourglass(ratio=1.5)", dim=8), "must be narrower"),
+        (lambda: zoo.create_block("channel_mixer", "mlp(ratio=0.01)", dim=8), "hidden width of 0"),
+        (lambda: zoo.create_block("token_mixer", "attention(heads=3)", dim=8), "cannot have 3 heads"),
+        (lambda: zoo.create_block("token_mixer", "pool(size=2)", dim=8), "odd and positive"),
+        (lambda: zoo.create_block("token_mixer", "spatial_gate(ratio=1)", dim=3, grid=(4,)), "even and at least 2"),
+    ],
+)
 def test_wrong_blocks_say_what_is_wrong(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -102,7 +127,9 @@ def test_every_block_is_listed_and_documented():
             cls = zoo.blocks.register.blocks_of(kind).get(name)
             if cls is None:  # a mixer called none is no module
                 continue
-            missing = [part for part in ("Shape:", "Example:", "Source:", "Differs:", "Cost:") if part not in cls.__doc__]
+            missing = [
+                part for part in ("Shape:", "Example:", "Source:", "Differs:", "Cost:") if part not in cls.__doc__
+            ]
             assert not missing, f"{cls.__name__}'s docstring lacks {missing}"
 
 

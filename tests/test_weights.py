@@ -18,7 +18,12 @@ def shapes(**sizes) -> dict[str, torch.Tensor]:
 def test_operations():
     x = torch.arange(12.0).view(1, 3, 4)
     target = shapes(a=(3, 4), b=(12,), c=(1, 4, 3), d=(2, 3, 4))
-    rules = [rename("^s$", "a", squeeze), rename("^r$", "b", reshape), rename("^t$", "c", transpose), rename("^e$", "d", tile)]
+    rules = [
+        rename("^s$", "a", squeeze),
+        rename("^r$", "b", reshape),
+        rename("^t$", "c", transpose),
+        rename("^e$", "d", tile),
+    ]
     got = remap({"s": x, "r": x, "t": x, "e": x}, target, rules)
     assert torch.equal(got["a"], x[0]) and torch.equal(got["b"], x.flatten())
     assert torch.equal(got["c"], x.transpose(1, 2)) and torch.equal(got["d"][1], x[0])
@@ -44,7 +49,12 @@ def test_strict_both_ways_lists_everything():
     with pytest.raises(ValueError) as error:
         remap(source, target, [], "weights.safetensors")
     text = str(error.value)
-    for part in ("weights.safetensors", "no place for (1): old.bias", "source lacks (1): new.bias", "(5,) in the file, (4,) in the model"):
+    for part in (
+        "weights.safetensors",
+        "no place for (1): old.bias",
+        "source lacks (1): new.bias",
+        "(5,) in the file, (4,) in the model",
+    ):
         assert part in text
     assert list(remap({"head.w": torch.zeros(1)}, {}, [drop("^head", "no head")])) == []
 
@@ -62,10 +72,12 @@ def test_every_rule_of_every_family_is_used():
         names = [n for n in family.variants if timm.models.is_model(n) and not n.endswith("_test")]
         keys = [k for n in names[:1] for k in timm.create_model(n, device="meta").state_dict()] if family.rules else []
         for rule in family.rules:
-            assert any(rule.pattern.search(k) for k in keys) or "patch_embed" in rule.pattern.pattern, rule.pattern.pattern
+            assert any(rule.pattern.search(k) for k in keys) or "patch_embed" in rule.pattern.pattern, (
+                rule.pattern.pattern
+            )
 
 
-# --- Bad files ------------------------------------------------------------------------------------------------------------
+# --- Bad files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -116,7 +128,12 @@ def test_wrong_shape_missing_and_extra_keys(good, tmp_path):
     save_file(state, path)
     with pytest.raises(ValueError) as error:
         load(path)
-    for part in ("odd.safetensors", "norm.weight: (7,) in the file, (32,) in the model", "blocks.1.norm1.bias", "blocks.9.norm1.bias"):
+    for part in (
+        "odd.safetensors",
+        "norm.weight: (7,) in the file, (32,) in the model",
+        "blocks.1.norm1.bias",
+        "blocks.9.norm1.bias",
+    ):
         assert part in str(error.value)
 
 
@@ -166,6 +183,10 @@ def test_weights_of_another_mixer_are_refused(good):
 
 
 def test_a_source_without_a_network_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("zoo.weights.load_state_dict_from_hf", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route")))
-    with pytest.raises(ValueError, match=r"gmlp_s16_224 could not be fetched from hf-hub:timm/gmlp_s16_224.ra3_in1k .*no route"):
+    monkeypatch.setattr(
+        "zoo.weights.load_state_dict_from_hf", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route"))
+    )
+    with pytest.raises(
+        ValueError, match=r"gmlp_s16_224 could not be fetched from hf-hub:timm/gmlp_s16_224.ra3_in1k .*no route"
+    ):
         zoo.create_model("gmlp_s16_224", pretrained=True, cache_dir=tmp_path)

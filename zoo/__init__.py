@@ -1,8 +1,8 @@
 """zoo: efficient architectures from one set of blocks.
 
-    import zoo
+import zoo
 
-    model = zoo.create_model("mixer_s16_224", channel_mixer="glu", num_classes=10)
+model = zoo.create_model("mixer_s16_224", channel_mixer="glu", num_classes=10)
 """
 
 import importlib as _importlib
@@ -12,8 +12,11 @@ from zoo.registry import register_with_timm as _register_with_timm
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_model": "registry", "list_models": "registry", "model_info": "registry",
-    "create_block": "slots", "list_blocks": "slots",
+    "create_model": "registry",
+    "list_models": "registry",
+    "model_info": "registry",
+    "create_block": "slots",
+    "list_blocks": "slots",
     "save_pretrained": "hub",
     "count_flops": "flops",
 }

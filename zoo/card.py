@@ -13,13 +13,24 @@ HEADER = """\
 
 Written by `make card` from the registry; do not edit it by hand.
 
-Parameters and MACs are counted by `zoo.count_flops` on each model as it is built, for one image of the stated size and the
-stated number of classes; a MAC is one multiply-accumulate, FLOPs are twice the MACs. Active parameters and MACs are those that
-one image uses; in dense models they are all. Top-1 is what is published for the weights on ImageNet-1K's validation set; zoo has
-not measured it again. That zoo computes what timm computes is tested with random weights, to a relative 1e-4 of the logits.
+Parameters and MACs are counted by `zoo.count_flops` on each model as it is built, for one image of the stated size and
+the stated number of classes; a MAC is one multiply-accumulate, FLOPs are twice the MACs. Active parameters and MACs
+are those that one image uses; in dense models they are all. Top-1 is what is published for the weights on
+ImageNet-1K's validation set; zoo has not measured it again. That zoo computes what timm computes is tested with random
+weights, to a relative 1e-4 of the logits.
 """
 
-COLUMNS = ("model", "parameters (M)", "active (M)", "MACs (G)", "input", "classes", "top-1, published (%)", "weights", "licence of the weights")
+COLUMNS = (
+    "model",
+    "parameters (M)",
+    "active (M)",
+    "MACs (G)",
+    "input",
+    "classes",
+    "top-1, published (%)",
+    "weights",
+    "licence of the weights",
+)
 
 
 def card() -> str:
@@ -42,9 +53,14 @@ def _row(family: Family, name: str) -> tuple[str, ...]:
     row = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
     return (
-        f"`{name if cfg.has_weights else arch}`", f"{report.params / 1e6:.2f}", f"{report.active_params / 1e6:.2f}",
-        f"{report.macs / 1e9:.3g}", " x ".join(map(str, size)), str(classes),
-        "" if row is None or row.top1 is None else str(row.top1), weights,
+        f"`{name if cfg.has_weights else arch}`",
+        f"{report.params / 1e6:.2f}",
+        f"{report.active_params / 1e6:.2f}",
+        f"{report.macs / 1e9:.3g}",
+        " x ".join(map(str, size)),
+        str(classes),
+        "" if row is None or row.top1 is None else str(row.top1),
+        weights,
         (cfg.license or "not stated") if cfg.has_weights else "",
     )
 

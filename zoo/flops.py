@@ -107,7 +107,10 @@ def _cell(number: int) -> str:
 
 
 def count_flops(
-    model: nn.Module, input_size: Sequence[int] | None = None, *, inputs: Sequence[Tensor] | None = None,
+    model: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    inputs: Sequence[Tensor] | None = None,
     batch_size: int | None = None,
 ) -> FlopReport:
     """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.

@@ -69,8 +69,14 @@ _MOVEMENT = """
 NO_ARITHMETIC = frozenset(
     [f"aten::{name}" for name in _MOVEMENT.split()]
     + [
-        "prim::Constant", "prim::ListConstruct", "prim::ListUnpack", "prim::TupleConstruct", "prim::TupleUnpack",
-        "prim::NumToTensor", "prim::device", "prim::dtype",
+        "prim::Constant",
+        "prim::ListConstruct",
+        "prim::ListUnpack",
+        "prim::TupleConstruct",
+        "prim::TupleUnpack",
+        "prim::NumToTensor",
+        "prim::device",
+        "prim::dtype",
     ]
 )
 
@@ -127,9 +133,12 @@ def _convolution_mode(inputs: list, outputs: list) -> int:
 
 
 @register_flop_rule(
-    "aten::scaled_dot_product_attention", "aten::_scaled_dot_product_attention_math",
-    "aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_cudnn_attention",
+    "aten::scaled_dot_product_attention",
+    "aten::_scaled_dot_product_attention_math",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
 )
 def _attention(inputs: list, outputs: list) -> int:
     query, key, value = inputs[:3]
@@ -174,7 +183,7 @@ def _fft_rule(kind: str, rank: str) -> Rule:
     def rule(inputs: list, outputs: list) -> int:
         x, y, shape, dims = inputs[0], outputs[0], inputs[1], inputs[2]
         if dims is None:
-            dims = range(len(y))[-len(shape):] if shape is not None else range(len(y))
+            dims = range(len(y))[-len(shape) :] if shape is not None else range(len(y))
         dims = [d % len(y) for d in (dims if isinstance(dims, Sequence) else [dims])]
         lengths = [y[d] for d in dims]
         if kind in ("rfft", "ihfft"):  # the result holds half of the last length

@@ -41,12 +41,17 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         ValueError: A slot was given as a class, which a file cannot hold.
     """
     if not isinstance(model, Backbone):
-        raise TypeError(f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
-                        "features, compiled or distributed, save the model inside it")
+        raise TypeError(
+            f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
+            "features, compiled or distributed, save the model inside it"
+        )
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("file", "state_dict", "source")}
     config = {
-        "zoo_version": zoo.__version__, "architecture": cfg["architecture"],
-        "model_args": {k: _plain(k, v) for k, v in model.config.items()}, "pretrained_cfg": cfg, "weights": WEIGHTS,
+        "zoo_version": zoo.__version__,
+        "architecture": cfg["architecture"],
+        "model_args": {k: _plain(k, v) for k, v in model.config.items()},
+        "pretrained_cfg": cfg,
+        "weights": WEIGHTS,
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,20 +89,29 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     """
     source, _, place = name.partition(":")
     if source != "local-dir":
-        raise ValueError(f"{name}: models cannot be opened from the Hub by this version; download the repository and open "
-                         "it as local-dir:<folder>")
+        raise ValueError(
+            f"{name}: models cannot be opened from the Hub by this version; download the repository and open "
+            "it as local-dir:<folder>"
+        )
     folder = Path(place)
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one")
+        raise FileNotFoundError(
+            f"{folder} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
+        )
     config = read_config(path)
     where = f"{path}: "
     arch = config["architecture"]
     family = _family_of(arch, where)
     weights = folder / config["weights"]
     return assemble(
-        arch, family, config["model_args"], PretrainedCfg(**config["pretrained_cfg"]), overrides,
-        load=(lambda: (read_state_dict(weights), str(weights))) if pretrained else None, where=where,
+        arch,
+        family,
+        config["model_args"],
+        PretrainedCfg(**config["pretrained_cfg"]),
+        overrides,
+        load=(lambda: (read_state_dict(weights), str(weights))) if pretrained else None,
+        where=where,
     )
 
 
@@ -112,7 +126,9 @@ def read_config(path: Path | str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
     if not isinstance(config, Mapping):
-        raise ValueError(f"{path} holds a {type(config).__name__}; it must be a mapping with the keys {', '.join(KEYS)}")
+        raise ValueError(
+            f"{path} holds a {type(config).__name__}; it must be a mapping with the keys {', '.join(KEYS)}"
+        )
     for key, kind in KEYS.items():
         if key not in config:
             raise ValueError(f"{path} has no key {key!r}; it must have {', '.join(KEYS)}")
@@ -126,5 +142,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         if key not in fields:
             raise ValueError(f"{path}: " + unknown(f"pretrained_cfg has no key {key!r}", key, fields, "keys"))
     if not re.fullmatch(r"[\w.-]+\.safetensors", config["weights"]):
-        raise ValueError(f"{path}: weights is {config['weights']!r}; it must be the name of a .safetensors file in the same folder")
+        raise ValueError(
+            f"{path}: weights is {config['weights']!r}; it must be the name of a .safetensors file in the same folder"
+        )
     return config

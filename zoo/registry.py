@@ -54,9 +54,15 @@ def families() -> dict[str, Family]:
         module = importlib.import_module(f"zoo.models.{info.name}")
         if hasattr(module, "VARIANTS"):
             found[info.name] = Family(
-                name=info.name, module=module.__name__, model=module.MODEL, defaults=module.DEFAULTS,
-                variants=module.VARIANTS, published=module.PUBLISHED, rules=tuple(module.RULES),
-                tasks=tuple(getattr(module, "TASKS", ("classification",))), about=module.__doc__.strip(),
+                name=info.name,
+                module=module.__name__,
+                model=module.MODEL,
+                defaults=module.DEFAULTS,
+                variants=module.VARIANTS,
+                published=module.PUBLISHED,
+                rules=tuple(module.RULES),
+                tasks=tuple(getattr(module, "TASKS", ("classification",))),
+                about=module.__doc__.strip(),
                 cfg=getattr(module, "CFG", {}),
             )
     return found
@@ -74,8 +80,13 @@ def _family_of(arch: str, where: str = "") -> Family:
 
 
 def list_models(
-    filter: str = "*", *, family: str | None = None, task: str | None = None, pretrained: bool = False,
-    include_tags: bool | None = None, include_tests: bool = False,
+    filter: str = "*",
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    pretrained: bool = False,
+    include_tags: bool | None = None,
+    include_tests: bool = False,
 ) -> list[str]:
     """Names of models, in natural order.
 
@@ -153,9 +164,16 @@ def model_info(name: str) -> ModelInfo:
     family = _family_of(arch)
     cfg = _resolve_cfg(arch, tag)
     return ModelInfo(
-        name=name, family=family.name, tasks=family.tasks, arguments=family.arguments(arch), pretrained_cfg=cfg.to_dict(),
-        tags={n.split(".", 1)[1]: c.license or "not stated" for n, c in _cfgs(arch).items() if c.has_weights and "." in n},
-        published={n: row for n, row in family.published.items() if n.split(".")[0] == arch}, about=family.about,
+        name=name,
+        family=family.name,
+        tasks=family.tasks,
+        arguments=family.arguments(arch),
+        pretrained_cfg=cfg.to_dict(),
+        tags={
+            n.split(".", 1)[1]: c.license or "not stated" for n, c in _cfgs(arch).items() if c.has_weights and "." in n
+        },
+        published={n: row for n, row in family.published.items() if n.split(".")[0] == arch},
+        about=family.about,
     )
 
 
@@ -181,9 +199,13 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
 
 
 def create_model(
-    model_name: str, pretrained: bool | None = None, pretrained_cfg: str | Mapping | None = None,
-    pretrained_cfg_overlay: Mapping | None = None, checkpoint_path: str | Path | None = None,
-    cache_dir: str | Path | None = None, **kwargs,
+    model_name: str,
+    pretrained: bool | None = None,
+    pretrained_cfg: str | Mapping | None = None,
+    pretrained_cfg_overlay: Mapping | None = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs,
 ) -> nn.Module:
     """Create a model by name, with timm's signature.
 
@@ -200,12 +222,13 @@ def create_model(
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
         cache_dir: Where downloads are kept.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
-            ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights for
-            another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew, a first convolution
-            for other ``in_chans`` is adapted.
+            ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
+            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew, a first
+            convolution for other ``in_chans`` is adapted.
 
     Raises:
-        ValueError: A name, tag, argument, slot or option is unknown, or weights do not fit; the message says what would.
+        ValueError: A name, tag, argument, slot or option is unknown, or weights do not fit; the message says what
+            would.
     """
     kwargs = {k: v for k, v in kwargs.items() if v is not None or k in SLOT_ARGUMENTS}
     source, _, rest = model_name.partition(":")
@@ -224,7 +247,11 @@ def create_model(
         family = _family_of(arch)
         cfg = _resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
         model = assemble(
-            arch, family, family.arguments(arch), cfg, kwargs,
+            arch,
+            family,
+            family.arguments(arch),
+            cfg,
+            kwargs,
             load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
         )
     if checkpoint_path:
@@ -234,8 +261,14 @@ def create_model(
 
 
 def assemble(
-    arch: str, family: Family, arguments: Mapping[str, Any], cfg: timm.models.PretrainedCfg, overrides: Mapping[str, Any],
-    *, load=None, where: str = "",
+    arch: str,
+    family: Family,
+    arguments: Mapping[str, Any],
+    cfg: timm.models.PretrainedCfg,
+    overrides: Mapping[str, Any],
+    *,
+    load=None,
+    where: str = "",
 ) -> nn.Module:
     """Build a model from its arguments, load weights into it, and wrap it if features are wanted.
 
@@ -272,8 +305,12 @@ def assemble(
     # A variant's own sizes go before those of a configuration that was made up for it.
     sizes = {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
     model = timm.models.build_model_with_cfg(
-        make, arch, pretrained=False, pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": 3}, **{**sizes, **overrides},
+        make,
+        arch,
+        pretrained=False,
+        pretrained_cfg=cfg.to_dict(),
+        feature_cfg={"feature_cls": "getter", "out_indices": 3},
+        **{**sizes, **overrides},
     )
     model.default_cfg = model.pretrained_cfg
     return model
@@ -322,8 +359,10 @@ def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
     size = arguments.get("img_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     base = {
-        "num_classes": arguments.get("num_classes", 1000), "input_size": (arguments.get("in_chans", 3), height, width),
-        "fixed_input_size": True, **family.cfg,
+        "num_classes": arguments.get("num_classes", 1000),
+        "input_size": (arguments.get("in_chans", 3), height, width),
+        "fixed_input_size": True,
+        **family.cfg,
     }
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
     cfgs = {}

@@ -18,7 +18,9 @@ from torch import nn
 
 from zoo.blocks.register import blocks_of
 
-SlotLike = Any  # str | Mapping | type | functools.partial | Slot | None; a list or an `at` mapping where a model takes them
+SlotLike = (
+    Any  # str | Mapping | type | functools.partial | Slot | None; a list or an `at` mapping where a model takes them
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
         return slots
     if isinstance(value, (list, tuple)):
         if not 0 < len(value) <= depth:
-            raise ValueError(f"{what} has {len(value)} entries for {depth} blocks; give one for all, or a cycle of 1 to {depth}")
+            raise ValueError(
+                f"{what} has {len(value)} entries for {depth} blocks; give one for all, or a cycle of 1 to {depth}"
+            )
         return [parse_slot(value[i % len(value)]) for i in range(depth)]
     return [parse_slot(value)] * depth
 
@@ -132,13 +136,17 @@ def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
     """
     unnamed = [s for s in slots if s.name is None]
     if unnamed:
-        raise ValueError(f"{what} was given as {unnamed[0]}, which cannot be saved by name; register the class with "
-                         "zoo.register_block and give its name, or save the state dict yourself")
+        raise ValueError(
+            f"{what} was given as {unnamed[0]}, which cannot be saved by name; register the class with "
+            "zoo.register_block and give its name, or save the state dict yourself"
+        )
     names = [str(s) for s in slots]
     return names[0] if len(set(names)) == 1 else names
 
 
-def build_block(kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | None = None, **given) -> nn.Module | None:
+def build_block(
+    kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | None = None, **given
+) -> nn.Module | None:
     """Build the block of a slot.
 
     Args:
@@ -146,8 +154,8 @@ def build_block(kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | 
         slot: One slot.
         args: Positional arguments of the class (a mixer's `dim`).
         defaults: Options that the slot may override, passed only if the class takes them.
-        given: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a slot
-            may not set them.
+        given: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a
+            slot may not set them.
 
     Returns:
         The module, or None for a mixer called ``none``.
@@ -169,9 +177,11 @@ def build_block(kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | 
             raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
         cls, title = known[slot.name], f"{kind} {slot.name}"
     takes = inspect.signature(cls).parameters
-    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY and name not in ("grid", "device", "dtype")]
+    options = [
+        name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY and name not in ("grid", "device", "dtype")
+    ]
     if not options:  # a torch class such as nn.GELU: all its arguments are options
-        options = [n for n, p in takes.items() if p.kind is not p.VAR_KEYWORD][len(args):]
+        options = [n for n, p in takes.items() if p.kind is not p.VAR_KEYWORD][len(args) :]
     for name, value in slot.options.items():
         if name not in options:
             raise ValueError(unknown(f"{title} has no option {name!r}", name, options, "options"))
@@ -200,7 +210,9 @@ def create_block(kind: str, slot: SlotLike, dim: int, **kwargs) -> nn.Module | N
     """
     cls = blocks_of(kind).get(parse_slot(slot).name)
     if getattr(cls, "needs_grid", False) and "grid" not in kwargs:
-        raise ValueError(f"{kind} {slot} has weights for a grid of positions; give grid=(height, width) or grid=(length,)")
+        raise ValueError(
+            f"{kind} {slot} has weights for a grid of positions; give grid=(height, width) or grid=(length,)"
+        )
     return build_block(kind, slot, dim, **kwargs)
 
 
@@ -248,7 +260,7 @@ def check_type(what: str, value: Any, hint: Any) -> None:
         raise TypeError(f"{what} is {value!r}, a {type(value).__name__}; it must be {names}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(cls) -> dict[str, Any]:
     function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
     try:

@@ -83,8 +83,13 @@ def resample(x: Tensor, shape: torch.Size) -> Tensor:
 
 
 def remap(
-    source: Mapping[str, Tensor], target: Mapping[str, Tensor], rules: Iterable[Rule], what: str = "weights", *,
-    adapt: Mapping[str, Operation] | None = None, skip: Container[str] = (),
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    rules: Iterable[Rule],
+    what: str = "weights",
+    *,
+    adapt: Mapping[str, Operation] | None = None,
+    skip: Container[str] = (),
 ) -> dict[str, Tensor]:
     """Turn a checkpoint's keys into a model's.
 
@@ -102,8 +107,8 @@ def remap(
         A state dict with exactly the keys of `target` that are not in `skip`.
 
     Raises:
-        ValueError: A source key has no place, a target stays unfilled, a target is filled twice, or a shape differs; all such
-            keys are listed.
+        ValueError: A source key has no place, a target stays unfilled, a target is filled twice, or a shape differs;
+            all such keys are listed.
     """
     rules, adapt, result, stacks = list(rules), adapt or {}, {}, defaultdict(list)
     extra, shapes = [], []
@@ -144,15 +149,25 @@ def remap(
             else:
                 extra.append(f"{key} (-> {', '.join(names)})")
     for (key, dim), parts in stacks.items():
-        put(key, torch.stack([value for _, value in sorted(parts, key=lambda part: part[0])], dim), f"{len(parts)} keys")
+        put(
+            key, torch.stack([value for _, value in sorted(parts, key=lambda part: part[0])], dim), f"{len(parts)} keys"
+        )
     missing = [key for key in target if key not in result and key not in skip]
     if extra or missing or shapes:
-        lists = {"keys that the model has no place for": extra, "keys that the model needs and the source lacks": missing,
-                 "shapes that differ": shapes}
-        told = "; ".join(f"{title} ({len(keys)}): {', '.join(keys[:8])}{', …' if len(keys) > 8 else ''}"
-                         for title, keys in lists.items() if keys)
-        raise ValueError(f"{what} do not fit the model: {told}. Create the model with the arguments that the weights were made "
-                         "with, or choose other weights")
+        lists = {
+            "keys that the model has no place for": extra,
+            "keys that the model needs and the source lacks": missing,
+            "shapes that differ": shapes,
+        }
+        told = "; ".join(
+            f"{title} ({len(keys)}): {', '.join(keys[:8])}{', …' if len(keys) > 8 else ''}"
+            for title, keys in lists.items()
+            if keys
+        )
+        raise ValueError(
+            f"{what} do not fit the model: {told}. Create the model with the arguments that the weights were made "
+            "with, or choose other weights"
+        )
     return result
 
 
@@ -184,8 +199,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
-            f"{path} is refused: it is corrupt, or it holds objects other than tensors, which could run code when they are read. "
-            "Get the weights as .safetensors, or convert the file yourself if you trust its source"
+            f"{path} is refused: it is corrupt, or it holds objects other than tensors, which could run code when they "
+            "are read. Get the weights as .safetensors, or convert the file yourself if you trust its source"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a whole PyTorch weight file ({error}); fetch or save it again") from error
@@ -214,8 +229,10 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
         return read_state_dict(cfg["file"]), str(cfg["file"])
     hub_id, url = cfg.get("hf_hub_id"), cfg.get("url")
     if not hub_id and not url:
-        raise ValueError(f"no weights are published for {name}; create it with pretrained=False, or name your own file by "
-                         'pretrained_cfg_overlay={"file": "weights.safetensors"}')
+        raise ValueError(
+            f"no weights are published for {name}; create it with pretrained=False, or name your own file by "
+            'pretrained_cfg_overlay={"file": "weights.safetensors"}'
+        )
     source = f"hf-hub:{hub_id}" if hub_id else url
     try:
         if hub_id:
@@ -230,15 +247,22 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
     except ValueError:
         raise
     except Exception as error:  # whatever the network or the Hub's client raises
-        raise ValueError(f"the weights of {name} could not be fetched from {source} ({type(error).__name__}: {error}). Without a "
-                         'network, name a file by pretrained_cfg_overlay={"file": "weights.safetensors"}') from error
+        raise ValueError(
+            f"the weights of {name} could not be fetched from {source} ({type(error).__name__}: {error}). Without a "
+            'network, name a file by pretrained_cfg_overlay={"file": "weights.safetensors"}'
+        ) from error
 
 
 # --- Into a model -----------------------------------------------------------------------------------------------------
 
 
 def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], rules: Iterable[Rule], what: str, *, source_classes: int | None = None
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    rules: Iterable[Rule],
+    what: str,
+    *,
+    source_classes: int | None = None,
 ) -> None:
     """Load a checkpoint into a model, key by key and shape by shape.
 
@@ -256,7 +280,9 @@ def load_weights(
         ValueError: A key or shape does not fit; all of them are listed.
     """
     if any(p.is_meta for p in model.parameters()):
-        raise ValueError(f"cannot load {what} into a model on the meta device; create it with device='cpu' or leave device out")
+        raise ValueError(
+            f"cannot load {what} into a model on the meta device; create it with device='cpu' or leave device out"
+        )
     target = model.state_dict()
     other_classes = source_classes is not None and source_classes != model.num_classes
     skip = {"head.weight", "head.bias"} if other_classes else ()

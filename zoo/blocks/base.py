@@ -14,8 +14,8 @@ Aux = dict[str, Tensor | tuple[Tensor, ...]]
 class MetaBlock(nn.Module):
     """``x + scale(token_mixer(norm(x)))``, then ``x + scale(channel_mixer(norm(x)))``.
 
-    A mixer knows nothing of its surroundings: residuals, norms, drop-path and layer scale are here. A mixer that is None
-    leaves its whole branch out.
+    A mixer knows nothing of its surroundings: residuals, norms, drop-path and layer scale are here. A mixer that is
+    None leaves its whole branch out.
 
     Args:
         dim: Number of channels.
@@ -38,9 +38,16 @@ class MetaBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, token_mixer: nn.Module | None, channel_mixer: nn.Module | None,
-        norm: Callable[[int], nn.Module], drop_path: float = 0.0, layer_scale: float | None = None,
-        device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        token_mixer: nn.Module | None,
+        channel_mixer: nn.Module | None,
+        norm: Callable[[int], nn.Module],
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
 
@@ -76,8 +83,8 @@ class MetaBlock(nn.Module):
 def merge_aux(parts: Sequence[Aux]) -> Aux:
     """Join the auxiliary outputs of several layers.
 
-    Keys ``loss/<name>`` hold a tuple of differentiable, unweighted losses, ``stat/<name>`` one of detached statistics, an
-    entry a layer, in the order of the layers. `mean_losses` makes the means.
+    Keys ``loss/<name>`` hold a tuple of differentiable, unweighted losses, ``stat/<name>`` one of detached statistics,
+    an entry a layer, in the order of the layers. `mean_losses` makes the means.
     """
     merged: dict[str, tuple[Tensor, ...]] = {}
     for part in parts:
@@ -120,7 +127,7 @@ class PatchesOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
         aux = []
-        patches = x[:, self.prefix:]
+        patches = x[:, self.prefix :]
         y = self.mixer(patches.unflatten(1, self.grid))
         y = _keep_aux(y, aux) if self.has_aux else y
         mean = patches.mean(1, keepdim=True).expand(-1, self.prefix, -1)

@@ -45,7 +45,14 @@ class PatchEmbed(nn.Module):
     """
 
     def __init__(
-        self, in_chans: int, dim: int, *, patch_size: int | Sequence[int] = 16, init: str = "torch", device=None, dtype=None
+        self,
+        in_chans: int,
+        dim: int,
+        *,
+        patch_size: int | Sequence[int] = 16,
+        init: str = "torch",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         self.patch_size = to_pair(patch_size, "patch_size")
@@ -71,7 +78,8 @@ class PatchEmbed(nn.Module):
         (rows, columns), (height, width) = self.patch_size, self.grid(x.shape[2:])
         if x.dtype is not torch.bfloat16 or x.device.type != "cpu":
             return self.proj(x).permute(0, 2, 3, 1).contiguous()
-        # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as fast.
+        # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as
+        # fast.
         x = x.reshape(-1, self.in_chans, height, rows, width, columns).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -114,8 +122,16 @@ class Lift(nn.Module):
     """
 
     def __init__(
-        self, in_chans: int, dim: int, *, kind: str = "random", seed: int = 0, init: str = "trunc_normal",
-        img_size: tuple[int, int], device=None, dtype=None,
+        self,
+        in_chans: int,
+        dim: int,
+        *,
+        kind: str = "random",
+        seed: int = 0,
+        init: str = "trunc_normal",
+        img_size: tuple[int, int],
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         self.shape = (in_chans, *img_size)
@@ -123,7 +139,9 @@ class Lift(nn.Module):
         if kind not in ("random", "trained", "none"):
             raise ValueError(f"lift kind {kind!r} is not one of random, trained, none")
         if kind == "none" and dim != features:
-            raise ValueError(f"lift(kind='none') keeps the {features} values of an image, so dim must be {features}, not {dim}")
+            raise ValueError(
+                f"lift(kind='none') keeps the {features} values of an image, so dim must be {features}, not {dim}"
+            )
         self.kind, self.seed = kind, seed
         if kind == "random":
             self.register_buffer("projection", torch.empty(dim, features, device=device, dtype=dtype), persistent=False)
@@ -141,14 +159,18 @@ class Lift(nn.Module):
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """One position, whatever the image; the image itself cannot have another size."""
         if tuple(img_size) != self.shape[1:]:
-            raise ValueError(f"a lift of {self.shape[1]} x {self.shape[2]} images cannot take {img_size[0]} x {img_size[1]}; "
-                             "its weights cannot be resampled, so create a model with that img_size")
+            raise ValueError(
+                f"a lift of {self.shape[1]} x {self.shape[2]} images cannot take {img_size[0]} x {img_size[1]}; "
+                "its weights cannot be resampled, so create a model with that img_size"
+            )
         return 1, 1
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}; create the model "
-                             "with the img_size and in_chans of the data")
+            raise ValueError(
+                f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}; create the model "
+                "with the img_size and in_chans of the data"
+            )
         x = x.flatten(1)
         if self.kind != "none":
             x = F.linear(x, self.projection) if self.kind == "random" else self.proj(x)
@@ -182,8 +204,16 @@ class ClassAndPosition(nn.Module):
     no_decay = ("cls_token", "pos_embed")
 
     def __init__(
-        self, dim: int, *, grid: tuple[int, int], class_token: bool = True, pos_embed: bool = True, drop: float = 0.0,
-        token_std: float = 0.02, device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        class_token: bool = True,
+        pos_embed: bool = True,
+        drop: float = 0.0,
+        token_std: float = 0.02,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}

@@ -61,8 +61,14 @@ class Linear(nn.Linear):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, init: str | tuple[str, ...] = "trunc_normal",
-        device=None, dtype=None,
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: str | tuple[str, ...] = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         self.init = init  # before super(): its constructor calls reset_parameters()
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)

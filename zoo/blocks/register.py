@@ -26,7 +26,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     def add(cls: T) -> T:
         known = _BLOCKS[kind].setdefault(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"{kind} {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name")
+            raise ValueError(
+                f"{kind} {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name"
+            )
         _BLOCKS[kind][name] = cls
         return cls
 

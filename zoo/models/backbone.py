@@ -24,14 +24,15 @@ class Backbone(nn.Module):
         num_classes: Number of logits, 0 without a classifier.
         num_features, head_hidden_size: Width of the features, and of what the classifier sees.
         feature_info: A mapping a level: ``module``, ``num_chs``, ``reduction``.
-        pretrained_cfg: What timm's tools ask for: input size, mean, std, interpolation, names of first layer and classifier.
+        pretrained_cfg: What timm's tools ask for: input size, mean, std, interpolation, names of first layer and
+            classifier.
         config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
     """
 
     output_fmt = "NLC"
     num_prefix_tokens = 0
 
-    # --- What a skeleton defines ----------------------------------------------------------------------------------------
+    # --- What a skeleton defines --------------------------------------------------------------------------------------
 
     levels: nn.Sequential  # run one after another, each gives one feature map
     stem: nn.Module
@@ -52,10 +53,19 @@ class Backbone(nn.Module):
         """Move the model to another image or patch size; weights that depend on the grid are resampled in place."""
         raise NotImplementedError
 
-    # --- Head -----------------------------------------------------------------------------------------------------------
+    # --- Head ---------------------------------------------------------------------------------------------------------
 
     def _make_head(
-        self, dim: int, num_classes: int, global_pool: str, *, head: str, init: str, drop: float, device=None, dtype=None
+        self,
+        dim: int,
+        num_classes: int,
+        global_pool: str,
+        *,
+        head: str,
+        init: str,
+        drop: float,
+        device=None,
+        dtype=None,
     ) -> None:
         """Create what comes after the final norm. Called once, by the skeleton's constructor."""
         if head not in ("linear", "image"):
@@ -75,7 +85,9 @@ class Backbone(nn.Module):
         if global_pool not in POOLS:
             raise ValueError(f"global_pool {global_pool!r} is not one of {', '.join(map(repr, POOLS))}")
         if global_pool == "token" and not self.num_prefix_tokens:
-            raise ValueError("global_pool='token' needs a class token; create the model with class_token=True, or use 'avg'")
+            raise ValueError(
+                "global_pool='token' needs a class token; create the model with class_token=True, or use 'avg'"
+            )
         return global_pool
 
     def _set_classifier(self, num_classes: int, global_pool: str, device, dtype) -> None:
@@ -84,7 +96,8 @@ class Backbone(nn.Module):
         self.global_pool, self.num_classes = self._checked_pool(global_pool), num_classes
         self.head = (
             Linear(self.num_features, num_classes, init=self.head_init, device=device, dtype=dtype)
-            if num_classes else nn.Identity()
+            if num_classes
+            else nn.Identity()
         )
 
     def get_classifier(self) -> nn.Module:
@@ -92,14 +105,14 @@ class Backbone(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Exchange the classifier for a newly initialised one, 0 classes for none; change the pooling if it is given."""
+        """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
         weight = next(self.parameters())
         pool = self.global_pool if global_pool is None else global_pool
         self._set_classifier(num_classes, pool, weight.device, weight.dtype)
         self.config |= {"num_classes": num_classes, "global_pool": pool, "head": "linear"}
         self.head.train(self.training)
 
-    # --- Forward --------------------------------------------------------------------------------------------------------
+    # --- Forward ------------------------------------------------------------------------------------------------------
 
     def _run(self, x: Tensor, levels: nn.Sequential) -> Iterator[tuple[Tensor, Aux]]:
         """Run the levels; yields the output and the auxiliary outputs of each."""
@@ -140,18 +153,24 @@ class Backbone(nn.Module):
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
-            return_aux: Return ``(logits, aux)``: ``loss/<name>``, differentiable and unweighted, the mean over the layers;
-                ``stat/<name>``, detached, an entry a layer. Empty for a model without such mixers.
+            return_aux: Return ``(logits, aux)``. ``loss/<name>`` is differentiable and unweighted, the mean over the
+                layers; ``stat/<name>`` is detached, an entry a layer. Empty for a model without such mixers.
         """
         features, aux = self._features(x)
         logits = self.forward_head(self._unpooled(features))
         return (logits, mean_losses(aux)) if return_aux else logits
 
-    # --- Features -------------------------------------------------------------------------------------------------------
+    # --- Features -----------------------------------------------------------------------------------------------------
 
     def forward_intermediates(
-        self, x: Tensor, indices: int | Sequence[int] | None = None, return_prefix_tokens: bool = False,
-        norm: bool = False, stop_early: bool = False, output_fmt: str = "NCHW", intermediates_only: bool = False,
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
     ):
         """Features of chosen levels.
 
@@ -214,10 +233,12 @@ class Backbone(nn.Module):
             indices = range(count - indices, count)
         take = [count + i if i < 0 else i for i in indices]
         if not take or min(take) < 0 or max(take) >= count:
-            raise ValueError(f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})")
+            raise ValueError(
+                f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})"
+            )
         return take, max(take)
 
-    # --- Training and tools ---------------------------------------------------------------------------------------------
+    # --- Training and tools -------------------------------------------------------------------------------------------
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -237,7 +258,7 @@ class Backbone(nn.Module):
         return {"stem": r"^(?:stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     def init_weights(self) -> None:
-        """Initialise every parameter and buffer anew, as after ``model.to_empty(device=...)`` of a model built on meta."""
+        """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
         for module in reversed(list(self.modules())):  # owners of others' parameters come after these
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
@@ -255,7 +276,8 @@ def _checkpointed(level: nn.Module, x: Tensor):
     if not use_reentrant_ckpt() or not getattr(level, "has_aux", False):
         return checkpoint(level, x)
 
-    # The reentrant kind tracks only tensors at the top of what a function returns; inside a mapping they lose their graph.
+    # The reentrant kind tracks only tensors at the top of what a function returns; inside a mapping they lose their
+    # graph.
     structure = []
 
     def flat(x: Tensor) -> tuple[Tensor, ...]:

@@ -19,8 +19,10 @@ VARIANTS = {
     "deit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
 }
 
-PUBLISHED = on_timm_hub({
-    "deit_tiny_patch16_224.fb_in1k": Published(5.72, 1.26, top1=72.190),
-    "deit_small_patch16_224.fb_in1k": Published(22.05, 4.61, top1=79.856),
-    "deit_base_patch16_224.fb_in1k": Published(86.57, 17.58, top1=81.980),
-})
+PUBLISHED = on_timm_hub(
+    {
+        "deit_tiny_patch16_224.fb_in1k": Published(5.72, 1.26, top1=72.190),
+        "deit_small_patch16_224.fb_in1k": Published(22.05, 4.61, top1=79.856),
+        "deit_base_patch16_224.fb_in1k": Published(86.57, 17.58, top1=81.980),
+    }
+)

@@ -12,8 +12,15 @@ from zoo.weights import rename
 MODEL = Isotropic
 
 DEFAULTS = dict(
-    patch_size=16, depth=30, token_mixer="spatial_gate(ratio=6)", channel_mixer="none", norm="layernorm(eps=1e-6)",
-    init="xavier", stem_init="lecun", head_init="zeros", drop_path_rule="constant",
+    patch_size=16,
+    depth=30,
+    token_mixer="spatial_gate(ratio=6)",
+    channel_mixer="none",
+    norm="layernorm(eps=1e-6)",
+    init="xavier",
+    stem_init="lecun",
+    head_init="zeros",
+    drop_path_rule="constant",
 )
 
 VARIANTS = {
@@ -23,11 +30,13 @@ VARIANTS = {
     "gmlp_test": dict(img_size=32, patch_size=8, dim=16, depth=3, num_classes=10),
 }
 
-PUBLISHED = on_timm_hub({
-    "gmlp_ti16_224": Published(5.87, 1.34),
-    "gmlp_s16_224.ra3_in1k": Published(19.42, 4.42, top1=79.652),
-    "gmlp_b16_224": Published(73.08, 15.78),
-})
+PUBLISHED = on_timm_hub(
+    {
+        "gmlp_ti16_224": Published(5.87, 1.34),
+        "gmlp_s16_224.ra3_in1k": Published(19.42, 4.42, top1=79.652),
+        "gmlp_b16_224": Published(73.08, 15.78),
+    }
+)
 
 RULES = [
     rename(r"^(blocks\.\d+)\.norm\.", r"\1.norm1."),

@@ -1,12 +1,13 @@
-"""Hourglass MLP: the skip runs wide, the residual path through a bottleneck; and its rival, the usual wide hidden layer.
+"""Hourglass MLP: the skip runs wide, the residual path through a bottleneck; and its rival, the usual wide hidden
+layer.
 
 Paper: "Rethinking the shape convention of an MLP", arXiv 2510.01796.
 Code:  none released; what the abstract leaves open (norm, activation, sizes) is zoo's choice.
 Weights: none released.
 
-Both work on the flattened image. The Hourglass lifts it to a wider state, by a random projection that is never trained nor
-stored, and each block goes wide - narrow - wide. The conventional MLP keeps the image's own width, and each block goes
-narrow - wide - narrow. In each pair below the products of the blocks have equal numbers of weights.
+Both work on the flattened image. The Hourglass lifts it to a wider state, by a random projection that is never trained
+nor stored, and each block goes wide - narrow - wide. The conventional MLP keeps the image's own width, and each block
+goes narrow - wide - narrow. In each pair below the products of the blocks have equal numbers of weights.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,14 @@ MODEL = Isotropic
 TASKS = ("classification", "image-to-image")
 
 DEFAULTS = dict(
-    img_size=28, in_chans=1, num_classes=10, token_mixer="none", norm="layernorm", global_pool="avg",
-    init="xavier", head_init="xavier",
+    img_size=28,
+    in_chans=1,
+    num_classes=10,
+    token_mixer="none",
+    norm="layernorm",
+    global_pool="avg",
+    init="xavier",
+    head_init="xavier",
 )
 
 HOURGLASS = dict(stem="lift(kind='random', seed=0)", dim=3136, channel_mixer="hourglass(ratio=0.125)")
@@ -46,8 +53,8 @@ RULES = []
 def width_for_budget(name: str, budget: int, **kwargs) -> dict:
     """The arguments that give a variant of this family the width nearest to a number of parameters.
 
-    An Hourglass gets another skip width, its bottleneck in proportion; a conventional MLP, whose skip is the image, another
-    hidden width.
+    An Hourglass gets another skip width, its bottleneck in proportion; a conventional MLP, whose skip is the image,
+    another hidden width.
 
     Example:
         >>> import zoo
@@ -59,8 +66,8 @@ def width_for_budget(name: str, budget: int, **kwargs) -> dict:
     Args:
         name: A variant of this family.
         budget: Number of trained parameters, the fixed lift not counted.
-        kwargs: Further arguments of the model: ``depth``, ``img_size``, ``head``, …; `kwargs` may set neither ``dim`` nor
-            ``channel_mixer``.
+        kwargs: Further arguments of the model: ``depth``, ``img_size``, ``head``, …; `kwargs` may set neither ``dim``
+            nor ``channel_mixer``.
 
     Returns:
         `kwargs` with ``dim`` and ``channel_mixer`` added.
@@ -88,8 +95,10 @@ def width_for_budget(name: str, budget: int, **kwargs) -> dict:
 def _nearest(count: Callable[[int], int], budget: int, least: int) -> int:
     """The size whose count, which rises with it, is nearest to the budget."""
     if count(least) > budget:
-        raise ValueError(f"a budget of {budget:,} parameters is below the {count(least):,} of the least width; raise it, or lower "
-                         "depth or img_size")
+        raise ValueError(
+            f"a budget of {budget:,} parameters is below the {count(least):,} of the least width; raise it, or lower "
+            "depth or img_size"
+        )
     low, high = least, 2 * least
     while count(high) <= budget:
         low, high = high, 2 * high

@@ -58,14 +58,38 @@ class Isotropic(Backbone):
     """
 
     def __init__(
-        self, *, img_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16, in_chans: int = 3,
-        num_classes: int = 1000, global_pool: str = "avg", dim: int, depth: int, token_mixer: SlotLike,
-        channel_mixer: SlotLike, norm: SlotLike = "layernorm", act: str = "gelu", init: str = "trunc_normal",
-        stem: SlotLike = "patch", stem_init: str = "torch", head_init: str = "trunc_normal", head: str = "linear",
-        layer_scale: float | None = None, class_token: bool = False, pos_embed: bool = False, token_std: float = 0.02,
-        final_norm: SlotLike | bool = True, dynamic_img_size: bool = False, drop_rate: float = 0.0, pos_drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0,
-        drop_path_rule: str = "linear", device=None, dtype=None,
+        self,
+        *,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dim: int,
+        depth: int,
+        token_mixer: SlotLike,
+        channel_mixer: SlotLike,
+        norm: SlotLike = "layernorm",
+        act: str = "gelu",
+        init: str = "trunc_normal",
+        stem: SlotLike = "patch",
+        stem_init: str = "torch",
+        head_init: str = "trunc_normal",
+        head: str = "linear",
+        layer_scale: float | None = None,
+        class_token: bool = False,
+        pos_embed: bool = False,
+        token_std: float = 0.02,
+        final_norm: SlotLike | bool = True,
+        dynamic_img_size: bool = False,
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_path_rule: str = "linear",
+        device=None,
+        dtype=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
@@ -89,36 +113,43 @@ class Isotropic(Backbone):
         self.config = {**config, **slots, "img_size": self.img_size, "patch_size": to_pair(patch_size, "patch_size")}
 
         defaults = {"init": stem_init, "patch_size": patch_size}
-        self.stem = build_block("stem", slots["stem"][0], in_chans, dim, defaults=defaults, img_size=self.img_size, **dd)
+        self.stem = build_block(
+            "stem", slots["stem"][0], in_chans, dim, defaults=defaults, img_size=self.img_size, **dd
+        )
         self.grid = self.stem.grid(self.img_size)
         self.num_prefix_tokens = int(class_token)
         self.tokens = None
         if class_token or pos_embed:
             self.tokens = ClassAndPosition(
-                dim, grid=self.grid, class_token=class_token, pos_embed=pos_embed, drop=pos_drop_rate,
-                token_std=token_std, **dd,
+                dim,
+                grid=self.grid,
+                class_token=class_token,
+                pos_embed=pos_embed,
+                drop=pos_drop_rate,
+                token_std=token_std,
+                **dd,
             )
         rates = [drop_path_rate] * depth
         if drop_path_rule == "linear":
             rates = calculate_drop_path_rates(drop_path_rate, depth)
         defaults = {"init": init, "act": act, "drop": proj_drop_rate, "attn_drop": attn_drop_rate}
-        self.blocks = nn.Sequential(*[
-            MetaBlock(
-                dim,
-                token_mixer=self._token_mixer(slots["token_mixer"][i], dim, defaults, dd),
-                channel_mixer=build_block("channel_mixer", slots["channel_mixer"][i], dim, defaults=defaults, **dd),
-                norm=partial(build_block, "norm", slots["norm"][i], **dd),
-                drop_path=rates[i],
-                layer_scale=layer_scale,
-                **dd,
-            )
-            for i in range(depth)
-        ])
+        self.blocks = nn.Sequential(
+            *[
+                MetaBlock(
+                    dim,
+                    token_mixer=self._token_mixer(slots["token_mixer"][i], dim, defaults, dd),
+                    channel_mixer=build_block("channel_mixer", slots["channel_mixer"][i], dim, defaults=defaults, **dd),
+                    norm=partial(build_block, "norm", slots["norm"][i], **dd),
+                    drop_path=rates[i],
+                    layer_scale=layer_scale,
+                    **dd,
+                )
+                for i in range(depth)
+            ]
+        )
         self.norm = build_block("norm", slots["final_norm"][0], dim, **dd)
         reduction = self.img_size[0] // self.grid[0]
-        self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": dim, "reduction": reduction} for i in range(depth)
-        ]
+        self.feature_info = [{"module": f"blocks.{i}", "num_chs": dim, "reduction": reduction} for i in range(depth)]
         self._make_head(dim, num_classes, global_pool, head=head, init=head_init, drop=drop_rate, **dd)
 
     def _token_mixer(self, slot: Slot, dim: int, defaults: dict, dd: dict) -> nn.Module | None:
@@ -144,8 +175,9 @@ class Isotropic(Backbone):
         x = self.stem(x)
         if x_size != self.img_size and not self._any_size:
             raise ValueError(
-                f"image size {x_size[0]} x {x_size[1]} is not the {self.img_size[0]} x {self.img_size[1]} that this model's "
-                f"weights were made for; call model.set_input_size({x_size}) to resample them, or create it with img_size={x_size}"
+                f"image size {x_size[0]} x {x_size[1]} is not the {self.img_size[0]} x {self.img_size[1]} that this "
+                f"model's weights were made for; call model.set_input_size({x_size}) to resample them, or create it "
+                f"with img_size={x_size}"
             )
         return x if self.tokens is None else self.tokens(x)
 
@@ -154,7 +186,8 @@ class Isotropic(Backbone):
     ) -> None:
         """Move the model to another image or patch size.
 
-        Position embeddings, token mixers and the patch embedding are resampled in place; other weights stay as they are.
+        Position embeddings, token mixers and the patch embedding are resampled in place; other weights stay as they
+        are.
 
         Args:
             img_size: Side of the images or (height, width); None keeps it.

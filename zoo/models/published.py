@@ -23,7 +23,7 @@ class Published:
 
 
 def on_timm_hub(rows: dict[str, Published]) -> dict[str, Published]:
-    """The rows with the location of their weights, for weights that timm publishes: ``hf-hub:timm/<architecture.tag>``."""
+    """The rows with the place of their weights, for those that timm publishes: ``hf-hub:timm/<architecture.tag>``."""
     return {
         name: Published(row.params, row.macs, row.top1, row.classes, f"hf-hub:timm/{name}") if "." in name else row
         for name, row in rows.items()

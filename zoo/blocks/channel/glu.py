@@ -35,8 +35,19 @@ class Glu(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, ratio: float = 8 / 3, hidden: int | None = None, act: str = "silu", gate_last: bool = False,
-        open_gate: bool = False, bias: bool = True, drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        ratio: float = 8 / 3,
+        hidden: int | None = None,
+        act: str = "silu",
+        gate_last: bool = False,
+        open_gate: bool = False,
+        bias: bool = True,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         hidden = int(ratio * dim) if hidden is None else hidden
@@ -58,4 +69,3 @@ class Glu(nn.Module):
         if self.drop is None:
             return self.fc2(x)
         return self.drop(self.fc2(self.drop(x)))
-

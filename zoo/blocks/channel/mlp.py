@@ -27,19 +27,31 @@ class Mlp(nn.Module):
         torch.Size([2, 3, 3, 8])
 
     Source: Tolstikhin et al., "MLP-Mixer" (arXiv 2105.01601), equation 1; Dosovitskiy et al., ViT (arXiv 2010.11929).
-    Differs: GELU is the exact one by default, as in timm's conversions; the Flax code of both papers uses the tanh form.
+    Differs: GELU is the exact one by default, as in timm's conversions; the Flax code of both papers uses the tanh
+        form.
     Cost: 2 x dim x hidden MACs a position.
     Raises: ValueError for a hidden width below 1.
     """
 
     def __init__(
-        self, dim: int, *, ratio: float = 4.0, hidden: int | None = None, act: str = "gelu", bias: bool = True,
-        drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        ratio: float = 4.0,
+        hidden: int | None = None,
+        act: str = "gelu",
+        bias: bool = True,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         hidden = int(ratio * dim) if hidden is None else hidden
         if hidden < 1:
-            raise ValueError(f"{type(self).__name__} of dim {dim} has a hidden width of {hidden}; it must be at least 1")
+            raise ValueError(
+                f"{type(self).__name__} of dim {dim} has a hidden width of {hidden}; it must be at least 1"
+            )
         self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
         self.act = build_act(act)
         self.drop = nn.Dropout(drop) if drop > 0 else None
@@ -75,11 +87,22 @@ class Hourglass(Mlp):
     """
 
     def __init__(
-        self, dim: int, *, ratio: float = 0.25, hidden: int | None = None, act: str = "gelu", bias: bool = True,
-        drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        ratio: float = 0.25,
+        hidden: int | None = None,
+        act: str = "gelu",
+        bias: bool = True,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         hidden = max(1, int(ratio * dim)) if hidden is None else hidden
         if hidden >= dim:
-            raise ValueError(f"hourglass has a bottleneck of {hidden} at width {dim}; it must be narrower (ratio below 1), "
-                             'or use "mlp" for a hidden layer that is wider')
+            raise ValueError(
+                f"hourglass has a bottleneck of {hidden} at width {dim}; it must be narrower (ratio below 1), "
+                'or use "mlp" for a hidden layer that is wider'
+            )
         super().__init__(dim, hidden=hidden, act=act, bias=bias, drop=drop, init=init, device=device, dtype=dtype)

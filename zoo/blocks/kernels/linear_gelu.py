@@ -21,9 +21,14 @@ def linear_act(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module) -
 
 def _plain_cpu(x: Tensor) -> bool:
     return (
-        type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0
-        and _AVAILABLE and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
+        and _AVAILABLE
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
     )
 
 

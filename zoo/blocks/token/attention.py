@@ -39,8 +39,17 @@ class Attention(nn.Module):
     mixes_prefix = True
 
     def __init__(
-        self, dim: int, *, heads: int | None = None, head_dim: int = 64, qkv_bias: bool = True, attn_drop: float = 0.0,
-        drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        heads: int | None = None,
+        head_dim: int = 64,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         heads = max(1, dim // head_dim) if heads is None else heads
@@ -60,7 +69,8 @@ class Attention(nn.Module):
 def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     """Attention of packed queries, keys and values: fused, or where that is slower as two matrix products.
 
-    On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of ImageNet's
+    On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of
+    ImageNet's
     lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305. In fp32 it
     wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
 
@@ -68,7 +78,9 @@ def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     """
     batch, tokens, width = qkv.shape
     if qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16 and tokens <= PLAIN_LIMIT:
-        q, k, v = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, -1).unbind(0)
+        q, k, v = (
+            qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, -1).unbind(0)
+        )
         # A product scaled in the same pass; what beta = 0 multiplies is not read.
         scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
         y = torch.bmm(F.dropout(scores.softmax(-1), drop), v).unflatten(0, (batch, heads))

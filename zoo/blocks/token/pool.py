@@ -41,7 +41,11 @@ class Pool(nn.Module):
         kernel = (self.size if x.ndim == 4 else 1, self.size)
         # (B, H, W, C) seen as (B, C, H, W) is channels_last memory: neither permutation copies.
         y = F.avg_pool2d(
-            image.permute(0, 3, 1, 2), kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2), count_include_pad=False
+            image.permute(0, 3, 1, 2),
+            kernel,
+            stride=1,
+            padding=(kernel[0] // 2, kernel[1] // 2),
+            count_include_pad=False,
         ).permute(0, 2, 3, 1)
         y = y if x.ndim == 4 else y[:, 0]
         return y - x if self.subtract else y

@@ -41,14 +41,24 @@ class SpatialGate(nn.Module):
     spatial = frozenset({1, 2})
 
     def __init__(
-        self, dim: int, *, ratio: float = 6.0, act: str = "gelu", drop: float = 0.0, init: str = "xavier",
-        grid: tuple[int, ...], device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        ratio: float = 6.0,
+        act: str = "gelu",
+        drop: float = 0.0,
+        init: str = "xavier",
+        grid: tuple[int, ...],
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         hidden = int(ratio * dim)
         if hidden < 2 or hidden % 2:
-            raise ValueError(f"spatial_gate splits its hidden width int({ratio} * {dim}) = {hidden} in two; choose a ratio "
-                             "that makes it even and at least 2")
+            raise ValueError(
+                f"spatial_gate splits its hidden width int({ratio} * {dim}) = {hidden} in two; choose a ratio "
+                "that makes it even and at least 2"
+            )
         dd = {"device": device, "dtype": dtype}
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)

@@ -38,8 +38,18 @@ class TokenMlp(nn.Module):
     spatial = frozenset({1, 2})
 
     def __init__(
-        self, dim: int, *, ratio: float = 0.5, hidden: int | None = None, act: str = "gelu", gated: bool = False,
-        drop: float = 0.0, init: str = "trunc_normal", grid: tuple[int, ...], device=None, dtype=None,
+        self,
+        dim: int,
+        *,
+        ratio: float = 0.5,
+        hidden: int | None = None,
+        act: str = "gelu",
+        gated: bool = False,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        grid: tuple[int, ...],
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         hidden = int(ratio * dim) if hidden is None else hidden
