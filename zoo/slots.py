@@ -251,7 +251,8 @@ def check_type(what: str, value: Any, hint: Any) -> None:
     Raises:
         TypeError: The value is of another type.
     """
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)  # Python 3.10 makes the latter of `= None`
+    kinds = typing.get_args(hint) if is_union else (hint,)
     if not set(kinds) <= {bool, int, float, str, type(None)}:
         return
     fits = type(value) in kinds or (float in kinds and type(value) is int)
