@@ -35,17 +35,18 @@ def compare(overrides: list[str], output: Path) -> list[dict]:
     for name, path in RECIPES.items():
         row = {"model": name, "parameters": 0, "psnr": []}
         for seed in SEEDS:
-            trainer = Trainer(load_recipe(path, [*overrides, f"train.seed={seed}"]), output / path.stem / f"seed-{seed}")
+            recipe = load_recipe(path, [*overrides, f"train.seed={seed}"])
+            trainer = Trainer(recipe, output / path.stem / f"seed-{seed}")
             row["psnr"].append(trainer.run()["test/psnr"])
             row["parameters"] = sum(p.numel() for p in trainer.model.parameters())
             if len(rows) == 1:
-                rows[0]["psnr"].append(noisy_psnr(trainer.recipe))
+                rows[0]["psnr"].append(noisy_psnr(recipe))
         rows.append(row)
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as a Markdown table with their mean and standard deviation over the seeds, and the models' difference."""
+    """The rows in Markdown, with mean and standard deviation over the seeds, and the difference of the models."""
     _, hourglass, conventional = rows
     gains = [ours - theirs for ours, theirs in zip(hourglass["psnr"], conventional["psnr"], strict=True)]
     lines = ["| Test PSNR, dB | Parameters | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | std |"]

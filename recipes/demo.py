@@ -25,22 +25,23 @@ def main(overrides: Sequence[str] = ()) -> None:
 
     trainer = Trainer(recipe, OUTPUT)
     sizes = {part: len(split) for part, split in trainer.splits.items()}
-    print("Data      1,797 real images of handwritten digits, 8x8 pixels (scikit-learn): "
-          f"{sizes['train']} to train, {sizes['validation']} to watch, {sizes['test']} to test")  # fmt: skip
-    print(f"Model     {recipe.model.name} at this size: {recipe.model.kwargs}")
-    print(f"Training  {recipe.train.duration.count} epochs, {trainer.total} steps ({RECIPE.name})\n")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in recipe.model.kwargs.items())
+    print(f"Data      scikit-learn's handwritten digits, 8x8 pixels: {sizes}")
+    print(f"Model     zoo.create_model({recipe.model.name!r}, {arguments})")
+    print(f"Training  {trainer.total} steps, as {RECIPE.name} says\n")
     start = time.perf_counter()
     metrics = trainer.run()
-    print(f"\nTest      {metrics['test/top1']:.2f} % of the test images read correctly, "
-          f"after {time.perf_counter() - start:.0f} s; {recipe.expect.compare(metrics)}")  # fmt: skip
+    seconds = time.perf_counter() - start
+    print(f"\nTest      {metrics['test/top1']:.2f} % of {sizes['test']} unseen images right, after {seconds:.0f} s")
+    print(f"          {recipe.expect.compare(metrics)}")
 
     name = f"local-dir:{trainer.folder.model}"
     reloaded = zoo.create_model(name).to(trainer.accelerator.device)
     again = evaluate(reloaded, recipe, trainer.splits["test"])
     if again != {key.removeprefix("test/"): value for key, value in metrics.items()}:
         sys.exit(f"the model loaded from {trainer.folder.model} scores {again}, the trained one {metrics}")
-    print(f'Saved     zoo.create_model("{name}") scores exactly the same: top1 {again["top1"]:.2f}, loss {again["loss"]:.6f}')
-    print(f"\nCost of one image:\n{zoo.count_flops(reloaded.cpu())}")
+    print(f"Reloaded  zoo.create_model({name!r}): exactly the same, {again['top1']:.2f} %, loss {again['loss']:.6f}")
+    print(f"\nCost\n{zoo.count_flops(reloaded.cpu()).table(depth=2)}")
 
 
 if __name__ == "__main__":

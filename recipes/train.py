@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.print:
         print(dump_recipe(recipe), end="")
         return
-    if args.overrides:
-        print(f"changed for this run: {' '.join(args.overrides)} (so what the recipe expects need not hold)")
     trainer = Trainer(recipe, args.output or Path("runs") / args.recipe.stem)
+    if args.overrides and trainer.accelerator.is_main_process:
+        print(f"changed for this run: {' '.join(args.overrides)} (so what the recipe expects need not hold)")
     start = time.perf_counter()
     metrics = trainer.run()
     if trainer.accelerator.is_main_process:

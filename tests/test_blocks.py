@@ -100,17 +100,20 @@ def test_attention_dropout_drops_weights_in_both_forms(monkeypatch):
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_gelu_in_one_pass_is_the_plain_form(approximate, dtype, bias):
     x, act = torch.randn(2, 3, 5, 16, dtype=dtype), nn.GELU(approximate)
-    layer = nn.Linear(16, 24, bias, dtype=dtype)
+    layer = Linear(16, 24, bias, init="torch", dtype=dtype)
     expected = act(F.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double()))
     with torch.no_grad():
-        found = linear_gelu.linear_act(x, layer.weight, layer.bias, act)
+        found = linear_gelu.linear_act(x, layer, act)
+        assert (
+            torch.equal(torch.cat(linear_gelu.linear_act_halves(x, layer, act), -1), found) or dtype is torch.bfloat16
+        )
     assert found.shape == (2, 3, 5, 24) and found.dtype is dtype
     assert relative_error(found.double(), expected) < (1e-5 if dtype is torch.float32 else 0.02)
 
 
 def test_linear_gelu_steps_aside_wherever_something_watches():
-    x, layer, act = torch.randn(4, 16), nn.Linear(16, 24), nn.GELU()
-    call = lambda x: linear_gelu.linear_act(x, layer.weight, layer.bias, act)
+    x, layer, act = torch.randn(4, 16), Linear(16, 24, init="torch"), nn.GELU()
+    call = lambda x: linear_gelu.linear_act(x, layer, act)
     assert call(x).grad_fn is not None
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
@@ -119,6 +122,40 @@ def test_linear_gelu_steps_aside_wherever_something_watches():
         assert torch.allclose(torch.vmap(call)(x), plain, atol=1e-5)
         assert torch.allclose(torch.compile(call, backend="aot_eager", fullgraph=True)(x), plain, atol=1e-5)
         assert call(x[:0]).shape == (0, 24)
+        calls = []
+        layer.register_forward_hook(lambda *a: calls.append(a))
+        call(x)
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["mixer_test", "gmixer_test", "gmlp_test", "vit_test"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_in_place_of_a_layer_is_called(name, dtype):
+    """LoRA and the like exchange the linear maps; no fast path goes around what stands in their place."""
+
+    class Adapter(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.calls = inner, 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.inner(x)
+
+    model = zoo.create_model(name, dtype=dtype).eval()
+    x = torch.randn(1, 3, 32, 32, dtype=dtype)
+    with torch.no_grad():
+        expected = model.forward_features(x)
+        layers = [
+            (m, k) for m in model.modules() for k, c in m.named_children() if isinstance(c, (nn.Linear, nn.Conv2d))
+        ]
+        for parent, key in layers:
+            setattr(parent, key, Adapter(getattr(parent, key)))
+        assert relative_error(model.forward_features(x).float(), expected.float()) < (
+            1e-5 if dtype is torch.float32 else 0.05
+        )
+        model(x)
+    assert [m.calls for m in model.modules() if isinstance(m, Adapter)] == [2] * (len(layers) - 1) + [1]
 
 
 def test_train_and_eval_forward_agree():

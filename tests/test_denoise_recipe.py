@@ -20,7 +20,8 @@ def test_the_pair_differs_in_the_model_alone():
 
 
 def test_the_budgets_are_equal_and_each_skip_is_of_its_own_kind():
-    models = [zoo.create_model(recipe.model.name, **recipe.model.kwargs) for recipe in map(load_recipe, (HOURGLASS, CONVENTIONAL))]
+    chosen = [load_recipe(path).model for path in (HOURGLASS, CONVENTIONAL)]
+    models = [zoo.create_model(model.name, **model.kwargs) for model in chosen]
     hourglass, conventional = (sum(p.numel() for p in model.parameters()) for model in models)
     assert abs(hourglass / conventional - 1) < 0.02
     pixels = 64
@@ -41,12 +42,13 @@ def test_twenty_steps_lower_the_loss(path, tmp_path):
 
 
 def test_the_comparison_tabulates_what_it_ran(tmp_path, capsys):
-    arguments = ["train.duration=2st", "schedule.warmup=1st", "--output", str(tmp_path), "--json", str(tmp_path / "rows.json")]
-    compare_denoise.main(arguments)
-    rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
+    saved = tmp_path / "rows.json"
+    overrides = ["train.duration=2st", "schedule.warmup=1st"]
+    compare_denoise.main([*overrides, "--output", str(tmp_path / "runs"), "--json", str(saved)])
+    rows = json.loads(saved.read_text("utf-8"))
     assert [row["model"] for row in rows] == ["noisy input", *compare_denoise.RECIPES]
     assert all(len(row["psnr"]) == len(compare_denoise.SEEDS) for row in rows)
-    # Noise of 0.25 alone is 12.04 dB; clamping to [0, 1] removes what of it leaves the range, half where a pixel is 0 or 1.
+    # Noise of 0.25 is 12.04 dB; clamping to [0, 1] takes away half of it where a pixel is 0 or 1, as most are.
     assert 13.5 < rows[0]["psnr"][0] < 15
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| hourglass -")]
     assert float(table[0][2]) == pytest.approx(rows[1]["psnr"][0] - rows[2]["psnr"][0], abs=5e-4)

@@ -173,6 +173,7 @@ def test_input_sizes(name):
         model(larger)
     model.set_input_size((2 * height, width))
     assert model(larger).shape == (1, model.num_classes) and model.input_size == (3, 64, 32)
+    assert timm.models.get_model_input_config(model)["input_size"] == (3, 64, 32)
     assert zoo.create_model(name, img_size=(64, 32))(larger).shape == (1, model.num_classes)
     with pytest.raises(ValueError, match="expected images"):
         model(torch.randn(1, 5, 64, 32))

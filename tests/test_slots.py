@@ -133,6 +133,24 @@ def test_every_block_is_listed_and_documented():
             assert not missing, f"{cls.__name__}'s docstring lacks {missing}"
 
 
+def test_a_block_of_ones_own():
+    @zoo.register_block("channel_mixer", "twice")
+    class Twice(nn.Module):
+        def __init__(self, dim, *, factor: float = 2.0, device=None, dtype=None):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x):
+            return self.factor * x
+
+    try:
+        assert zoo.create_block("channel_mixer", "twice(factor=3)", dim=2)(torch.ones(2)).tolist() == [3.0, 3.0]
+        with pytest.raises(ValueError, match="'twice' is taken by"):
+            zoo.register_block("channel_mixer", "twice")(type("Other", (nn.Module,), {}))
+    finally:
+        del zoo.blocks.register._BLOCKS["channel_mixer"]["twice"]
+
+
 def test_a_block_works_alone():
     mixer = zoo.create_block("token_mixer", "token_mlp(ratio=2)", dim=8, grid=(5,), dtype=torch.float64)
     assert mixer(torch.randn(3, 5, 8, dtype=torch.float64)).shape == (3, 5, 8)

@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
-
 from PIL import Image
 
 from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader, random_affine

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
-
 from safetensors.torch import load_file
 
 import zoo
@@ -27,20 +24,19 @@ model:
   name: mixer_test
   kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 2, drop_path_rate: 0.3}
 data: {name: digits, shift: 0.5}
-train: {duration: 30st, batch_size: 64, eval_every: 9st, checkpoint_every: 10st, log_every: 1st, grad_clip: 1, ema: 0.9}
+train:
+  log_every: 1st
+  duration: 30st
+  batch_size: 64
+  eval_every: 9st
+  checkpoint_every: 10st
+  grad_clip: 1
+  ema: 0.9
+  threads: 1
 optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
 schedule: {name: cosine, warmup: 5st}
 expect: {metric: test/top1, status: untested}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small gain nothing from more, and lose much where the cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -255,13 +251,13 @@ def test_aux_losses_are_weighted_and_checked(make_recipe, tmp_path):
         result.model.forward = lambda x, **options: (forward(x, **options)[0], aux)
         return result
 
-    given = {"loss/balance": torch.tensor(4.0, requires_grad=True), "stat/load": torch.tensor([1.0, 2.0])}
+    given = {"loss/balance": torch.tensor(4.0, requires_grad=True), "stat/load": (torch.ones(2), torch.zeros(2))}
     plain, weighted = trainer("none", **{"loss/none": torch.zeros(())}), trainer("balance", **given)
     plain.fit()
     weighted.fit()
     first, other = records(tmp_path / "none")[0], records(tmp_path / "balance")[0]
-    assert other["loss"] == pytest.approx(first["loss"] + 2.0) and other["stat/load"] == [1.0, 2.0]
-    with pytest.raises(ValueError, match="'balanse' of aux_losses; did you mean 'balance'.*by the model: balance"):
+    assert other["loss"] == pytest.approx(first["loss"] + 2.0) and other["stat/load"] == [[1.0, 1.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="'balanse' of aux_losses is unknown; did you mean 'balance'.*: balance"):
         trainer("balanse", **given).fit()
 
 
@@ -295,6 +291,16 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert zoo.create_model("local-dir:runs/tiny/model").num_classes == 10
 
 
+def test_demo_runs_and_runs_again(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(ROOT / "recipes" / "demo.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        main(["train.duration=3ep", "schedule.warmup=0ep"])
+    said = capsys.readouterr().out
+    assert said.count("exactly the same") == 2 and said.count("starting afresh") == 1
+    assert "blocks.2" in said and "MACs" in said
+
+
 # Run by each process. Accelerate shards on accelerators only, so for FSDP it is told that these CPUs are such.
 DRIVER = """
 import sys
@@ -325,13 +331,17 @@ def test_two_processes_train_as_one(tmp_path, how):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     if how == "fsdp":
         environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-        environment |= {"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP", "FSDP_MIN_NUM_PARAMS": "1000"}
+        environment |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "MetaBlock"}
     for stop in ("15", "-1"):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "driver.py"]
         done = subprocess.run(
             [*command, how, "two.yaml", "two", stop],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
     Trainer(load_recipe(tmp_path / "two.yaml"), tmp_path / "one").run()
     for one, two in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):

@@ -17,6 +17,7 @@ _PUBLIC = {
     "model_info": "registry",
     "create_block": "slots",
     "list_blocks": "slots",
+    "register_block": "slots",
     "save_pretrained": "hub",
     "count_flops": "flops",
 }

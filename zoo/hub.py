@@ -15,7 +15,7 @@ from torch import nn
 import zoo
 from zoo.files import replacing
 from zoo.models.backbone import Backbone
-from zoo.registry import _family_of, assemble
+from zoo.registry import assemble, family_of
 from zoo.slots import Slot, dump_slots, unknown
 from zoo.weights import read_state_dict
 
@@ -102,7 +102,7 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     config = read_config(path)
     where = f"{path}: "
     arch = config["architecture"]
-    family = _family_of(arch, where)
+    family = family_of(arch, where)
     weights = folder / config["weights"]
     return assemble(
         arch,

@@ -68,7 +68,8 @@ def families() -> dict[str, Family]:
     return found
 
 
-def _family_of(arch: str, where: str = "") -> Family:
+def family_of(arch: str, where: str = "") -> Family:
+    """The family of a variant; `where` goes before the message if there is none."""
     known = {variant: family for family in families().values() for variant in family.variants}
     if arch not in known:
         names = [n for n in known if not n.endswith("_test")]
@@ -161,7 +162,7 @@ def model_info(name: str) -> ModelInfo:
         ValueError: The model or its tag is unknown.
     """
     arch, tag = timm.models.split_model_name_tag(name)
-    family = _family_of(arch)
+    family = family_of(arch)
     cfg = _resolve_cfg(arch, tag)
     return ModelInfo(
         name=name,
@@ -244,7 +245,7 @@ def create_model(
         if any(mark in model_name for mark in "/\\"):
             raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
         arch, tag = timm.models.split_model_name_tag(model_name)
-        family = _family_of(arch)
+        family = family_of(arch)
         cfg = _resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
         model = assemble(
             arch,
@@ -255,7 +256,7 @@ def create_model(
             load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
         )
     if checkpoint_path:
-        rules = _family_of(model.pretrained_cfg["architecture"]).rules
+        rules = family_of(model.pretrained_cfg["architecture"]).rules
         load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path))
     return model
 
@@ -284,7 +285,7 @@ def assemble(
     check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
     check_arguments(family.model, arguments, arch, where)
     names = {"first_conv": "stem.proj", "classifier": "head", **family.cfg}  # zoo's own names, for timm's tools
-    cfg = dataclasses.replace(cfg, architecture=arch, **names)
+    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None, **names)
 
     def make(**given) -> nn.Module:
         given = {**arguments, **given}

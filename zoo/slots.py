@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from zoo.blocks.register import blocks_of
+from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
 
 SlotLike = (
     Any  # str | Mapping | type | functools.partial | Slot | None; a list or an `at` mapping where a model takes them

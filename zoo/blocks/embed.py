@@ -8,7 +8,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed, trunc_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear, init_
+from zoo.blocks.linear import Linear, init_, is_bare
 from zoo.blocks.register import register
 
 
@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
         (rows, columns), (height, width) = self.patch_size, self.grid(x.shape[2:])
-        if x.dtype is not torch.bfloat16 or x.device.type != "cpu":
+        if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or not is_bare(self.proj, nn.Conv2d):
             return self.proj(x).permute(0, 2, 3, 1).contiguous()
         # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as
         # fast.

@@ -3,6 +3,7 @@
 import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def _torch_default(weight: Tensor, bias: Tensor | None) -> None:
@@ -75,6 +76,28 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         init_(self.weight, self.bias, self.init)
+
+
+def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a module is exactly of a class and nothing hooks into its call.
+
+    Only then may the module around it use its weights without calling it: adapters, parametrisations and FSDP exchange
+    the module, its class, or what happens around its call.
+    """
+    return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def halves(fc: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of ``fc(x)``, each contiguous.
+
+    Two products with contiguous results are faster than one product and two strided halves, which whatever comes next
+    would have to copy.
+    """
+    if not is_bare(fc, Linear):
+        return fc(x).chunk(2, dim=-1)
+    biases = (None, None) if fc.bias is None else fc.bias.chunk(2)
+    first, second = (F.linear(x, w, b) for w, b in zip(fc.weight.chunk(2), biases, strict=True))
+    return first, second
 
 
 class TokenLinear(nn.Module):

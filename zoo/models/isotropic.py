@@ -212,6 +212,7 @@ class Isotropic(Backbone):
                     owner.set_grid(grid)
         self.grid, self.img_size = grid, img_size
         self.config["img_size"] = img_size
+        self._traits = {**getattr(self, "_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
         for info in self.feature_info:
             info["reduction"] = img_size[0] // grid[0]
 

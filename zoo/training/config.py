@@ -40,12 +40,15 @@ class Train:
     grad_clip: float | None = None  # largest norm of all gradients together
     ema: float | None = None  # decay of an average of the weights, which is then what is evaluated and saved
     log_every: Duration = Duration(10, "st")
+    threads: int | None = None  # of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there
 
     def __post_init__(self) -> None:
         for name in ("duration", "batch_size", "eval_every", "checkpoint_every", "log_every"):
             value = getattr(self, name)
             if (value.count if isinstance(value, Duration) else value) < 1:
                 raise ValueError(f"{name} is {value}, it must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}, it must be at least 1 (or null: as torch has it)")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, it must be at least 0")
         if self.grad_clip is not None and self.grad_clip <= 0:

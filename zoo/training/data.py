@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.training.tasks import Task
 
-# What a seed is for; drawn streams never meet, whatever the recipe's seed.
+# What a seed is for, the second key of `derive_seed`: the streams never meet.
 SPLIT, INIT, ORDER, AUGMENT, CORRUPT, STEP, EVALUATE = range(7)
 
 
@@ -109,7 +109,7 @@ class Digits:
         from sklearn.model_selection import train_test_split
 
         pixels, labels = load_digits(return_X_y=True)
-        seed = derive_seed(SPLIT, self.split_seed) % 2**32
+        seed = derive_seed(self.split_seed, SPLIT) % 2**32
         rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
         train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
         images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)

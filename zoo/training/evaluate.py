@@ -1,5 +1,7 @@
 """Measuring a model by a recipe's task."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +17,20 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16")
 
 
+@contextlib.contextmanager
+def cpu_threads(recipe: Recipe) -> Iterator[None]:
+    """The recipe's number of threads as a context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, world: int = 1) -> dict[str, float]:
-    """Means of the task's metrics over a split, on the model's device, in the recipe's precision.
+    """Means of the task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
     Where `world` processes measure together, each calls this with its `rank` and all get the result.
     """
@@ -28,11 +41,12 @@ def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, w
     was_training = model.training
     model.eval()
     sums: dict[str, float] = {}
-    for inputs, targets, counts in loader(batches, range(len(batches))):
-        with autocast(recipe, device):
-            outputs = model(inputs.to(device))
-        for name, values in recipe.task.metrics(outputs.float(), targets.to(device)).items():
-            sums[name] = sums.get(name, 0.0) + (values.double().cpu() * counts).sum().item()
+    with cpu_threads(recipe):
+        for inputs, targets, counts in loader(batches, range(len(batches))):
+            with autocast(recipe, device):
+                outputs = model(inputs.to(device))
+            for name, values in recipe.task.metrics(outputs.float(), targets.to(device)).items():
+                sums[name] = sums.get(name, 0.0) + (values.double().cpu() * counts).sum().item()
     model.train(was_training)
     gathered = gather_object([sums]) if world > 1 else [sums]
     return {name: sum(part[name] for part in gathered) / len(split) for name in sums}

@@ -17,10 +17,11 @@ from torch.distributed.checkpoint import state_dict as sharding
 from tqdm import tqdm
 
 import zoo
+from zoo.blocks.base import Aux
 from zoo.slots import unknown
 from zoo.training.config import Recipe
 from zoo.training.data import INIT, STEP, TrainingBatches, derive_seed, loader, seeded_globals
-from zoo.training.evaluate import autocast, evaluate, show
+from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler
 from zoo.training.schema import Duration
@@ -81,7 +82,8 @@ class Trainer:
         train, device = self.recipe.train, self.accelerator.device
         steps = range(self.step, self.total)
         bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+        seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with seeding, cpu_threads(self.recipe), bar:
             for step, (inputs, targets) in zip(steps, loader(self.batches, steps), strict=True):
                 record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
                 self.step = step + 1
@@ -138,9 +140,9 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)
         rate = self.optimizer.param_groups[0]["lr"]
-        return {"loss": value, "grad_norm": norm, "lr": rate} | {key: entry.tolist() for key, entry in aux.items()}
+        return {"loss": value, "grad_norm": norm, "lr": rate} | {key: numbers(entry) for key, entry in aux.items()}
 
-    def _aux_loss(self, aux: dict[str, Tensor]) -> Tensor | float:
+    def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
         for name in self.recipe.aux_losses:
@@ -204,3 +206,8 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self._is_main:
             tqdm.write(line)
+
+
+def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
+    """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
+    return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]

@@ -58,7 +58,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = linear_act(x, self.fc1.weight, self.fc1.bias, self.act)
+        x = linear_act(x, self.fc1, self.act)
         if self.drop is None:
             return self.fc2(x)
         return self.drop(self.fc2(self.drop(x)))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kernels.linear_gelu import linear_act
+from zoo.blocks.kernels.linear_gelu import linear_act_halves
 from zoo.blocks.linear import Linear, TokenLinear
 from zoo.blocks.norm import LayerNorm
 from zoo.blocks.register import register
@@ -72,9 +72,7 @@ class SpatialGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape
         x = x.flatten(1, -2)
-        # Two products with contiguous results: halves of one product are strided, and the norm would have to copy.
-        halves = zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True)
-        u, v = (linear_act(x, weight, bias, self.act) for weight, bias in halves)
+        u, v = linear_act_halves(x, self.fc1, self.act)
         x = u * self.gate(self.norm(v))
         x = self.fc2(x) if self.drop is None else self.drop(self.fc2(self.drop(x)))
         return x.view(shape)
