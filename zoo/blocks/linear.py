@@ -5,6 +5,8 @@ from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.kernels import onednn
+
 
 def _torch_default(weight: Tensor, bias: Tensor | None) -> None:
     bound = weight[0].numel() ** -0.5
@@ -77,6 +79,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         init_(self.weight, self.bias, self.init)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return (onednn.linear if onednn.usable(x, self.weight) else F.linear)(x, self.weight, self.bias)
+
 
 def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Whether a module is exactly of a class and nothing hooks into its call.
@@ -87,7 +92,23 @@ def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
     return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
 
 
-def halves(fc: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def linear_act(x: Tensor, fc: nn.Module, act: nn.Module) -> Tensor:
+    """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own."""
+    if type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+        return onednn.linear(x, fc.weight, fc.bias, act.approximate)
+    return act(fc(x))
+
+
+def linear_act_halves(x: Tensor, fc: nn.Module, act: nn.Module) -> tuple[Tensor, Tensor]:
+    """The two halves of ``act(fc(x))``, each contiguous (see `halves`)."""
+    if type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+        first, second = (onednn.linear(x, weight, bias, act.approximate) for weight, bias in _cut(fc))
+        return first, second
+    first, second = halves(x, fc)
+    return act(first), act(second)
+
+
+def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
     """The two halves of ``fc(x)``, each contiguous.
 
     Two products with contiguous results are faster than one product and two strided halves, which whatever comes next
@@ -95,9 +116,14 @@ def halves(fc: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not is_bare(fc, Linear):
         return fc(x).chunk(2, dim=-1)
-    biases = (None, None) if fc.bias is None else fc.bias.chunk(2)
-    first, second = (F.linear(x, w, b) for w, b in zip(fc.weight.chunk(2), biases, strict=True))
+    first, second = (F.linear(x, weight, bias) for weight, bias in _cut(fc))
     return first, second
+
+
+def _cut(fc: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each half of the outputs."""
+    biases = (None, None) if fc.bias is None else fc.bias.chunk(2)
+    return list(zip(fc.weight.chunk(2), biases, strict=True))
 
 
 class TokenLinear(nn.Module):

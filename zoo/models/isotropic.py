@@ -179,7 +179,8 @@ class Isotropic(Backbone):
                 f"model's weights were made for; call model.set_input_size({x_size}) to resample them, or create it "
                 f"with img_size={x_size}"
             )
-        return x if self.tokens is None else self.tokens(x)
+        x = x if self.tokens is None else self.tokens(x)
+        return x.contiguous()  # a convolution may leave it strided, and every block would copy it again
 
     def set_input_size(
         self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None

@@ -60,7 +60,7 @@ class Glu(nn.Module):
         self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = halves(self.fc1, x)
+        first, second = halves(x, self.fc1)
         x = first * self.act(second) if self.gate_last else self.act(first) * second
         if self.drop is None:
             return self.fc2(x)

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.kernels.linear_gelu import linear_act
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, linear_act
 from zoo.blocks.register import register
 from zoo.slots import build_act
 

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kernels.linear_gelu import linear_act_halves
-from zoo.blocks.linear import Linear, TokenLinear
+from zoo.blocks.linear import Linear, TokenLinear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
 from zoo.blocks.register import register
 from zoo.slots import build_act

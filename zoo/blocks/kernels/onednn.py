@@ -1,0 +1,53 @@
+"""Linear maps for inference on the CPU by oneDNN, with bias and GELU inside the matrix product.
+
+It is the operator that torch's own compiler uses. Plain torch writes the result two or three times: bias, product,
+activation; and in fp32 on AMD its library is slower too. Wherever anything else may watch - autograd, autocast, a
+compiler, an exporter, a tensor subclass - `usable` says no, and the caller takes the plain form.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEAST_MACS = 2**22  # below, in fp32, the call costs more than it saves (Zen 4, 2 threads)
+
+
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` may stand for ``F.linear(x, weight, bias)`` here and now."""
+    return (
+        not torch.is_grad_enabled()
+        and _AVAILABLE
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype == weight.dtype
+        and x.numel() * weight.shape[0] >= LEAST_MACS
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None = None) -> Tensor:
+    """``F.linear(x, weight, bias)``, and after it ``F.gelu(..., approximate=gelu)`` if `gelu` is given.
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none" if gelu is None else "gelu", [], gelu or "")
+
+
+def _available() -> bool:
+    """Whether this build of torch has the operator and it computes what it should."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        x, w, b = torch.ones(2, 3), torch.full((4, 3), 0.5), torch.ones(4)
+        with torch.no_grad():
+            plain = F.linear(x, w, b)
+            return torch.allclose(linear(x, w, b), plain) and torch.allclose(linear(x, w, b, "none"), F.gelu(plain))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+_AVAILABLE = _available()
