@@ -3,7 +3,7 @@
 It trains recipes/mixer_digits.yaml as `python recipes/train.py recipes/mixer_digits.yaml` would, but anew every time.
 """
 
-import shutil
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -16,14 +16,16 @@ RECIPE = Path(__file__).parent / "mixer_digits.yaml"
 OUTPUT = Path("runs") / "demo"
 
 
+def unused(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, … that is not there: an earlier demo's model is kept."""
+    names = (folder.with_name(f"{folder.name}-{n}") if n > 1 else folder for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
 def main(overrides: Sequence[str] = ()) -> None:
     """Train, measure, save, load, compare, count."""
     recipe = load_recipe(RECIPE, overrides)
-    if OUTPUT.exists():
-        print(f"{OUTPUT} is from an earlier demo: starting afresh\n")
-        shutil.rmtree(OUTPUT)
-
-    trainer = Trainer(recipe, OUTPUT)
+    trainer = Trainer(recipe, unused(OUTPUT))
     sizes = {part: len(split) for part, split in trainer.splits.items()}
     arguments = ", ".join(f"{key}={value!r}" for key, value in recipe.model.kwargs.items())
     print(f"Data      scikit-learn's handwritten digits, 8x8 pixels: {sizes}")
