@@ -67,6 +67,11 @@ def test_only_models_of_zoo_can_be_saved(saved, tmp_path):
         zoo.save_pretrained(torch.nn.Linear(2, 2), tmp_path)
 
 
+def test_a_model_without_weights_cannot_be_saved(tmp_path):
+    with pytest.raises(ValueError, match="meta device has no weights"):
+        zoo.save_pretrained(zoo.create_model("mixer_test", device="meta"), tmp_path)
+
+
 def edit(folder: Path, change) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())

@@ -172,6 +172,15 @@ def test_checkpoint_path_takes_zoos_keys_and_timms(good, timm_checkpoint):
     assert torch.equal(zoo.create_model("resmlp_12_224", checkpoint_path=path).head.weight, theirs.head.weight)
 
 
+def test_features_of_a_pretrained_model(good):
+    model, path = good
+    x = torch.randn(1, 3, 32, 32)
+    features = load(path, features_only=True, out_indices=[1]).eval()
+    assert torch.equal(features(x)[0], model.forward_intermediates(x, [1], intermediates_only=True)[0])
+    with pytest.raises(ValueError, match="checkpoint_path fills a whole model"):
+        zoo.create_model("mixer_test", features_only=True, checkpoint_path=path)
+
+
 def test_weights_into_a_meta_model_are_refused(good):
     with pytest.raises(ValueError, match="meta device"):
         load(good[1], device="meta")

@@ -45,6 +45,10 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
             "features, compiled or distributed, save the model inside it"
         )
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            "a model on the meta device has no weights to save; materialise it by to_empty() and init_weights()"
+        )
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("file", "state_dict", "source")}
     config = {
         "zoo_version": zoo.__version__,

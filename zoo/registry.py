@@ -232,6 +232,11 @@ def create_model(
             would.
     """
     kwargs = {k: v for k, v in kwargs.items() if v is not None or k in SLOT_ARGUMENTS}
+    if checkpoint_path and kwargs.get("features_only"):
+        raise ValueError(
+            "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
+            f'pretrained_cfg_overlay={{"file": {str(checkpoint_path)!r}}}'
+        )
     source, _, rest = model_name.partition(":")
     if rest:
         if source not in SOURCES:

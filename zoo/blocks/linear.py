@@ -126,6 +126,20 @@ def _cut(fc: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
     return list(zip(fc.weight.chunk(2), biases, strict=True))
 
 
+def hidden_width(block: str, dim: int, ratio: float, hidden: int | None) -> int:
+    """The hidden width of a block: `hidden` if it is given, else ``int(ratio * dim)``.
+
+    Raises:
+        ValueError: It is below 1.
+    """
+    width = int(ratio * dim) if hidden is None else hidden
+    if width < 1:
+        raise ValueError(
+            f"{block} of dim {dim} has a hidden width of {width}; it must be at least 1: raise ratio or hidden"
+        )
+    return width
+
+
 class TokenLinear(nn.Module):
     """A linear map over the tokens, the same for every channel: ``W @ x + b``, no transposition of the input.
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, halves
+from zoo.blocks.linear import Linear, halves, hidden_width
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -49,9 +49,7 @@ class Glu(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        hidden = int(ratio * dim) if hidden is None else hidden
-        if hidden < 1:
-            raise ValueError(f"glu of dim {dim} has a hidden width of {hidden}; it must be at least 1")
+        hidden = hidden_width("glu", dim, ratio, hidden)
         self.gate_last = gate_last
         inits = (init, "open_gate" if open_gate else init)
         self.fc1 = Linear(dim, 2 * hidden, bias, init=inits if gate_last else inits[::-1], device=device, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, linear_act
+from zoo.blocks.linear import Linear, hidden_width, linear_act
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -46,11 +46,7 @@ class Mlp(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        hidden = int(ratio * dim) if hidden is None else hidden
-        if hidden < 1:
-            raise ValueError(
-                f"{type(self).__name__} of dim {dim} has a hidden width of {hidden}; it must be at least 1"
-            )
+        hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
         self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
         self.act = build_act(act)
         self.drop = nn.Dropout(drop) if drop > 0 else None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import TokenLinear
+from zoo.blocks.linear import TokenLinear, hidden_width
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -52,9 +52,7 @@ class TokenMlp(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        hidden = int(ratio * dim) if hidden is None else hidden
-        if hidden < 1:
-            raise ValueError(f"token_mlp of dim {dim} has a hidden width of {hidden}; it must be at least 1")
+        hidden = hidden_width("token_mlp", dim, ratio, hidden)
         tokens = torch.Size(grid).numel()
         self.grid, self.gated = tuple(grid), gated
         width, init1 = (2 * hidden, (init, "open_gate")) if gated else (hidden, init)
