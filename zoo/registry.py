@@ -318,7 +318,6 @@ def assemble(
         feature_cfg={"feature_cls": "getter", "out_indices": 3},
         **{**sizes, **overrides},
     )
-    model.default_cfg = model.pretrained_cfg
     return model
 
 
