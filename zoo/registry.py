@@ -310,7 +310,7 @@ def assemble(
 
     # A variant's own sizes go before those of a configuration that was made up for it.
     sizes = {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
-    model = timm.models.build_model_with_cfg(
+    return timm.models.build_model_with_cfg(
         make,
         arch,
         pretrained=False,
@@ -318,7 +318,6 @@ def assemble(
         feature_cfg={"feature_cls": "getter", "out_indices": 3},
         **{**sizes, **overrides},
     )
-    return model
 
 
 def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
