@@ -1,6 +1,5 @@
 """Saving and loading models: safetensors for the weights, config.json for everything that builds the model again."""
 
-import dataclasses
 import json
 import re
 import uuid
@@ -15,7 +14,7 @@ from torch import nn
 import zoo
 from zoo.files import replacing
 from zoo.models.backbone import Backbone
-from zoo.registry import assemble, family_of
+from zoo.registry import assemble, check_cfg_keys, family_of
 from zoo.slots import Slot, dump_slots, unknown
 from zoo.weights import read_state_dict
 
@@ -141,10 +140,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     for key in config:
         if key not in KEYS:
             raise ValueError(f"{path}: " + unknown(f"key {key!r}", key, KEYS, "keys"))
-    fields = [f.name for f in dataclasses.fields(PretrainedCfg)]
-    for key in config["pretrained_cfg"]:
-        if key not in fields:
-            raise ValueError(f"{path}: " + unknown(f"pretrained_cfg has no key {key!r}", key, fields, "keys"))
+    check_cfg_keys(config["pretrained_cfg"], f"{path}: pretrained_cfg")
     if not re.fullmatch(r"[\w.-]+\.safetensors", config["weights"]):
         raise ValueError(
             f"{path}: weights is {config['weights']!r}; it must be the name of a .safetensors file in the same folder"

@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Any
 import timm.models
 from torch import nn
 
+from zoo.blocks.embed import to_pair
 from zoo.models.published import Published
 from zoo.slots import check_type, unknown
-from zoo.weights import Rule, fetch_state_dict, load_weights, read_state_dict
+from zoo.weights import Rule, fetch_state_dict, load_weights, natural_key, read_state_dict
 
 SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem")
 SOURCES = ("local-dir", "hf-hub")
@@ -123,7 +123,7 @@ def list_models(
                 names += [n for n in tags if fnmatch.fnmatch(n, filter) or fnmatch.fnmatch(arch, filter)]
             elif fnmatch.fnmatch(arch, filter) and (tags or not pretrained):
                 names.append(arch)
-    return sorted(names, key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)])
+    return sorted(names, key=natural_key)
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,22 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
         tags = [name.split(".", 1)[1] for name in timm.models.get_arch_pretrained_cfgs(arch) if "." in name]
         if cfg not in tags:
             raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
-    fields = [f.name for f in dataclasses.fields(timm.models.PretrainedCfg)]
-    for what, given in (("pretrained_cfg", cfg), ("pretrained_cfg_overlay", overlay)):
-        for key in given if isinstance(given, Mapping) else ():
-            if key not in fields:
-                raise ValueError(unknown(f"{what} has no key {key!r}", key, fields, "keys"))
+    if isinstance(cfg, Mapping):
+        check_cfg_keys(cfg, "pretrained_cfg")
+    check_cfg_keys(overlay or {}, "pretrained_cfg_overlay")
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
+
+
+def check_cfg_keys(cfg: Mapping, what: str) -> None:
+    """Check the keys of a pretrained configuration.
+
+    Raises:
+        ValueError: A key is none of timm's.
+    """
+    fields = [f.name for f in dataclasses.fields(timm.models.PretrainedCfg)]
+    for key in cfg:
+        if key not in fields:
+            raise ValueError(unknown(f"{what} has no key {key!r}", key, fields, "keys"))
 
 
 # --- Creating ---------------------------------------------------------------------------------------------------------
@@ -360,8 +370,7 @@ def _entry_point(arch: str, pretrained: bool = False, **kwargs) -> nn.Module:
 def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
     """Configurations of an architecture that timm does not know, from what its family's file says."""
     arguments = family.arguments(arch)
-    size = arguments.get("img_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = to_pair(arguments.get("img_size", 224), "img_size")
     base = {
         "num_classes": arguments.get("num_classes", 1000),
         "input_size": (arguments.get("in_chans", 3), height, width),

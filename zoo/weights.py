@@ -139,7 +139,7 @@ def remap(
         elif rule.dim is None:
             put(rule.pattern.sub(rule.targets[0], key), value, key, rule.operation)
         elif len(rule.targets) == 1:
-            stacks[rule.pattern.sub(rule.targets[0], key), rule.dim].append((_natural(key), value))
+            stacks[rule.pattern.sub(rule.targets[0], key), rule.dim].append((natural_key(key), value))
         else:
             names = [rule.pattern.sub(t, key) for t in rule.targets]
             if all(name in target for name in names):
@@ -171,7 +171,8 @@ def remap(
     return result
 
 
-def _natural(key: str) -> list:
+def natural_key(key: str) -> list:
+    """A sort key that puts 10 behind 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
 
 

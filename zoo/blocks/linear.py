@@ -94,18 +94,22 @@ def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 def linear_act(x: Tensor, fc: nn.Module, act: nn.Module) -> Tensor:
     """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own."""
-    if type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+    if _fuses(x, fc, act):
         return onednn.linear(x, fc.weight, fc.bias, act.approximate)
     return act(fc(x))
 
 
 def linear_act_halves(x: Tensor, fc: nn.Module, act: nn.Module) -> tuple[Tensor, Tensor]:
     """The two halves of ``act(fc(x))``, each contiguous (see `halves`)."""
-    if type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+    if _fuses(x, fc, act):
         first, second = (onednn.linear(x, weight, bias, act.approximate) for weight, bias in _cut(fc))
         return first, second
     first, second = halves(x, fc)
     return act(first), act(second)
+
+
+def _fuses(x: Tensor, fc: nn.Module, act: nn.Module) -> bool:
+    return type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight)
 
 
 def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:

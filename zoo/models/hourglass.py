@@ -13,6 +13,7 @@ Which of the two is better at denoising small digits, and when, was measured: be
 
 from collections.abc import Callable
 
+from zoo.blocks.embed import to_pair
 from zoo.models.isotropic import Isotropic
 from zoo.slots import unknown
 
@@ -79,7 +80,7 @@ def width_for_budget(name: str, budget: int, **kwargs) -> dict:
     if name not in VARIANTS:
         raise ValueError(unknown(f"variant {name!r}", name, VARIANTS))
     fixed = {**DEFAULTS, **VARIANTS[name], **kwargs}
-    height, width = (fixed["img_size"],) * 2 if isinstance(fixed["img_size"], int) else fixed["img_size"]
+    height, width = to_pair(fixed["img_size"], "img_size")
     if "none" in fixed["stem"]:
         values = fixed["in_chans"] * height * width
         arguments = lambda hidden: {**kwargs, "dim": values, "channel_mixer": f"mlp(hidden={hidden})"}
