@@ -52,7 +52,7 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     config = {
         "zoo_version": zoo.__version__,
         "architecture": cfg["architecture"],
-        "model_args": {k: _plain(k, v) for k, v in model.config.items()},
+        "model_args": {k: _plain(k, v) for k, v in model.config.items()} | {"deploy": model.deployed},
         "pretrained_cfg": cfg,
         "weights": WEIGHTS,
     }

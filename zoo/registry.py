@@ -20,7 +20,7 @@ from zoo.models.published import Published
 from zoo.slots import check_type, unknown
 from zoo.weights import Rule, fetch_state_dict, load_weights, natural_key, read_state_dict
 
-SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem")
+SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample")
 SOURCES = ("local-dir", "hf-hub")
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
@@ -319,13 +319,15 @@ def assemble(
         return model
 
     # A variant's own sizes go before those of a configuration that was made up for it.
-    sizes = {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
+    sizes = {"img_size": tuple(cfg.input_size[-2:])}
+    sizes |= {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
+    levels = family.model.count_levels({**arguments, **overrides})
     return timm.models.build_model_with_cfg(
         make,
         arch,
         pretrained=False,
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": 3},
+        feature_cfg={"feature_cls": "getter", "out_indices": levels},
         **{**sizes, **overrides},
     )
 
@@ -378,8 +380,14 @@ def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
         **family.cfg,
     }
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
-    cfgs = {}
-    for name, row in rows.items():
-        where = {"hf_hub_id": row.weights[7:]} if row.weights.startswith("hf-hub:") else {"url": row.weights}
-        cfgs[name] = {**base, **where, "num_classes": row.classes}
-    return cfgs or {arch: base}
+    return {name: {**base, **_made_cfg(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
+
+
+def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
+    """Where a set of weights is, and what is special about it."""
+    size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
+    found = {"num_classes": row.classes, "input_size": size}
+    if not row.weights.startswith("hf-hub:"):
+        return {**found, "url": row.weights}
+    owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)
+    return {**found, "hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file[0]} if file else {})}

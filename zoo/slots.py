@@ -110,16 +110,7 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
         ValueError: The list is empty or longer than `depth`, or an index of `at` is outside the blocks.
     """
     if isinstance(value, Mapping) and "at" in value:
-        base = {k: v for k, v in value.items() if k != "at"}
-        if not base:
-            raise ValueError(f'{what} has "at" but no slot for the other blocks; add "name"')
-        slots = resolve_slots(base, depth, what)
-        for index, slot in value["at"].items():
-            place = int(index)  # JSON and YAML keys may be strings
-            if not -depth <= place < depth:
-                raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
-            slots[place] = parse_slot(slot)
-        return slots
+        return _resolve_at(value, depth, what, lambda base: resolve_slots(base, depth, what))
     if isinstance(value, (list, tuple)):
         if not 0 < len(value) <= depth:
             raise ValueError(
@@ -127,6 +118,63 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
             )
         return [parse_slot(value[i % len(value)]) for i in range(depth)]
     return [parse_slot(value)] * depth
+
+
+def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what: str = "slot") -> list[Slot]:
+    """One slot for each block of a model whose stages have `depths` blocks.
+
+    Example:
+        >>> [str(s) for s in resolve_stage_slots(["pool", ["window", "shifted_window"]], [1, 3])]
+        ['pool', 'window', 'shifted_window', 'window']
+        >>> [str(s) for s in resolve_stage_slots({"name": "mlp", "at": {-1: "glu"}}, [1, 2])]
+        ['mlp', 'mlp', 'glu']
+
+    Args:
+        value: One slot for all blocks; a list with an entry a stage, each a slot or a list, a cycle within the stage; a
+            list of one list, that cycle in every stage; a list with a slot for every block of the model; or a mapping
+            with the key ``at``, whose indices count the blocks of all stages.
+        depths: Number of blocks of each stage.
+        what: Name of the slot in error messages.
+
+    Raises:
+        ValueError: The list is of another length, or an index of `at` is outside the blocks.
+    """
+    total = sum(depths)
+    if isinstance(value, Mapping) and "at" in value:
+        return _resolve_at(value, total, what, lambda base: resolve_stage_slots(base, depths, what))
+    if not isinstance(value, (list, tuple)):
+        return [parse_slot(value)] * total
+    if len(value) == 1 and isinstance(value[0], (list, tuple)):
+        value = list(value) * len(depths)
+    if len(value) == len(depths):
+        cycles = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in value]
+        if not all(cycles):
+            raise ValueError(f"{what} has an empty list for a stage; give it a slot, or a list of them to repeat")
+        return [
+            parse_slot(cycle[i % len(cycle)])
+            for cycle, depth in zip(cycles, depths, strict=True)
+            for i in range(depth)
+        ]
+    if len(value) == total:
+        return [parse_slot(entry) for entry in value]
+    raise ValueError(
+        f"{what} has {len(value)} entries for {len(depths)} stages of {total} blocks; give one slot for all, one a stage, "
+        f"one a block, or {[list(value)]!r} for a cycle within every stage"
+    )
+
+
+def _resolve_at(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
+    """The slots of a mapping with ``at``: those of the rest of it, single ones exchanged."""
+    base = {k: v for k, v in value.items() if k != "at"}
+    if not base:
+        raise ValueError(f'{what} has "at" but no slot for the other blocks; add "name"')
+    slots = list(resolve(base))
+    for index, slot in value["at"].items():
+        place = int(index)  # JSON and YAML keys may be strings
+        if not -depth <= place < depth:
+            raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
+        slots[place] = parse_slot(slot)
+    return slots
 
 
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:

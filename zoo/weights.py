@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,16 +21,20 @@ Operation = Callable[[Tensor, torch.Size], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the source keys that a pattern matches. Made by `rename`, `split`, `stack` and `drop`."""
+    """What becomes of the source keys that a pattern matches. Made by `rename`, `split`, `stack` and `drop`.
+
+    A rule with `when` holds only for checkpoints that have a key which that pattern matches: a mark of their layout.
+    """
 
     pattern: re.Pattern
     targets: tuple[str, ...] = ()
     operation: Operation | None = None
     dim: int | None = None
     reason: str | None = None
+    when: re.Pattern | None = None
 
 
-def rename(pattern: str, target: str, operation: Operation | None = None) -> Rule:
+def rename(pattern: str, target: str, operation: Operation | None = None, *, when: str | None = None) -> Rule:
     r"""Matching keys become `target` (``\1`` stands for a group), after an operation on the tensor.
 
     Example:
@@ -38,7 +42,7 @@ def rename(pattern: str, target: str, operation: Operation | None = None) -> Rul
         >>> list(remap({"fc.bias": torch.zeros(2)}, {"head.bias": torch.zeros(2)}, rules))
         ['head.bias']
     """
-    return Rule(re.compile(pattern), (target,), operation)
+    return Rule(re.compile(pattern), (target,), operation, when=None if when is None else re.compile(when))
 
 
 def split(pattern: str, targets: Sequence[str], dim: int = 0) -> Rule:
@@ -89,7 +93,7 @@ def remap(
     what: str = "weights",
     *,
     adapt: Mapping[str, Operation] | None = None,
-    skip: Container[str] = (),
+    skip: str | None = None,
 ) -> dict[str, Tensor]:
     """Turn a checkpoint's keys into a model's.
 
@@ -101,26 +105,30 @@ def remap(
         rules: In order of priority.
         what: The source's name in error messages.
         adapt: By target key, an operation for a tensor whose shape differs.
-        skip: Target keys that are to stay as they are; what the source has for them is left out.
+        skip: Prefix of target keys that are to stay as they are; what the source has for them is left out.
 
     Returns:
-        A state dict with exactly the keys of `target` that are not in `skip`.
+        A state dict with exactly the keys of `target` that do not begin with `skip`.
 
     Raises:
         ValueError: A source key has no place, a target stays unfilled, a target is filled twice, or a shape differs;
             all such keys are listed.
     """
-    rules, adapt, result, stacks = list(rules), adapt or {}, {}, defaultdict(list)
+    rules = [r for r in rules if r.when is None or any(r.when.search(key) for key in source)]
+    adapt, result, stacks = adapt or {}, {}, defaultdict(list)
     extra, shapes = [], []
 
+    def skipped(key: str) -> bool:
+        return skip is not None and key.startswith(skip)
+
     def put(key: str, value: Tensor, origin: str, operation: Operation | None = None) -> None:
+        if skipped(key):
+            return
         if key not in target:
             extra.append(origin if origin == key else f"{origin} (-> {key})")
             return
         if key in result:
             raise ValueError(f"{what}: {origin} and another key both become {key}; the family's RULES are wrong")
-        if key in skip:
-            return
         shape = target[key].shape
         if operation is not None:
             value = operation(value, shape)
@@ -152,7 +160,7 @@ def remap(
         put(
             key, torch.stack([value for _, value in sorted(parts, key=lambda part: part[0])], dim), f"{len(parts)} keys"
         )
-    missing = [key for key in target if key not in result and key not in skip]
+    missing = [key for key in target if key not in result and not skipped(key)]
     if extra or missing or shapes:
         lists = {
             "keys that the model has no place for": extra,
@@ -286,10 +294,7 @@ def load_weights(
         )
     target = model.state_dict()
     other_classes = source_classes is not None and source_classes != model.num_classes
-    skip = {"head.weight", "head.bias"} if other_classes else ()
-    rules = list(rules)
-    if not model.num_classes:
-        rules.insert(0, drop(r"^head\.(weight|bias)$", "the model has no classifier"))
+    skip = "head." if other_classes or isinstance(model.head, nn.Identity) else None
     found = remap(state, target, rules, what, adapt={"stem.proj.weight": _adapt_channels}, skip=skip)
     model.load_state_dict(target | found, strict=True)
 

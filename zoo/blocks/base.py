@@ -11,8 +11,11 @@ from zoo.blocks.scale import LayerScale
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 
 
+FORMS = ("pre", "post", "serial")
+
+
 class MetaBlock(nn.Module):
-    """``x + scale(token_mixer(norm(x)))``, then ``x + scale(channel_mixer(norm(x)))``.
+    """A token mixer and a channel mixer with their residuals: the one residual block of the package.
 
     A mixer knows nothing of its surroundings: residuals, norms, drop-path and layer scale are here. A mixer that is
     None leaves its whole branch out.
@@ -22,8 +25,12 @@ class MetaBlock(nn.Module):
         token_mixer: Module ``(B, *S, C) -> (B, *S, C)``, or None.
         channel_mixer: Module ``(*, C) -> (*, C)``, or None.
         norm: Makes a norm from a number of channels.
+        form: ``pre``: ``x + scale(mixer(norm(x)))`` for the one mixer, then for the other; ``post``:
+            ``x + scale(norm(mixer(x)))`` likewise; ``serial``: one branch for both,
+            ``x + scale(channel_mixer(norm(token_mixer(x))))``.
         drop_path: Probability that a sample leaves a branch out in training.
         layer_scale: Initial value of a learnt factor per channel on each branch; None for no factor.
+        res_scale: Initial value of a learnt factor per channel on each shortcut; None for no factor.
 
     Shape: ``(B, *S, C) -> (B, *S, C)``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`.
 
@@ -32,9 +39,13 @@ class MetaBlock(nn.Module):
         >>> block(torch.ones(2, 3, 8)).shape
         torch.Size([2, 3, 8])
 
-    Source: Yu et al., "MetaFormer Is Actually What You Need for Vision" (arXiv 2111.11418), equations 2 and 3.
-    Differs: layer scale and drop-path are optional.
+    Source: Yu et al., "MetaFormer Is Actually What You Need for Vision" (arXiv 2111.11418), equations 2 and 3; norms
+        behind the mixers from Liu et al., "Swin Transformer V2" (arXiv 2111.09883), section 3.2; the serial form from
+        Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), figure 4; scaled shortcuts from Yu et al., "MetaFormer
+        Baselines for Vision" (arXiv 2210.13452).
+    Differs: all but the mixers is optional.
     Cost: that of the two mixers.
+    Raises: ValueError for an unknown form.
     """
 
     def __init__(
@@ -44,40 +55,70 @@ class MetaBlock(nn.Module):
         token_mixer: nn.Module | None,
         channel_mixer: nn.Module | None,
         norm: Callable[[int], nn.Module],
+        form: str = "pre",
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        res_scale: float | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"block form {form!r} is not one of {', '.join(FORMS)}")
 
-        def scale(mixer: nn.Module | None) -> nn.Module | None:
-            wanted = mixer is not None and layer_scale is not None
-            return LayerScale(dim, value=layer_scale, device=device, dtype=dtype) if wanted else None
+        def scale(wanted: bool, value: float | None) -> nn.Module | None:
+            return LayerScale(dim, value=value, device=device, dtype=dtype) if wanted and value is not None else None
 
-        self.norm1 = None if token_mixer is None else norm(dim)
+        self.form = form
+        # A serial block has one branch, the second, and no norm without a channel mixer to follow it.
+        first = token_mixer is not None and form != "serial"
+        second = channel_mixer is not None or (form == "serial" and token_mixer is not None)
+        self.norm1 = norm(dim) if first else None
         self.token_mixer = token_mixer
-        self.scale1 = scale(token_mixer)
+        self.scale1, self.res_scale1 = scale(first, layer_scale), scale(first, res_scale)
         self.norm2 = None if channel_mixer is None else norm(dim)
         self.channel_mixer = channel_mixer
-        self.scale2 = scale(channel_mixer)
+        self.scale2, self.res_scale2 = scale(second, layer_scale), scale(second, res_scale)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else None
         self.has_aux = _has_aux(token_mixer) or _has_aux(channel_mixer)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
-        aux = []
-        if self.token_mixer is not None:
-            y = self.token_mixer(self.norm1(x))
-            x = self._add(x, _keep_aux(y, aux) if _has_aux(self.token_mixer) else y, self.scale1)
-        if self.channel_mixer is not None:
-            y = self.channel_mixer(self.norm2(x))
-            x = self._add(x, _keep_aux(y, aux) if _has_aux(self.channel_mixer) else y, self.scale2)
+        aux: list[Aux] = []
+        if self.form == "serial":
+            y = x if self.token_mixer is None else _mix(self.token_mixer, x, aux)
+            if self.channel_mixer is not None:
+                y = _mix(self.channel_mixer, self.norm2(y), aux)
+            if y is not x:
+                x = self._add(x, y, self.scale2, self.res_scale2)
+        else:
+            if self.token_mixer is not None:
+                y = self._branch(self.token_mixer, self.norm1, x, aux)
+                x = self._add(x, y, self.scale1, self.res_scale1)
+            if self.channel_mixer is not None:
+                y = self._branch(self.channel_mixer, self.norm2, x, aux)
+                x = self._add(x, y, self.scale2, self.res_scale2)
         return (x, merge_aux(aux)) if self.has_aux else x
 
-    def _add(self, x: Tensor, y: Tensor, scale: LayerScale | None) -> Tensor:
+    def _branch(self, mixer: nn.Module, norm: nn.Module, x: Tensor, aux: list[Aux]) -> Tensor:
+        return norm(_mix(mixer, x, aux)) if self.form == "post" else _mix(mixer, norm(x), aux)
+
+    def _add(self, x: Tensor, y: Tensor, scale: LayerScale | None, res_scale: LayerScale | None) -> Tensor:
         if self.drop_path is not None:
-            return x + self.drop_path(y if scale is None else scale(y))
+            y = self.drop_path(y)
+        if res_scale is not None:
+            return res_scale.add(y if scale is None else scale(y), x)
         return x + y if scale is None else scale.add(x, y)
+
+    def reparameterize(self) -> None:
+        """Merge what is linear in inference, in place: the mixers' branches, and layer scale into the channel mixer."""
+        for mixer in (self.token_mixer, self.channel_mixer):
+            if not hasattr(mixer, "reparameterize"):
+                continue
+            if mixer is self.channel_mixer and self.form != "post" and self.scale2 is not None:
+                mixer.reparameterize(self.scale2.gamma)
+                self.scale2 = None
+            else:
+                mixer.reparameterize()
 
 
 def merge_aux(parts: Sequence[Aux]) -> Aux:
@@ -126,13 +167,22 @@ class PatchesOnly(nn.Module):
         self.has_aux = _has_aux(mixer)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
-        aux = []
+        aux: list[Aux] = []
         patches = x[:, self.prefix :]
-        y = self.mixer(patches.unflatten(1, self.grid))
-        y = _keep_aux(y, aux) if self.has_aux else y
+        y = _mix(self.mixer, patches.unflatten(1, self.grid), aux)
         mean = patches.mean(1, keepdim=True).expand(-1, self.prefix, -1)
         y = torch.cat([mean, y.flatten(1, -2)], dim=1)
         return (y, aux[0]) if self.has_aux else y
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the mixer's branches are merged."""
+        return getattr(self.mixer, "deployed", False)
+
+    def reparameterize(self) -> None:
+        """Merge the mixer's branches, if it has such."""
+        if hasattr(self.mixer, "reparameterize"):
+            self.mixer.reparameterize()
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
         """Move to another grid, and the mixer too if its weights depend on it."""
@@ -145,8 +195,11 @@ def _has_aux(mixer: nn.Module | None) -> bool:
     return getattr(mixer, "has_aux", False)
 
 
-def _keep_aux(output: tuple[Tensor, Aux], into: list[Aux]) -> Tensor:
-    y, aux = output
+def _mix(mixer: nn.Module, x: Tensor, into: list[Aux]) -> Tensor:
+    """The output of a mixer; what it reports beside it goes into a list."""
+    if not _has_aux(mixer):
+        return mixer(x)
+    y, aux = mixer(x)
     into.append(aux)
     return y
 

@@ -8,8 +8,10 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed, trunc_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear, init_, is_bare
+from zoo.blocks.conv import Conv2d
+from zoo.blocks.linear import Linear, is_bare
 from zoo.blocks.register import register
+from zoo.slots import build_block
 
 
 def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
@@ -24,15 +26,41 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     return pair
 
 
+def check_images(x: Tensor, in_chans: int) -> None:
+    """Check a batch of images.
+
+    Raises:
+        ValueError: It is not ``(B, in_chans, H, W)``.
+    """
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(x.shape)}")
+
+
+def check_room(img_size: Sequence[int], least: tuple[int, int]) -> None:
+    """Check that an image gives at least one position.
+
+    Raises:
+        ValueError: It is smaller than `least` in a direction.
+    """
+    if img_size[0] < least[0] or img_size[1] < least[1]:
+        raise ValueError(
+            f"image size {img_size[0]} x {img_size[1]} is below the {least[0]} x {least[1]} of one position of the "
+            "stem; use larger images"
+        )
+
+
 @register("stem", "patch")
 class PatchEmbed(nn.Module):
     """Cut an image into patches and map each to a vector; the weights are those of a convolution.
 
     Args:
         patch_size: Side of a patch, or (height, width).
+        norm: A norm slot, applied to the patches' vectors.
+        remainder: What becomes of rows and columns that fill no whole patch: ``refuse`` them, ``drop`` them at the
+            bottom and the right, or ``pad`` them with zeros.
         init: A scheme of `zoo.blocks.linear.INITS`.
 
-    Shape: ``(B, in_chans, H, W) -> (B, H / patch, W / patch, dim)``, any whole number of patches.
+    Shape: ``(B, in_chans, H, W) -> (B, H / patch, W / patch, dim)``.
 
     Example:
         >>> PatchEmbed(3, 8, patch_size=4)(torch.randn(2, 3, 16, 8)).shape
@@ -41,7 +69,8 @@ class PatchEmbed(nn.Module):
     Source: Dosovitskiy et al., ViT (arXiv 2010.11929), equation 1.
     Differs: none known.
     Cost: in_chans x H x W x dim MACs.
-    Raises: ValueError if the image has another number of channels or is not a whole number of patches.
+    Raises: ValueError if the image has another number of channels, holds no patch, or where `remainder` is ``refuse``
+        is not a whole number of patches.
     """
 
     def __init__(
@@ -50,22 +79,32 @@ class PatchEmbed(nn.Module):
         dim: int,
         *,
         patch_size: int | Sequence[int] = 16,
+        norm: str = "none",
+        remainder: str = "refuse",
         init: str = "torch",
         device=None,
         dtype=None,
     ):
         super().__init__()
+        if remainder not in ("refuse", "drop", "pad"):
+            raise ValueError(f"patch: remainder {remainder!r} is not one of refuse, drop, pad")
         self.patch_size = to_pair(patch_size, "patch_size")
-        self.in_chans, self.init = in_chans, init
-        self.proj = nn.Conv2d(in_chans, dim, self.patch_size, self.patch_size, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.in_chans, self.init, self.remainder = in_chans, init, remainder
+        self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, init=init, device=device, dtype=dtype)
+        self.norm = build_block("norm", norm, dim, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        init_(self.proj.weight, self.proj.bias, self.init)
+    @property
+    def stride(self) -> int:
+        """Pixels of the image to one position of the grid."""
+        return max(self.patch_size)
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Number of patches down and across an image of this size."""
-        if any(side % patch for side, patch in zip(img_size, self.patch_size, strict=True)):
+        if self.remainder == "pad":
+            return tuple(-(-side // patch) for side, patch in zip(img_size, self.patch_size, strict=True))
+        if self.remainder == "drop":
+            check_room(img_size, self.patch_size)
+        elif any(side % patch for side, patch in zip(img_size, self.patch_size, strict=True)):
             raise ValueError(
                 f"image size {img_size[0]} x {img_size[1]} is not a whole number of {self.patch_size[0]} x "
                 f"{self.patch_size[1]} patches; resize or pad the image, or choose another patch_size"
@@ -73,13 +112,19 @@ class PatchEmbed(nn.Module):
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
-        (rows, columns), (height, width) = self.patch_size, self.grid(x.shape[2:])
-        if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or not is_bare(self.proj, nn.Conv2d):
+        check_images(x, self.in_chans)
+        grid = self.grid(x.shape[2:])
+        sides = tuple(count * patch for count, patch in zip(grid, self.patch_size, strict=True))
+        if self.remainder == "pad" and sides != tuple(x.shape[2:]):
+            x = F.pad(x, (0, sides[1] - x.shape[3], 0, sides[0] - x.shape[2]))
+        return self.norm(self._patches(x[..., : sides[0], : sides[1]], grid))
+
+    def _patches(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or not is_bare(self.proj, Conv2d):
             return self.proj(x).permute(0, 2, 3, 1)
         # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as
         # fast.
+        (height, width), (rows, columns) = grid, self.patch_size
         x = x.reshape(-1, self.in_chans, height, rows, width, columns).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -88,8 +133,14 @@ class PatchEmbed(nn.Module):
         new, old = to_pair(patch_size, "patch_size"), self.proj
         if new == self.patch_size:
             return
-        self.proj = nn.Conv2d(
-            self.in_chans, old.out_channels, new, new, device=old.weight.device, dtype=old.weight.dtype
+        self.proj = Conv2d(
+            self.in_chans,
+            old.out_channels,
+            new,
+            new,
+            init=self.init,
+            device=old.weight.device,
+            dtype=old.weight.dtype,
         )
         with torch.no_grad():
             self.proj.weight.copy_(resample_patch_embed(old.weight, list(new)))

@@ -1,6 +1,7 @@
 """Heads: from the features of the last block to logits or to an image."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.blocks.linear import Linear
 
@@ -19,6 +20,50 @@ def pool_tokens(x: Tensor, pool: str, num_prefix_tokens: int = 0) -> Tensor:
     if pool == "max":
         return x[:, num_prefix_tokens:].amax(dim=1)
     return x
+
+
+class MlpHead(nn.Module):
+    """A perceptron as classifier: wide hidden layer, squared ReLU, layer norm, logits.
+
+    Args:
+        ratio: Hidden width over `dim`.
+        drop: Dropout before the second map.
+        eps: Of the layer norm.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(*, dim) -> (*, num_classes)``.
+
+    Example:
+        >>> MlpHead(8, 5)(__import__("torch").randn(2, 8)).shape
+        torch.Size([2, 5])
+
+    Source: Yu et al., "MetaFormer Baselines for Vision" (arXiv 2210.13452); sail-sg/metaformer, metaformer_baselines.py.
+    Differs: the norm's eps is 1e-6 as in timm; the official code has torch's 1e-5, which changes the logits by 1e-5.
+    Cost: ratio x dim x (dim + num_classes) MACs.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        ratio: float = 4.0,
+        drop: float = 0.0,
+        eps: float = 1e-6,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        hidden, dd = int(ratio * dim), {"device": device, "dtype": dtype}
+        self.fc1 = Linear(dim, hidden, init=init, **dd)
+        self.norm = nn.LayerNorm(hidden, eps=eps, **dd)
+        self.drop = nn.Dropout(drop) if drop > 0 else None
+        self.fc2 = Linear(hidden, num_classes, init=init, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(F.relu(self.fc1(x)).square())
+        return self.fc2(x if self.drop is None else self.drop(x))
 
 
 class ImageHead(nn.Module):

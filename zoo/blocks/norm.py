@@ -10,6 +10,9 @@ from zoo.blocks.register import register
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the channels, with the 1e-6 that vision models use.
 
+    Args:
+        gain: Initial value of the weight: 0 lets a branch that ends in this norm begin silent.
+
     Shape: ``(*, C) -> (*, C)``.
 
     Example:
@@ -23,8 +26,15 @@ class LayerNorm(nn.LayerNorm):
 
     no_decay = ("weight", "bias")
 
-    def __init__(self, dim: int, *, eps: float = 1e-6, bias: bool = True, device=None, dtype=None):
+    def __init__(
+        self, dim: int, *, eps: float = 1e-6, bias: bool = True, gain: float = 1.0, device=None, dtype=None
+    ):
+        self.gain = gain  # before super(): its constructor calls reset_parameters()
         super().__init__(dim, eps=eps, bias=bias, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.weight, self.gain)
 
 
 @register("norm", "rmsnorm")

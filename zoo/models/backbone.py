@@ -1,6 +1,6 @@
 """What every vision model of zoo has in common: timm's model interface, written once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from timm.layers import use_reentrant_ckpt
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux, parameters_without_decay
-from zoo.blocks.head import ImageHead, pool_tokens
+from zoo.blocks.head import ImageHead, MlpHead, pool_tokens
 from zoo.blocks.linear import Linear
 from zoo.slots import Slot
 
+HEADS = ("linear", "mlp", "image")
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
 
     output_fmt = "NLC"
     num_prefix_tokens = 0
+    pool_first = False  # the final norm comes after the pooling, as part of the head
 
     # --- What a skeleton defines --------------------------------------------------------------------------------------
 
@@ -40,18 +42,38 @@ class Backbone(nn.Module):
     config: dict
     feature_info: list[dict]
     img_size: tuple[int, int]
+    grid: tuple[int, int]
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` to the layout of the levels."""
         raise NotImplementedError
 
-    def _keep_levels(self, count: int) -> None:
-        """Remove all levels but the first `count`, from the model and from its config."""
+    def _keep_levels(self, count: int) -> bool:
+        """Remove all levels but the first `count`, from the model and from its config.
+
+        Returns:
+            Whether the final norm and the classifier still fit.
+        """
+        raise NotImplementedError
+
+    def _token_mixers(self) -> Iterator[nn.Module]:
+        """Every token mixer."""
+        raise NotImplementedError
+
+    @classmethod
+    def count_levels(cls, arguments: Mapping) -> int:
+        """Number of feature levels that ``features_only`` gives by default, from the constructor's arguments."""
         raise NotImplementedError
 
     def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
         """Move the model to another image or patch size; weights that depend on the grid are resampled in place."""
         raise NotImplementedError
+
+    def _moved(self, img_size: tuple[int, int], grid: tuple[int, int]) -> None:
+        """Note the sizes that the model has been moved to."""
+        self.img_size, self.grid = img_size, grid
+        self.config["img_size"] = img_size
+        self._traits = {**getattr(self, "_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
 
     # --- Head ---------------------------------------------------------------------------------------------------------
 
@@ -68,12 +90,12 @@ class Backbone(nn.Module):
         dtype=None,
     ) -> None:
         """Create what comes after the final norm. Called once, by the skeleton's constructor."""
-        if head not in ("linear", "image"):
-            raise ValueError(f"head {head!r} is not one of linear, image")
+        if head not in HEADS:
+            raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
         self.num_features = self.head_hidden_size = dim
-        self.head_init = init
+        self.head_init, self.head_kind, self.drop_rate = init, head, drop
         self.grad_checkpointing = False
-        self.head_drop = nn.Dropout(drop) if drop > 0 else None
+        self.head_drop = nn.Dropout(drop) if drop > 0 and head != "mlp" else None
         if head == "image":
             self.num_classes, self.global_pool = 0, self._checked_pool(global_pool)
             self.config["num_classes"] = 0
@@ -94,22 +116,25 @@ class Backbone(nn.Module):
         if type(num_classes) is not int or num_classes < 0:
             raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of 0 (no classifier) or more")
         self.global_pool, self.num_classes = self._checked_pool(global_pool), num_classes
-        self.head = (
-            Linear(self.num_features, num_classes, init=self.head_init, device=device, dtype=dtype)
-            if num_classes
-            else nn.Identity()
-        )
+        options = {"init": self.head_init, "device": device, "dtype": dtype}
+        if not num_classes:
+            self.head = nn.Identity()
+        elif self.head_kind == "mlp":
+            self.head = MlpHead(self.num_features, num_classes, drop=self.drop_rate, **options)
+        else:
+            self.head = Linear(self.num_features, num_classes, **options)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer: a linear map to the logits, or an identity if `num_classes` is 0."""
+        """What makes logits of pooled features: a linear map or a perceptron; an identity if `num_classes` is 0."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
         weight = next(self.parameters())
         pool = self.global_pool if global_pool is None else global_pool
+        self.head_kind = "linear" if self.head_kind == "image" else self.head_kind
         self._set_classifier(num_classes, pool, weight.device, weight.dtype)
-        self.config |= {"num_classes": num_classes, "global_pool": pool, "head": "linear"}
+        self.config |= {"num_classes": num_classes, "global_pool": pool, "head": self.head_kind}
         self.head.train(self.training)
 
     # --- Forward ------------------------------------------------------------------------------------------------------
@@ -117,8 +142,7 @@ class Backbone(nn.Module):
     def _run(self, x: Tensor, levels: nn.Sequential) -> Iterator[tuple[Tensor, Aux]]:
         """Run the levels; yields the output and the auxiliary outputs of each."""
         for level in levels:
-            y = _checkpointed(level, x) if self.grad_checkpointing and torch.is_grad_enabled() else level(x)
-            x, aux = y if getattr(level, "has_aux", False) else (y, {})
+            x, aux = run_block(level, x, self.grad_checkpointing)
             yield x, aux
 
     def _features(self, x: Tensor) -> tuple[Tensor, Aux]:
@@ -126,15 +150,36 @@ class Backbone(nn.Module):
         for y, aux in self._run(x, self.levels):
             x = y
             auxes.append(aux)
-        return self.norm(x), merge_aux(auxes)
+        return self._final(x), merge_aux(auxes)
+
+    def _final(self, x: Tensor) -> Tensor:
+        return x if self.pool_first else self.norm(x)
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Check the size of the images that came.
+
+        Raises:
+            ValueError: They give another grid than the one that weights were made for.
+        """
+        if self.stem.grid(size) != self.grid and not self._any_size:
+            raise ValueError(
+                f"image size {size[0]} x {size[1]} is not the {self.img_size[0]} x {self.img_size[1]} that this "
+                f"model's weights were made for; call model.set_input_size({size}) to resample them, or create it "
+                f"with img_size={size}"
+            )
+
+    @property
+    def _any_size(self) -> bool:
+        """Whether images of any size may come, because no weight depends on the grid."""
+        return all(not hasattr(m, "set_grid") or getattr(m, "any_grid", False) for m in self._token_mixers())
 
     def _unpooled(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2) if self.output_fmt == "NLC" else x
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Normalised features of the last level, unpooled, in the layout `output_fmt`.
+        """Features of the last level, unpooled, in the layout `output_fmt`; normalised unless `pool_first`.
 
-        Shape: ``(B, in_chans, H, W) -> (B, prefix + N, num_features)``.
+        Shape: ``(B, in_chans, H, W) -> (B, prefix + N, num_features)``, or ``(B, H', W', num_features)``.
         """
         return self._unpooled(self._features(x)[0])
 
@@ -144,6 +189,8 @@ class Backbone(nn.Module):
         Shape: ``(B, *, num_features) -> (B, num_classes)``; ``(B, num_features)`` with `pre_logits`.
         """
         x = pool_tokens(x.flatten(1, -2), self.global_pool, self.num_prefix_tokens) if self.global_pool else x
+        if self.pool_first:
+            x = self.norm(x)
         if self.head_drop is not None:
             x = self.head_drop(x)
         return x if pre_logits else self.head(x)
@@ -178,7 +225,8 @@ class Backbone(nn.Module):
             x: Images ``(B, in_chans, H, W)``.
             indices: Levels: the last n for an integer, all for None, negative ones from the end.
             return_prefix_tokens: Give each as a pair (features, prefix tokens), where the model has such tokens.
-            norm: Apply the final norm to each.
+            norm: Apply the final norm to each that it fits: in a hierarchical model the last; none where it belongs to
+                the head.
             stop_early: Do not run the levels after the last one asked for.
             output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
             intermediates_only: Leave out the final features.
@@ -198,27 +246,30 @@ class Backbone(nn.Module):
         for i, (y, _) in enumerate(self._run(x, self.levels[: last + 1] if stop_early else self.levels)):
             x = y
             if i in take:
-                found.append(self.norm(x) if norm else x)
+                found.append(self._final(x) if norm and x.shape[-1] == self.num_features else x)
         prefix = self.num_prefix_tokens
         maps = [_to_format(y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y, fmt) for y in found]
         if return_prefix_tokens and prefix:
             maps = [(m, y[:, :prefix]) for m, y in zip(maps, found, strict=True)]
-        return maps if intermediates_only else (self._unpooled(self.norm(x)), maps)
+        if intermediates_only:
+            return maps
+        return self._unpooled(self._final(x) if x.shape[-1] == self.num_features else x), maps
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the levels after the last one asked for, and if wanted the final norm and the classifier.
+        """Remove the levels after the last one asked for, and if wanted, or where they no longer fit, the final norm and
+        the classifier.
 
         Returns:
             The indices, counted from the start.
         """
         take, last = self._take(indices)
-        self._keep_levels(last + 1)
-        if prune_norm:
+        fits = self._keep_levels(last + 1)
+        if prune_norm or not fits:
             self.norm = nn.Identity()
             self.config["final_norm"] = [Slot("none")]
-        if prune_head:
+        if prune_head or not fits:
             self.reset_classifier(0, "")
         return take
 
@@ -257,6 +308,21 @@ class Backbone(nn.Module):
         """Patterns that group the parameters by depth, for layer-wise learning rates."""
         return {"stem": r"^(?:stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
+    @property
+    def deployed(self) -> bool:
+        """Whether branches of the model are merged for inference."""
+        return any(getattr(m, "deployed", False) for m in self.modules() if m is not self)
+
+    def reparameterize(self) -> None:
+        """Merge parallel branches and batch norms into single convolutions and matrices, in place, for inference.
+
+        In eval mode the logits stay what they were. A model without such blocks stays as it is. The merged model saves
+        and loads like any other; its branches are gone.
+        """
+        for module in list(self.modules()):
+            if module is not self and hasattr(module, "reparameterize"):
+                module.reparameterize()
+
     def init_weights(self) -> None:
         """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
         for module in reversed(list(self.modules())):  # owners of others' parameters come after these
@@ -269,6 +335,12 @@ def _to_format(x: Tensor, fmt: str) -> Tensor:
     if fmt == "NLC":
         return x.flatten(1, 2)
     return x.permute(0, 3, 1, 2).contiguous() if fmt == "NCHW" else x
+
+
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool) -> tuple[Tensor, Aux]:
+    """The output and the auxiliary outputs of a block; with `checkpointing` its activations are not kept."""
+    y = _checkpointed(block, x) if checkpointing and torch.is_grad_enabled() else block(x)
+    return y if getattr(block, "has_aux", False) else (y, {})
 
 
 def _checkpointed(level: nn.Module, x: Tensor):

@@ -1,6 +1,6 @@
 """The isotropic skeleton: one resolution and one width from the stem to the head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from timm.layers import calculate_drop_path_rates
@@ -43,6 +43,7 @@ class Isotropic(Backbone):
         attn_drop_rate: Dropout on attention weights (their option ``attn_drop``).
         drop_path_rate: Probability that a sample leaves a branch out in training.
         drop_path_rule: ``linear``, rising from 0 to the rate over the depth, or ``constant``.
+        deploy: Build the form that `reparameterize` makes.
 
     Shape: ``(B, in_chans, H, W) -> (B, num_classes)``.
 
@@ -88,6 +89,7 @@ class Isotropic(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         drop_path_rule: str = "linear",
+        deploy: bool = False,
         device=None,
         dtype=None,
     ):
@@ -151,6 +153,8 @@ class Isotropic(Backbone):
         reduction = self.img_size[0] // self.grid[0]
         self.feature_info = [{"module": f"blocks.{i}", "num_chs": dim, "reduction": reduction} for i in range(depth)]
         self._make_head(dim, num_classes, global_pool, head=head, init=head_init, drop=drop_rate, **dd)
+        if deploy:
+            self.reparameterize()
 
     def _token_mixer(self, slot: Slot, dim: int, defaults: dict, dd: dict) -> nn.Module | None:
         mixer = build_block("token_mixer", slot, dim, defaults=defaults, grid=self.grid, **dd)
@@ -162,23 +166,22 @@ class Isotropic(Backbone):
     def levels(self) -> nn.Sequential:
         return self.blocks
 
+    def _token_mixers(self) -> Iterator[nn.Module]:
+        return (block.token_mixer for block in self.blocks)
+
+    @classmethod
+    def count_levels(cls, arguments: Mapping) -> int:
+        return 3
+
     @property
     def _any_size(self) -> bool:
-        """Whether no weight depends on the grid, so that images of any whole number of patches may come."""
         positions = getattr(self.tokens, "pos_embed", None) is not None
-        return (self.dynamic_img_size or not positions) and not any(
-            hasattr(block.token_mixer, "set_grid") for block in self.blocks
-        )
+        return (self.dynamic_img_size or not positions) and super()._any_size
 
     def _embed(self, x: Tensor) -> Tensor:
-        x_size = tuple(x.shape[2:])
+        size = tuple(x.shape[2:])
         x = self.stem(x)
-        if x_size != self.img_size and not self._any_size:
-            raise ValueError(
-                f"image size {x_size[0]} x {x_size[1]} is not the {self.img_size[0]} x {self.img_size[1]} that this "
-                f"model's weights were made for; call model.set_input_size({x_size}) to resample them, or create it "
-                f"with img_size={x_size}"
-            )
+        self._check_size(size)
         x = x if self.tokens is None else self.tokens(x)
         return x.contiguous()  # a convolution may leave it strided, and every block would copy it again
 
@@ -207,19 +210,18 @@ class Isotropic(Backbone):
             self.config["patch_size"] = to_pair(patch_size, "patch_size")
         grid = self.stem.grid(img_size)
         if grid != self.grid:
-            owners = [self.tokens, *(block.token_mixer for block in self.blocks)]
+            owners = [self.tokens, *self._token_mixers()]
             for owner in owners:
                 if hasattr(owner, "set_grid"):
                     owner.set_grid(grid)
-        self.grid, self.img_size = grid, img_size
-        self.config["img_size"] = img_size
-        self._traits = {**getattr(self, "_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
+        self._moved(img_size, grid)
         for info in self.feature_info:
             info["reduction"] = img_size[0] // grid[0]
 
-    def _keep_levels(self, count: int) -> None:
+    def _keep_levels(self, count: int) -> bool:
         self.blocks = self.blocks[:count]
         self.feature_info = self.feature_info[:count]
         self.config["depth"] = count
         for name in ("token_mixer", "channel_mixer", "norm"):
             self.config[name] = self.config[name][:count]
+        return True

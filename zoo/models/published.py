@@ -1,6 +1,6 @@
 """What is published about a model, in one row."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,10 @@ class Published:
         macs: Multiply-accumulates of one image, in billions, attention's products included.
         top1: Accuracy on ImageNet-1K's validation set, in percent.
         classes: Number of classes that `params` was counted with.
-        weights: Where the weights are: ``hf-hub:...`` or a URL; None if none were released.
+        weights: Where the weights are: ``hf-hub:owner/name``, ``hf-hub:owner/name/file`` or a URL; None if none were
+            released.
+        img_size: Side of the images; None for the variant's own.
+        deploy_params: Parameters after `reparameterize`, in millions; where this is given, `macs` is counted then too.
     """
 
     params: float
@@ -20,11 +23,13 @@ class Published:
     top1: float | None = None
     classes: int = 1000
     weights: str | None = None
+    img_size: int | None = None
+    deploy_params: float | None = None
 
 
 def on_timm_hub(rows: dict[str, Published]) -> dict[str, Published]:
     """The rows with the place of their weights, for those that timm publishes: ``hf-hub:timm/<architecture.tag>``."""
     return {
-        name: Published(row.params, row.macs, row.top1, row.classes, f"hf-hub:timm/{name}") if "." in name else row
+        name: replace(row, weights=f"hf-hub:timm/{name}") if "." in name else row
         for name, row in rows.items()
     }

@@ -1,0 +1,115 @@
+"""Downsampling between the stages of a hierarchical model: half the grid, more channels."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.conv import Conv2d, conv_nhwc
+from zoo.blocks.linear import Linear
+from zoo.blocks.register import register
+from zoo.blocks.stem import conv_grid
+from zoo.slots import build_block
+
+
+@register("downsample", "merge")
+class PatchMerging(nn.Module):
+    """Join each 2x2 positions into one vector and map it linearly. An odd grid is padded with zeros.
+
+    Args:
+        norm: A norm slot.
+        norm_last: The norm comes after the map, on `dim` channels, not before it, on four times `in_dim`.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), dim)``.
+
+    Example:
+        >>> import torch
+        >>> PatchMerging(8, 16)(torch.randn(2, 5, 4, 8)).shape
+        torch.Size([2, 3, 2, 16])
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.1; microsoft/Swin-Transformer.
+    Differs: grids of odd size are padded, as in timm; the official code refuses them.
+    Cost: 4 x in_dim x dim MACs a position of the result.
+    """
+
+    stride = 2
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        norm: str = "layernorm",
+        norm_last: bool = False,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm_last = norm_last
+        self.norm = build_block("norm", norm, dim if norm_last else 4 * in_dim, **dd)
+        self.reduction = Linear(4 * in_dim, dim, False, init=init, **dd)
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid that becomes of a grid."""
+        return -(-grid[0] // 2), -(-grid[1] // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        # The columns of a pair come before its rows in the joint vector, as in the published weights.
+        x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.norm(self.reduction(x)) if self.norm_last else self.reduction(self.norm(x))
+
+
+@register("downsample", "conv")
+class ConvDownsample(nn.Module):
+    """A strided convolution with a norm before or after it.
+
+    Args:
+        kernel_size, stride, padding: Of the convolution, in positions.
+        norm: A norm slot.
+        norm_last: The norm comes after the convolution, not before it.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, H, W, in_dim) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
+
+    Example:
+        >>> import torch
+        >>> ConvDownsample(8, 16)(torch.randn(2, 5, 4, 8)).shape
+        torch.Size([2, 3, 2, 16])
+
+    Source: Yu et al., "MetaFormer Baselines for Vision" (arXiv 2210.13452): norm, then 3x3; Ding et al., "UniRepLKNet"
+        (arXiv 2311.15599): 3x3, then norm; Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545): norm, then 2x2.
+    Differs: none known.
+    Cost: kernel_size x kernel_size x in_dim x dim MACs a position of the result.
+    Raises: ValueError if the grid is smaller than one window.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 2,
+        padding: int = 1,
+        norm: str = "none",
+        norm_last: bool = False,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.stride, self.norm_last = stride, norm_last
+        self.norm = build_block("norm", norm, dim if norm_last else in_dim, **dd)
+        self.conv = Conv2d(in_dim, dim, kernel_size, stride, padding, init=init, **dd)
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid that becomes of a grid."""
+        return conv_grid(grid, self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(conv_nhwc(self.conv, x)) if self.norm_last else conv_nhwc(self.conv, self.norm(x))

@@ -1,0 +1,133 @@
+"""Convolutional stems: overlapping windows of the image instead of separate patches."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.conv import Conv2d
+from zoo.blocks.embed import check_images, check_room
+from zoo.blocks.register import register
+from zoo.slots import build_act, build_block
+
+
+@register("stem", "conv")
+class ConvStem(nn.Module):
+    """One strided convolution with overlapping windows, and a norm.
+
+    Args:
+        kernel_size, stride, padding: Of the convolution, in pixels.
+        norm: A norm slot, applied to the result.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, in_chans, H, W) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
+
+    Example:
+        >>> ConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
+        torch.Size([2, 8, 7, 8])
+
+    Source: Yu et al., "MetaFormer Is Actually What You Need for Vision" (arXiv 2111.11418), section 3;
+        sail-sg/metaformer, metaformer_baselines.py.
+    Differs: none known.
+    Cost: kernel_size x kernel_size x in_chans x dim MACs a position.
+    Raises: ValueError if the image has another number of channels or is smaller than one window.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        *,
+        kernel_size: int = 7,
+        stride: int = 4,
+        padding: int = 2,
+        norm: str = "none",
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.in_chans, self.stride = in_chans, stride
+        dd = {"device": device, "dtype": dtype}
+        self.proj = Conv2d(in_chans, dim, kernel_size, stride, padding, init=init, **dd)
+        self.norm = build_block("norm", norm, dim, **dd)
+
+    def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Number of positions down and across."""
+        return conv_grid(img_size, self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans)
+        self.grid(x.shape[2:])
+        return self.norm(conv_image(x, self.proj))
+
+
+@register("stem", "double_conv")
+class DoubleConvStem(nn.Module):
+    """Two 3x3 convolutions of stride 2, each with a norm, an activation between them.
+
+    Args:
+        norm: The norm slot.
+        act: The activation slot.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, in_chans, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)``.
+
+    Example:
+        >>> DoubleConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
+        torch.Size([2, 8, 8, 8])
+
+    Source: Ding et al., "UniRepLKNet" (arXiv 2311.15599); AILab-CVC/UniRepLKNet, unireplknet.py.
+    Differs: none known.
+    Cost: 9 x in_chans x dim / 2 MACs a position of the half grid, 9 x dim / 2 x dim one of the last.
+    Raises: ValueError if the image has another number of channels.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        *,
+        norm: str = "layernorm",
+        act: str = "gelu",
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.in_chans = in_chans
+        dd = {"device": device, "dtype": dtype}
+        middle = max(1, dim // 2)
+        self.proj = Conv2d(in_chans, middle, 3, 2, 1, init=init, **dd)
+        self.norm1 = build_block("norm", norm, middle, **dd)
+        self.act = build_act(act, **dd)
+        self.conv = Conv2d(middle, dim, 3, 2, 1, init=init, **dd)
+        self.norm2 = build_block("norm", norm, dim, **dd)
+
+    def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Number of positions down and across."""
+        return conv_grid(conv_grid(img_size, self.proj), self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans)
+        x = self.act(self.norm1(conv_image(x, self.proj)))
+        return self.norm2(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def conv_image(x: Tensor, conv: nn.Module) -> Tensor:
+    """A convolution of an image ``(B, C, H, W)``, in the layout ``(B, H', W', C')``.
+
+    The few channels of the image are brought into channels_last order, so that the many of the result come in it.
+    """
+    return conv(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+
+
+def conv_grid(size: tuple[int, int], conv: nn.Conv2d) -> tuple[int, int]:
+    """Sizes of what a convolution makes of an image or a grid.
+
+    Raises:
+        ValueError: It is smaller than one window.
+    """
+    sizes = zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True)
+    check_room(size, tuple(k - 2 * p for k, p in zip(conv.kernel_size, conv.padding, strict=True)))
+    return tuple((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sizes)
