@@ -13,6 +13,14 @@ SMALL = (
     "gmlp_ti16_224",
     "vit_tiny_patch16_224",
     "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "swin_s3_tiny_224",
+    "swinv2_tiny_window8_256",
+    "poolformer_s12",
+    "poolformerv2_s12",
+    "convformer_s18",
+    "caformer_s18",
+    "convnext_tiny",
 )
 
 
@@ -20,10 +28,13 @@ def check(name: str, timm_checkpoint, **kwargs) -> None:
     theirs, path = timm_checkpoint(name, **kwargs)
     ours = zoo.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs).eval()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    x = torch.randn(2, 3, 224, 224)
+    x = torch.randn(2, *ours.pretrained_cfg["input_size"])
     with torch.no_grad():
         expected, found = theirs(x), ours(x)
-        features = relative_error(ours.forward_features(x), theirs.forward_features(x))
+        reference = theirs.forward_features(x)
+        if reference.ndim == 4 and getattr(theirs, "output_fmt", "NCHW") == "NCHW":
+            reference = reference.permute(0, 2, 3, 1)
+        features = relative_error(ours.forward_features(x), reference)
     assert expected.std() > 0.01, "the reference is nearly constant, the comparison would be empty"
     assert relative_error(found, expected) < 1e-4
     assert features < 1e-4

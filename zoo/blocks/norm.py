@@ -1,7 +1,8 @@
-"""Norms over the last dimension, ``(*, C) -> (*, C)``. None of their parameters is weight-decayed."""
+"""Norms of channels-last tensors. None of their parameters is weight-decayed."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.blocks.register import register
 
@@ -56,6 +57,50 @@ class RMSNorm(nn.RMSNorm):
 
     def __init__(self, dim: int, *, eps: float = 1e-6, device=None, dtype=None):
         super().__init__(dim, eps=eps, device=device, dtype=dtype)
+
+
+@register("norm", "groupnorm")
+class GroupNorm(nn.Module):
+    """Normalisation over all positions and channels of a sample at once, with a scale and a shift a channel.
+
+    Group normalisation with a single group; MetaFormer calls it modified layer norm.
+
+    Shape: ``(B, *S, C) -> (B, *S, C)``.
+
+    Example:
+        >>> x = torch.randn(2, 3, 3, 8)
+        >>> torch.allclose(GroupNorm(8)(x).permute(0, 3, 1, 2), nn.GroupNorm(1, 8)(x.permute(0, 3, 1, 2)), atol=1e-5)
+        True
+
+    Source: Wu, He, "Group Normalization" (arXiv 1803.08494), with one group; Yu et al., "MetaFormer Is Actually What
+        You Need for Vision" (arXiv 2111.11418).
+    Differs: torch's kernel for channels-last memory takes the variance as E[x^2] - E[x]^2 in fp32: values whose mean is
+        10 times their deviation keep 3 to 4 digits, where that for channels-first memory keeps 6.
+    Cost: no MACs by zoo's convention (element-wise).
+    """
+
+    no_decay = ("weight", "bias")
+
+    def __init__(self, dim: int, *, eps: float = 1e-5, bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A channels_last image of one column: neither permutation copies.
+        image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
+        y = F.group_norm(image, 1, self.weight, self.bias, self.eps)
+        return y.permute(0, 2, 3, 1).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}, bias={self.bias is not None}"
 
 
 @register("norm", "affine")

@@ -1,11 +1,13 @@
 """What every vision model of zoo has in common: timm's model interface, written once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from timm.layers import use_reentrant_ckpt
 from timm.models import checkpoint
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux, parameters_without_decay
@@ -345,7 +347,12 @@ def run_block(block: nn.Module, x: Tensor, checkpointing: bool) -> tuple[Tensor,
 
 def _checkpointed(level: nn.Module, x: Tensor):
     """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
-    if not use_reentrant_ckpt() or not getattr(level, "has_aux", False):
+    if not use_reentrant_ckpt():
+        norms = [m for m in level.modules() if isinstance(m, _BatchNorm)]
+        if not norms or torch.compiler.is_compiling():
+            return checkpoint(level, x)
+        return checkpoint(level, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
+    if not getattr(level, "has_aux", False):
         return checkpoint(level, x)
 
     # The reentrant kind tracks only tensors at the top of what a function returns; inside a mapping they lose their
@@ -359,3 +366,18 @@ def _checkpointed(level: nn.Module, x: Tensor):
 
     leaves = checkpoint(flat, x)
     return pytree.tree_unflatten(list(leaves), structure[0])
+
+
+@contextmanager
+def _frozen(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Batch norms that leave their statistics alone: the second forward pass must not count a batch twice."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

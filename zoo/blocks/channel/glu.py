@@ -53,7 +53,7 @@ class Glu(nn.Module):
         self.gate_last = gate_last
         inits = (init, "open_gate" if open_gate else init)
         self.fc1 = Linear(dim, 2 * hidden, bias, init=inits if gate_last else inits[::-1], device=device, dtype=dtype)
-        self.act = build_act(act)
+        self.act = build_act(act, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
 

@@ -48,7 +48,7 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
         self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
-        self.act = build_act(act)
+        self.act = build_act(act, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
 

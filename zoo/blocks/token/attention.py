@@ -15,9 +15,10 @@ class Attention(nn.Module):
     """Multi-head self-attention, every position with every other, in one fused call.
 
     Args:
-        heads: Number of heads; by default as many as make `head_dim` wide ones, at least one.
-        head_dim: Width of a head where `heads` is not given.
+        heads: Number of heads, a divisor of `dim`; by default the greatest that makes them at least `head_dim` wide.
+        head_dim: Least width of a head where `heads` is not given.
         qkv_bias: Bias on the projection to queries, keys and values.
+        proj_bias: Bias on the output projection.
         attn_drop: Dropout on the attention weights.
         drop: Dropout after the output projection.
         init: A scheme of `zoo.blocks.linear.INITS`; queries, keys and values are three matrices to it.
@@ -45,6 +46,7 @@ class Attention(nn.Module):
         heads: int | None = None,
         head_dim: int = 64,
         qkv_bias: bool = True,
+        proj_bias: bool = True,
         attn_drop: float = 0.0,
         drop: float = 0.0,
         init: str = "trunc_normal",
@@ -52,12 +54,13 @@ class Attention(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        heads = max(1, dim // head_dim) if heads is None else heads
+        if heads is None:
+            heads = next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
         if heads < 1 or dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
         self.heads, self.attn_drop = heads, attn_drop
         self.qkv = Linear(dim, 3 * dim, qkv_bias, init=(init,) * 3, device=device, dtype=dtype)
-        self.proj = Linear(dim, dim, init=init, device=device, dtype=dtype)
+        self.proj = Linear(dim, dim, proj_bias, init=init, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:

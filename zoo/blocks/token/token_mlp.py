@@ -57,7 +57,7 @@ class TokenMlp(nn.Module):
         self.grid, self.gated = tuple(grid), gated
         width, init1 = (2 * hidden, (init, "open_gate")) if gated else (hidden, init)
         self.fc1 = TokenLinear(tokens, width, init=init1, device=device, dtype=dtype)
-        self.act = build_act(act)
+        self.act = build_act(act, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.fc2 = TokenLinear(hidden, tokens, init=init, device=device, dtype=dtype)
 

@@ -1,0 +1,76 @@
+"""The same weights give the logits of the authors' own code.
+
+tests/data holds tiny models built by the authors' code: random weights (in bfloat16, which float32 holds exactly) in the
+layout of the released checkpoints, an image, and the logits. Each file's metadata says which zoo model it is.
+"""
+
+import json
+
+import pytest
+import timm.utils
+import torch
+from conftest import ROOT, relative_error
+from safetensors import safe_open
+
+import zoo
+
+FILES = sorted((ROOT / "tests" / "data").glob("*.safetensors"))
+
+
+def read(path) -> tuple[str, dict, dict[str, torch.Tensor]]:
+    """Name of the zoo model, its arguments, and the tensors of a file."""
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        about = file.metadata()
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    return about["architecture"], json.loads(about["arguments"]), tensors
+
+
+def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def create(path, prefix: str = "weights.", **kwargs) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    arch, arguments, tensors = read(path)
+    overlay = {"state_dict": part(tensors, prefix), "num_classes": 10}
+    model = zoo.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, **{**arguments, **kwargs})
+    return model.eval(), tensors
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_logits_equal_the_authors(path):
+    model, tensors = create(path)
+    assert tensors["logits"].std() > 0.1, "the reference is nearly constant, the comparison would be empty"
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    count = sum(v.numel() for k, v in part(tensors, "weights.").items() if not k.endswith(statistics))
+    assert sum(p.numel() for p in model.parameters()) == count
+    with torch.no_grad():
+        assert relative_error(model(tensors["image"]), tensors["logits"]) < 1e-4
+
+
+def test_there_is_a_file_for_every_family_that_no_installed_package_has():
+    found = {zoo.model_info(read(path)[0]).family for path in FILES}
+    assert found >= {"swin", "swinv2", "swin_mlp", "poolformer", "metaformer", "unireplknet"}
+
+
+MERGED = [path for path in FILES if any(k.startswith("merged.") for k in read(path)[2])]
+
+
+@pytest.mark.parametrize("how", ["method", "timm", "built", "loaded"])
+@pytest.mark.parametrize("path", MERGED, ids=[path.stem for path in MERGED])
+def test_the_merged_form_has_the_authors_logits_and_size(path, how, tmp_path):
+    """Merged by zoo, by timm's utility, saved and opened again, or read from the authors' merged file."""
+    if how == "loaded":
+        model, tensors = create(path, "merged.", deploy=True)
+    else:
+        model, tensors = create(path)
+        if how == "timm":
+            model = timm.utils.reparameterize_model(model)
+        else:
+            model.reparameterize()
+    if how == "built":
+        zoo.save_pretrained(model, tmp_path)
+        model = zoo.create_model(f"local-dir:{tmp_path}").eval()
+    assert sum(p.numel() for p in model.parameters()) == tensors["merged_parameters"]
+    with torch.no_grad():
+        assert relative_error(model(tensors["image"]), tensors["logits"]) < 1e-4

@@ -1,0 +1,110 @@
+"""Depthwise convolutions on the CPU: where torch's own call is slow, the same sums in a form that it does fast.
+
+All by torch's convolution; only what it is asked for differs. Measured with torch 2.15 (oneDNN 3.13) on Zen 4; the
+table is in benchmarks/RESULTS.md.
+
+- channels_last (NHWC) is the layout. For kernels of 15 and more the other layout has no fast code at all, and for
+  smaller ones it pays two copies.
+- A kernel of exactly 13 columns runs at a third of the speed of one of 15: it is given two columns of zeros.
+- Rows and columns of the kernel that meet nothing but padding are left out.
+- The gradient of the weights, for which torch takes 5 to 200 times as long as for the forward pass unless the kernel is
+  3x3, is a depthwise convolution too: of each image, with its output gradient as the kernel. Of a dilated kernel in
+  bf16 torch's own is wrong besides: for images from about 40 pixels on it has not even the right order of magnitude.
+- The gradient of the input is the forward pass with the kernel turned around.
+
+Wherever anything else may watch - a compiler, an exporter, a tensor subclass - `usable` says no.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CPU = torch.backends.cpu.get_cpu_capability()
+_AVAILABLE = torch.backends.mkldnn.is_available() and _CPU.startswith("AVX")
+SLOW_COLUMNS, FAST_COLUMNS = 13, 15  # with AVX-512; AVX2 has no such slow width
+CHANNEL_BLOCK = 16  # with channels left over, the wider kernel gains nothing
+
+
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether `conv` may stand for torch's own convolution here and now."""
+    return (
+        _AVAILABLE
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype == weight.dtype
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """The depthwise convolution of `zoo.blocks.conv.depthwise_nhwc`, differentiable.
+
+    Shape: ``(B, H, W, C)`` and ``(C, 1, k, k) -> (B, H, W, C)``.
+    """
+    _, height, width, _ = x.shape
+    weight = _within_reach(weight, height, width, dilation)
+    if torch.is_grad_enabled() and (max(weight.shape[2:]) > 3 or dilation > 1):
+        return _Depthwise.apply(x, weight, bias, dilation)
+    return _forward(x, weight, bias, dilation)
+
+
+def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Tensor:
+    """The part of a kernel that can meet a pixel of an image of this size; the rest of it meets zeros alone."""
+    rows, columns = weight.shape[2] // 2, weight.shape[3] // 2
+    top = max(0, rows - (height - 1) // dilation)
+    left = max(0, columns - (width - 1) // dilation)
+    return weight[:, :, top : 2 * rows + 1 - top, left : 2 * columns + 1 - left] if top or left else weight
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    channels, _, rows, columns = weight.shape
+    if columns == SLOW_COLUMNS and dilation == 1 and channels % CHANNEL_BLOCK == 0 and _CPU.startswith("AVX512"):
+        extra = (FAST_COLUMNS - SLOW_COLUMNS) // 2
+        weight, columns = F.pad(weight, (extra, extra)), FAST_COLUMNS
+    padding = (dilation * (rows // 2), dilation * (columns // 2))
+    image = x.contiguous().permute(0, 3, 1, 2)
+    return F.conv2d(image, weight, bias, 1, padding, dilation, channels).permute(0, 2, 3, 1)
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """``sum over b, h, w of grad[b, h, w, c] * x[b, h + dilation * i, w + dilation * j, c]`` for each tap i, j.
+
+    Image by image: all images as one with more channels would have to be brought into that order first, which takes
+    longer.
+    """
+    rows, columns = weight.shape[2:]
+    padding = (dilation * (rows // 2), dilation * (columns // 2))
+    images, kernels = (t.contiguous().permute(0, 3, 1, 2) for t in (x, grad))
+    parts = [
+        F.conv2d(images[b : b + 1], kernels[b].unsqueeze(1), None, dilation, padding, 1, len(weight))
+        for b in range(len(x))
+    ]
+    return torch.cat(parts).sum(0).unsqueeze(1)
+
+
+class _Depthwise(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+        return _forward(x, weight, bias, dilation)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, weight, _, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            conv(grad, weight.flip(2, 3), None, ctx.dilation) if needs_x else None,
+            _weight_gradient(x, grad, weight, ctx.dilation) if needs_weight else None,
+            grad.sum((0, 1, 2)) if needs_bias else None,
+            None,
+        )

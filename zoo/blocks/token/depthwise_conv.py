@@ -1,0 +1,48 @@
+"""A plain depthwise convolution as a token mixer: ConvNeXt's."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.conv import DepthwiseConv2d, conv_nhwc
+from zoo.blocks.register import register
+
+
+@register("token_mixer", "depthwise_conv")
+class DepthwiseConv(nn.Module):
+    """Each channel convolved with a kernel of its own; zeros outside the image. A sequence is an image of height 1.
+
+    Args:
+        kernel_size: Side of the kernel, odd.
+        bias: Whether there is a bias.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size.
+
+    Example:
+        >>> import torch
+        >>> DepthwiseConv(8, kernel_size=5)(torch.randn(2, 6, 9, 8)).shape
+        torch.Size([2, 6, 9, 8])
+
+    Source: Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), section 2.5; facebookresearch/ConvNeXt,
+        models/convnext.py.
+    Differs: none known.
+    Cost: kernel_size x kernel_size x dim MACs a position.
+    Raises: ValueError for an even or non-positive kernel size.
+    """
+
+    spatial = frozenset({1, 2})
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_size: int = 7,
+        bias: bool = True,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.conv = DepthwiseConv2d(dim, kernel_size, bias=bias, init=init, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_nhwc(self.conv, x if x.ndim == 4 else x[:, None]).reshape(x.shape)

@@ -1,0 +1,69 @@
+"""Relative position biases of attention within windows: Swin's table, and SwinV2's network over log-spaced offsets."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.linear import Linear
+
+
+def relative_index(window: tuple[int, int], device=None) -> Tensor:
+    """For each pair of a window's positions, query by query, the row of a table over all offsets that is theirs.
+
+    Shape: ``(N * N,)`` for N positions; rows are counted from 0 to ``(2 h - 1) (2 w - 1) - 1``.
+
+    Example:
+        >>> relative_index((1, 2))
+        tensor([1, 0, 2, 1])
+    """
+    offsets = [torch.arange(size, device=device) for size in window]
+    rows, columns = (o[:, None] - o + size - 1 for o, size in zip(offsets, window, strict=True))
+    return (rows[:, None, :, None] * (2 * window[1] - 1) + columns[:, None]).flatten()
+
+
+def log_offsets(window: tuple[int, int], pretrained: tuple[int, int] | None = None, device=None) -> Tensor:
+    """All offsets between a window's positions, from -8 to 8 across it, on a logarithmic scale that keeps the sign.
+
+    Args:
+        window: Height and width.
+        pretrained: The window that the network over these offsets was trained with, whose width then is 8.
+        device: Where to make them.
+
+    Shape: ``((2 h - 1) (2 w - 1), 2)``, in the order that `relative_index` counts.
+
+    Source: Liu et al., "Swin Transformer V2" (arXiv 2111.09883), equation 4; its code divides by ``log2(8)``.
+    """
+    axes = [
+        torch.arange(1 - size, size, dtype=torch.float32, device=device) / max(scale - 1, 1) * 8
+        for size, scale in zip(window, pretrained or window, strict=True)
+    ]
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+    return offsets.sign() * torch.log2(offsets.abs() + 1) / math.log2(8)
+
+
+class Undecayed(Linear):
+    """A linear map whose weight is not decayed."""
+
+    no_decay = ("weight",)
+
+
+class OffsetMlp(nn.Sequential):
+    """SwinV2's network from log-spaced offsets to a bias a head between 0 and 16: ``16 sigmoid(W2 relu(W1 x + b))``.
+
+    It sees each offset once, and what comes of it is then looked up for all pairs of positions.
+
+    Shape: ``(offsets, 2) -> (offsets, heads)``.
+    Source: Liu et al., "Swin Transformer V2" (arXiv 2111.09883), section 3.3.
+    Cost: 512 x (2 + heads) MACs an offset.
+    """
+
+    def __init__(self, heads: int, *, device=None, dtype=None):
+        super().__init__(
+            Undecayed(2, 512, device=device, dtype=dtype),
+            nn.ReLU(),
+            Undecayed(512, heads, bias=False, device=device, dtype=dtype),
+        )
+
+    def forward(self, offsets: Tensor) -> Tensor:
+        return 16 * super().forward(offsets).sigmoid()

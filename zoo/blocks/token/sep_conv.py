@@ -1,0 +1,66 @@
+"""The inverted separable convolution of MobileNetV2 as a token mixer."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.conv import DepthwiseConv2d, conv_nhwc
+from zoo.blocks.linear import Linear, hidden_width, linear_act
+from zoo.blocks.register import register
+from zoo.slots import build_act
+
+
+@register("token_mixer", "sep_conv")
+class SepConv(nn.Module):
+    """Widen the channels, activate, convolve each channel over the positions, narrow again.
+
+    Args:
+        ratio: Hidden width over `dim`; the hidden width is ``int(ratio * dim)``.
+        kernel_size: Side of the convolution's kernel, odd. Outside of the grid are zeros.
+        act: An activation slot, applied before the convolution.
+        bias: Bias on all three maps.
+        drop: Dropout after the last map.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size. A sequence is an image of
+        height 1.
+
+    Example:
+        >>> import torch
+        >>> SepConv(8)(torch.randn(2, 5, 6, 8)).shape
+        torch.Size([2, 5, 6, 8])
+
+    Source: Yu et al., "MetaFormer Baselines for Vision" (arXiv 2210.13452); Sandler et al., MobileNetV2
+        (arXiv 1801.04381).
+    Differs: the dropout, off by default, is zoo's.
+    Cost: 2 x dim x hidden + kernel_size x kernel_size x hidden MACs a position.
+    Raises: ValueError for an even or non-positive kernel, or a hidden width below 1.
+    """
+
+    spatial = frozenset({1, 2})
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ratio: float = 2.0,
+        kernel_size: int = 7,
+        act: str = "star_relu",
+        bias: bool = False,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        hidden = hidden_width("sep_conv", dim, ratio, None)
+        self.pwconv1 = Linear(dim, hidden, bias, init=init, **dd)
+        self.act = build_act(act, **dd)
+        self.dwconv = DepthwiseConv2d(hidden, kernel_size, bias=bias, init=init, **dd)
+        self.pwconv2 = Linear(hidden, dim, bias, init=init, **dd)
+        self.drop = nn.Dropout(drop) if drop > 0 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = x if x.ndim == 4 else x[:, None]
+        y = self.pwconv2(conv_nhwc(self.dwconv, linear_act(image, self.pwconv1, self.act)))
+        y = y if x.ndim == 4 else y[:, 0]
+        return y if self.drop is None else self.drop(y)
