@@ -44,6 +44,8 @@ def test_logits_equal_the_authors(path):
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     count = sum(v.numel() for k, v in part(tensors, "weights.").items() if not k.endswith(statistics))
     assert sum(p.numel() for p in model.parameters()) == count
+    if path.stem == "caformer":
+        model.head.norm.eps = 1e-5  # timm, whose logits zoo has, made it 1e-6: a difference of 1e-5 to 2e-4
     with torch.no_grad():
         assert relative_error(model(tensors["image"]), tensors["logits"]) < 1e-4
 

@@ -12,8 +12,11 @@ import zoo
 from zoo.registry import families
 
 
+HIERARCHICAL = ("swin", "swinv2", "swin_mlp", "poolformer", "metaformer", "unireplknet", "convnext")
+
+
 def test_the_families_of_this_release():
-    assert set(families()) >= {"mixer", "gmixer", "resmlp", "gmlp", "vit", "deit", "hourglass"}
+    assert set(families()) >= {"mixer", "gmixer", "resmlp", "gmlp", "vit", "deit", "hourglass", *HIERARCHICAL}
     for family in families().values():
         assert any(name.endswith("_test") for name in family.variants), f"{family.name} has no _test variant"
         for part in ("Paper:", "Code:", "Weights:"):
@@ -51,6 +54,19 @@ def test_list_models():
         (lambda: zoo.create_model("mixer_test", drop_path_rule="cosine"), "drop_path_rule 'cosine'"),
         (lambda: zoo.create_model("mixer_test", channel_mixer="mlpp"), "did you mean 'mlp'"),
         (lambda: zoo.create_model("mixer_test", token_mixer=["pool"] * 9), "9 entries for 3 blocks"),
+        (lambda: zoo.create_model("swin_test", token_mixer=["pool"] * 3), r"3 entries for 4 stages of 6 blocks.*\[\['pool'"),
+        (lambda: zoo.create_model("swin_test", token_mixer=["pool", [], "pool", "pool"]), "empty list for a stage"),
+        (lambda: zoo.create_model("swin_test", dims=(8, 16)), "dims has 2 entries and depths 4"),
+        (lambda: zoo.create_model("swin_test", depths=(2, 0, 2, 2)), r"depths is \(2, 0, 2, 2\)"),
+        (lambda: zoo.create_model("swin_test", form="parallel"), "form 'parallel' is not one of pre, post, serial"),
+        (lambda: zoo.create_model("swin_test", layer_scale=[0.1]), "layer_scale has 1 entries for 4 stages"),
+        (lambda: zoo.create_model("swin_test", downsample="poll"), "downsample 'poll' is unknown"),
+        (lambda: zoo.create_model("swin_test", stem="patch(remainder='wrap')"), "remainder 'wrap' is not one of"),
+        (lambda: zoo.create_model("swin_test", drop_rate=1.0), "drop_rate is 1.0"),
+        (lambda: zoo.create_model("convnext_test", head="conv"), "head 'conv' is not one of linear, mlp, image"),
+        (lambda: zoo.create_model("convnext_test", img_size=2), "image size 2 x 2 is below the 4 x 4"),
+        (lambda: zoo.create_model("poolformer_test").set_input_size(window_size=8), "no token mixer .* has windows"),
+        (lambda: zoo.create_model("poolformer_test").set_input_size(patch_size=8), "has no patches"),
         (lambda: zoo.create_model("mixer_test", pretrained=True), "no weights are published for mixer_test"),
         (lambda: zoo.create_model("hub:me/model"), "model source 'hub' of 'hub:me/model' is unknown"),
         (lambda: zoo.create_model("folder/model"), "write 'local-dir:folder/model'"),
@@ -97,7 +113,7 @@ def test_timm_creates_what_it_does_not_have(name):
 
 
 def test_timm_keeps_its_own():
-    assert len(TIMM_VARIANTS) == 21
+    assert len(TIMM_VARIANTS) == 63
     for name in TIMM_VARIANTS:
         assert timm.models.model_entrypoint(name).__module__.startswith("timm.")
     assert type(zoo.create_model("mixer_s32_224", device="meta")).__module__ == "zoo.models.isotropic"

@@ -313,7 +313,7 @@ def assemble(
         model = family.model(**given)
         state, name = load()
         classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
-        load_weights(model, state, family.rules, name, source_classes=classes)
+        load_weights(model, state, () if where else family.rules, name, source_classes=classes)
         if size is not None:
             model.set_input_size(size)
         return model

@@ -275,9 +275,9 @@ def list_blocks(kind: str) -> list[str]:
     return sorted({*blocks_of(kind), "none"})
 
 
-def build_act(slot: SlotLike) -> nn.Module:
-    """The activation of a slot."""
-    return build_block("act", slot)
+def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
+    """The activation of a slot. Few have parameters, and classes such as `nn.Tanh` take no device: it is moved."""
+    return build_block("act", slot).to(device=device, dtype=dtype)
 
 
 def unknown(problem: str, name: str, known, what: str = "known") -> str:

@@ -295,6 +295,8 @@ def load_weights(
     target = model.state_dict()
     other_classes = source_classes is not None and source_classes != model.num_classes
     skip = "head." if other_classes or isinstance(model.head, nn.Identity) else None
+    if state.keys() == target.keys():
+        rules = ()  # zoo's own layout, in which a name may be another's published one
     found = remap(state, target, rules, what, adapt={"stem.proj.weight": _adapt_channels}, skip=skip)
     model.load_state_dict(target | found, strict=True)
 

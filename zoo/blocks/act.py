@@ -68,9 +68,9 @@ class StarReLU(nn.Module):
 
 
 def _star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Two passes over memory; three where reading the scale would make the host wait for the device."""
+    """Two passes over memory; three where the scale cannot be read, or the host would wait for the device."""
     x = F.relu(x)
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and type(x) is Tensor:
         return torch.addcmul(bias, x, x, value=scale.item())
     return torch.addcmul(bias, x, x * scale)
 

@@ -65,8 +65,8 @@ class DepthwiseConv2d(Conv2d):
     ):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
-                f"depthwise convolution has kernel_size {kernel_size}; it must be odd and positive, so that the "
-                f"kernel has a centre: {max(1, kernel_size - 1)} or {max(1, kernel_size + 1)}"
+                f"depthwise convolution has kernel_size {kernel_size}; it must be odd and positive, so that the kernel "
+                "has a centre"
             )
         super().__init__(
             channels,
@@ -87,6 +87,8 @@ class DepthwiseConv2d(Conv2d):
 
 def depthwise_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """A depthwise convolution of ``(B, H, W, C)`` by an odd kernel ``(C, 1, k, k)``, zeros outside the image.
+
+    By torch's convolution in channels_last; on the CPU as `zoo.blocks.kernels.depthwise` asks it for it.
 
     Shape: ``(B, H, W, C) -> (B, H, W, C)``.
     Cost: kernel area MACs an element.

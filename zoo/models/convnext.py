@@ -7,7 +7,7 @@ Weights: Facebook AI, timm and LAION (Apache-2.0 or MIT by tag), on the Hub by t
 
 from zoo.models.hierarchical import Hierarchical
 from zoo.models.published import Published, on_timm_hub
-from zoo.weights import drop, rename, reshape
+from zoo.weights import rename, reshape
 
 MODEL = Hierarchical
 
@@ -59,7 +59,6 @@ PUBLISHED = on_timm_hub(
 
 # Both layouts are read: the authors' (downsample_layers, dwconv, pwconv) and timm's (stem, downsample, conv_dw, mlp).
 RULES = [
-    drop(r"^(projectors|norms)\.", "heads of the distillation, not of the model"),
     rename(r"^(?:stem|downsample_layers\.0)\.0\.", "stem.proj."),
     rename(r"^(?:stem|downsample_layers\.0)\.1\.", "stem.norm."),
     rename(r"^(?:stages\.([1-3])\.downsample|downsample_layers\.([1-3]))\.0\.", r"stages.\1\2.downsample.norm."),

@@ -3,13 +3,14 @@
 All by torch's convolution; only what it is asked for differs. Measured with torch 2.15 (oneDNN 3.13) on Zen 4; the
 table is in benchmarks/RESULTS.md.
 
-- channels_last (NHWC) is the layout. For kernels of 15 and more the other layout has no fast code at all, and for
-  smaller ones it pays two copies.
-- A kernel of exactly 13 columns runs at a third of the speed of one of 15: it is given two columns of zeros.
+- channels_last (NHWC) is the layout. For kernels of 15 and more torch has no fast code for the other; below, the other
+  pays two copies.
+- A kernel of exactly 13 columns runs at a third (fp32) or half (bf16) of the speed of one of 15: it gets two columns of
+  zeros.
 - Rows and columns of the kernel that meet nothing but padding are left out.
-- The gradient of the weights, for which torch takes 5 to 200 times as long as for the forward pass unless the kernel is
-  3x3, is a depthwise convolution too: of each image, with its output gradient as the kernel. Of a dilated kernel in
-  bf16 torch's own is wrong besides: for images from about 40 pixels on it has not even the right order of magnitude.
+- The gradient of the weights, for which torch takes up to 200 times as long as for the forward pass unless the kernel
+  is 3x3, is a depthwise convolution too: of each image, with its output gradient as the kernel. For a dilated kernel in
+  bf16, torch's own is wrong besides: from about 40 pixels of width on it has not even the right order of magnitude.
 - The gradient of the input is the forward pass with the kernel turned around.
 
 Wherever anything else may watch - a compiler, an exporter, a tensor subclass - `usable` says no.
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 _CPU = torch.backends.cpu.get_cpu_capability()
 _AVAILABLE = torch.backends.mkldnn.is_available() and _CPU.startswith("AVX")
-SLOW_COLUMNS, FAST_COLUMNS = 13, 15  # with AVX-512; AVX2 has no such slow width
+SLOW_COLUMNS, FAST_COLUMNS = (13, 15) if _CPU.startswith("AVX512") else (0, 0)  # AVX2 has no such slow width
 CHANNEL_BLOCK = 16  # with channels left over, the wider kernel gains nothing
 
 
@@ -62,7 +63,7 @@ def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Ten
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     channels, _, rows, columns = weight.shape
-    if columns == SLOW_COLUMNS and dilation == 1 and channels % CHANNEL_BLOCK == 0 and _CPU.startswith("AVX512"):
+    if columns == SLOW_COLUMNS and dilation == 1 and channels % CHANNEL_BLOCK == 0:
         extra = (FAST_COLUMNS - SLOW_COLUMNS) // 2
         weight, columns = F.pad(weight, (extra, extra)), FAST_COLUMNS
     padding = (dilation * (rows // 2), dilation * (columns // 2))

@@ -58,11 +58,11 @@ class LargeKernel(nn.Module):
         >>> torch.allclose(mixer(x), y, atol=1e-6), before - sum(p.numel() for p in mixer.parameters())
         (True, 912)
 
-    Source: Ding et al., "UniRepLKNet" (arXiv 2311.15599), figure 3 and equation 1; AILab-CVC/UniRepLKNet,
+    Source: Ding et al., "UniRepLKNet" (arXiv 2311.15599), the Dilated Reparam Block; AILab-CVC/UniRepLKNet,
         unireplknet.py. Squeeze-and-excitation: Hu et al. (arXiv 1709.01507).
     Differs: the hidden width of the squeeze-and-excitation is at least 1. For kernels above 17 the authors give no
         branches; `branches_of` is zoo's own rule.
-    Cost: kernel_size x kernel_size x dim MACs a position. In training, and to `count_flops` until `reparameterize`, also
+    Cost: kernel_size x kernel_size x dim MACs a position. In training, and for `count_flops` until it is merged, also
         those of the small kernels: 101 x dim beside a kernel of 13.
     Raises: ValueError for an even kernel size or one below 3, or a negative se_ratio.
     """

@@ -1,0 +1,180 @@
+"""Data sets that come with scikit-learn: handwritten digits, alone and scattered over noisy canvases."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.training.seeds import CANVAS, SPLIT, derive_seed, generator
+
+
+class TensorSplit:
+    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
+
+    workers = 0
+    per_pixel = False
+
+    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
+        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
+        images, labels = self.images[indices], self.labels[indices]
+        if seed is not None and self.augment:
+            images = random_affine(images, generator(seed), **self.augment)
+        return images, labels
+
+
+def random_affine(images: Tensor, rng: torch.Generator, *, shift: float, rotate: float, zoom: float) -> Tensor:
+    """Move, turn and stretch each image (B, C, H, W) on its own; bilinear, with zeros from outside.
+
+    Args:
+        shift: largest move in either direction, in pixels.
+        rotate: largest angle, in degrees.
+        zoom: largest change of width and of height, by a factor of exp(zoom) up or down.
+    """
+    batch, _, height, width = images.shape
+    angle, stretch_x, stretch_y, move_x, move_y = torch.rand(5, batch, generator=rng) * 2 - 1
+    angle = angle * math.radians(rotate)
+    rows = [
+        (angle.cos() * (stretch_x * zoom).exp(), -angle.sin(), move_x * 2 * shift / width),
+        (angle.sin(), angle.cos() * (stretch_y * zoom).exp(), move_y * 2 * shift / height),
+    ]
+    maps = torch.stack([torch.stack(row, -1) for row in rows], 1)  # (B, 2, 3): from the new image into the old one
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in [0, 1], shape (1, 8, 8), ten classes.
+
+    70 % train, 10 % validation, 20 % test, each with the same share of every class. The same writers occur in all
+    three: the data set does not say who wrote what.
+    """
+
+    name: ClassVar[str] = "digits"
+    split_seed: int = 0
+    shift: float = 0.0  # of the training images, as the next two: see random_affine
+    rotate: float = 0.0
+    zoom: float = 0.0
+
+    def load(self) -> dict[str, TensorSplit]:
+        from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
+        from sklearn.model_selection import train_test_split
+
+        pixels, labels = load_digits(return_X_y=True)
+        seed = derive_seed(self.split_seed, SPLIT) % 2**32
+        rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
+        train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
+        images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
+        targets = torch.from_numpy(labels).long()
+        splits = {
+            part: TensorSplit(images[index], targets[index], num_classes=10)
+            for part, index in {"train": train, "validation": validation, "test": test}.items()
+        }
+        if self.shift or self.rotate or self.zoom:
+            splits["train"].augment = {"shift": self.shift, "rotate": self.rotate, "zoom": self.zoom}
+        return splits
+
+
+TILE, MARGIN = 18, 1  # a digit of 8x8 pixels is drawn twice as large, with a margin for its turning and stretching
+STROKE, EDGE = 0.4, 4.0  # ink above the first is the digit's; around it the slope is steepened, as enlarging blurs it
+
+
+@dataclass(frozen=True)
+class DigitCanvas:
+    """Digits scattered over larger canvases, shape (1, size, size), with a label for every pixel, eleven classes.
+
+    Label 0 is the background, label 1 + d the ink of a digit d. Each digit is twice its size, a little turned and
+    stretched, and of its own contrast; none overlaps another; the background is uneven, and there is noise over all.
+    The digits of the three parts are those of the data set `digits`: a test canvas has digits that no training canvas
+    had. Training canvases are drawn anew for every batch; those of validation and test are always the same.
+    """
+
+    name: ClassVar[str] = "digit_canvas"
+    split_seed: int = 0
+    size: int = 64
+    tries: int = 24  # places tried for a digit on each canvas: those that are free get one
+    rotate: float = 10.0  # largest angle, in degrees
+    zoom: float = 0.1  # largest change of width and of height, by a factor of exp(zoom)
+    contrast: float = 0.5  # least contrast, of at most 1
+    background: float = 0.3  # most that the background has at one place more than at another
+    noise: float = 0.1  # standard deviation
+    train: int = 1024  # canvases, as the next two
+    validation: int = 200
+    test: int = 400
+
+    def __post_init__(self) -> None:
+        if self.size < TILE:
+            raise ValueError(f"size is {self.size}, but a digit takes {TILE} pixels: make it larger")
+        for name in ("tries", "train", "validation", "test"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+
+    def load(self) -> dict[str, "CanvasSplit"]:
+        parts = Digits(self.split_seed).load()
+        return {part: CanvasSplit(self, part, split) for part, split in parts.items()}
+
+
+class CanvasSplit:
+    """The canvases of one part, with the digits of that part."""
+
+    num_classes = 11
+    workers = 0
+    per_pixel = True
+
+    def __init__(self, canvas: DigitCanvas, part: str, digits: TensorSplit):
+        self.canvas, self.part, self.labels = canvas, part, digits.labels
+        large = F.interpolate(digits.images, scale_factor=2, mode="bilinear", align_corners=False)
+        self.tiles = F.pad(large, [MARGIN] * 4)
+
+    def __len__(self) -> int:
+        return getattr(self.canvas, self.part)
+
+    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
+        """The canvases of these numbers; from a seed new ones, whatever the numbers."""
+        if seed is not None:
+            return self.draw(len(indices), generator(seed))
+        images, labels = self._fixed
+        return images[indices], labels[indices]
+
+    @functools.cached_property
+    def _fixed(self) -> tuple[Tensor, Tensor]:
+        part = ("train", "validation", "test").index(self.part)
+        return self.draw(len(self), generator(self.canvas.split_seed, CANVAS, part))
+
+    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """New canvases (count, 1, size, size) and their labels (count, size, size)."""
+        canvas, size = self.canvas, self.canvas.size
+        number, top, left = self._places(count, rng)
+        which = torch.randint(len(self.tiles), number.shape, generator=rng)
+        ink = random_affine(self.tiles[which], rng, shift=0, rotate=canvas.rotate, zoom=canvas.zoom).squeeze(1)
+        ink = (0.5 + EDGE * (ink - STROKE)).clamp(0, 1)
+        contrast = 1 - (1 - canvas.contrast) * torch.rand(len(number), 1, 1, generator=rng)
+        axis, span = torch.linspace(0, 1, size), torch.arange(TILE)
+        level, down, across = canvas.background / 2 * torch.rand(3, count, 1, 1, generator=rng)
+        images = level + down * axis[:, None] + across * axis
+        labels = torch.zeros(count, size, size, dtype=torch.long)
+        here = number[:, None, None], (top[:, None] + span)[:, :, None], (left[:, None] + span)[:, None, :]
+        images[here] += contrast * ink  # no two tiles overlap, so every pixel is written once
+        labels[here] = torch.where(ink > 0.5, self.labels[which][:, None, None] + 1, 0)
+        images += canvas.noise * torch.randn(images.shape, generator=rng)
+        return images[:, None], labels
+
+    def _places(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Canvas, top and left of each tile: of the places tried in turn, those that overlap none before."""
+        corners = torch.randint(self.canvas.size - TILE + 1, (count, self.canvas.tries, 2), generator=rng)
+        taken = torch.zeros(count, self.canvas.tries, dtype=torch.bool)
+        for i in range(self.canvas.tries):
+            overlap = ((corners[:, :i] - corners[:, i : i + 1]).abs() < TILE).all(-1)
+            taken[:, i] = ~(overlap & taken[:, :i]).any(1)
+        number, i = taken.nonzero(as_tuple=True)
+        return number, *corners[number, i].unbind(1)
