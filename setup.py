@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "__init__.py").read_text("utf-8"), re.M).group(1)
 
 TRAIN = ["accelerate>=1.0", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
-DEV = TRAIN + ["pytest>=8.0", "ruff>=0.6"]
+DEV = TRAIN + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="zoo",

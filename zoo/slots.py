@@ -226,11 +226,10 @@ def build_block(
             raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
         cls, title = known[slot.name], f"{kind} {slot.name}"
     takes = inspect.signature(cls).parameters
-    options = [
-        name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY and name not in ("grid", "device", "dtype")
-    ]
+    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
     if not options:  # a torch class such as nn.GELU: all its arguments are options
         options = [n for n, p in takes.items() if p.kind is not p.VAR_KEYWORD][len(args) :]
+    options = [name for name in options if name not in ("grid", "device", "dtype")]
     for name, value in slot.options.items():
         if name not in options:
             raise ValueError(unknown(f"{title} has no option {name!r}", name, options, "options"))

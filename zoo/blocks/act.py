@@ -66,6 +66,10 @@ class StarReLU(nn.Module):
             return scale * F.relu(x).square() + bias  # whoever compiles makes one pass of it
         return _StarReLU.apply(x, scale, bias) if torch.is_grad_enabled() else _star_relu(x, scale, bias)
 
+    def from_relu_(self, x: Tensor) -> Tensor:
+        """The rest of the activation after ``relu``, in place: for inference on the CPU."""
+        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
+
 
 def _star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Two passes over memory; three where the scale cannot be read, or the host would wait for the device."""

@@ -5,6 +5,7 @@ from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.act import StarReLU
 from zoo.blocks.kernels import onednn
 
 
@@ -93,16 +94,18 @@ def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 
 def linear_act(x: Tensor, fc: nn.Module, act: nn.Module) -> Tensor:
-    """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own."""
+    """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own, a StarReLU one."""
     if _fuses(x, fc, act):
-        return onednn.linear(x, fc.weight, fc.bias, act.approximate)
+        return onednn.linear(x, fc.weight, fc.bias, "gelu", act.approximate)
+    if is_bare(act, StarReLU) and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+        return act.from_relu_(onednn.linear(x, fc.weight, fc.bias, "relu"))
     return act(fc(x))
 
 
 def linear_act_halves(x: Tensor, fc: nn.Module, act: nn.Module) -> tuple[Tensor, Tensor]:
     """The two halves of ``act(fc(x))``, each contiguous (see `halves`)."""
     if _fuses(x, fc, act):
-        first, second = (onednn.linear(x, weight, bias, act.approximate) for weight, bias in _cut(fc))
+        first, second = (onednn.linear(x, weight, bias, "gelu", act.approximate) for weight, bias in _cut(fc))
         return first, second
     first, second = halves(x, fc)
     return act(first), act(second)

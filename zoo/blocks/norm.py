@@ -27,9 +27,7 @@ class LayerNorm(nn.LayerNorm):
 
     no_decay = ("weight", "bias")
 
-    def __init__(
-        self, dim: int, *, eps: float = 1e-6, bias: bool = True, gain: float = 1.0, device=None, dtype=None
-    ):
+    def __init__(self, dim: int, *, eps: float = 1e-6, bias: bool = True, gain: float = 1.0, device=None, dtype=None):
         self.gain = gain  # before super(): its constructor calls reset_parameters()
         super().__init__(dim, eps=eps, bias=bias, device=device, dtype=dtype)
 

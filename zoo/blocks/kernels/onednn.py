@@ -1,4 +1,4 @@
-"""Linear maps for inference on the CPU by oneDNN, with bias and GELU inside the matrix product.
+"""Linear maps for inference on the CPU by oneDNN, with bias and GELU or ReLU inside the matrix product.
 
 It is the operator that torch's own compiler uses. Plain torch writes the result two or three times: bias, product,
 activation; and in fp32 on AMD its library is slower too. Wherever anything else may watch - autograd, autocast, a
@@ -29,12 +29,12 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None = None) -> Tensor:
-    """``F.linear(x, weight, bias)``, and after it ``F.gelu(..., approximate=gelu)`` if `gelu` is given.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none", approximate: str = "") -> Tensor:
+    """``F.linear(x, weight, bias)``, and an activation after it: ``gelu`` (with its `approximate`) or ``relu``.
 
     Shape: ``(*, in_features) -> (*, out_features)``.
     """
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none" if gelu is None else "gelu", [], gelu or "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], approximate)
 
 
 def _available() -> bool:
@@ -45,7 +45,7 @@ def _available() -> bool:
         x, w, b = torch.ones(2, 3), torch.full((4, 3), 0.5), torch.ones(4)
         with torch.no_grad():
             plain = F.linear(x, w, b)
-            return torch.allclose(linear(x, w, b), plain) and torch.allclose(linear(x, w, b, "none"), F.gelu(plain))
+            return torch.allclose(linear(x, w, b), plain) and torch.allclose(linear(x, w, b, "gelu", "none"), F.gelu(plain))
     except (AttributeError, RuntimeError, TypeError):
         return False
 

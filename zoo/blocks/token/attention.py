@@ -15,7 +15,7 @@ class Attention(nn.Module):
     """Multi-head self-attention, every position with every other, in one fused call.
 
     Args:
-        heads: Number of heads, a divisor of `dim`; by default the greatest that makes heads of `head_dim` or more, or 1.
+        heads: Number of heads, a divisor of `dim`; by default the greatest that leaves each `head_dim` or more, or 1.
         head_dim: Least width of a head where `heads` is not given.
         qkv_bias: Bias on the projection to queries, keys and values.
         proj_bias: Bias on the output projection.

@@ -62,7 +62,7 @@ class SpatialGate(nn.Module):
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)
         self.fc1 = Linear(dim, hidden, init=init, **dd)
-        self.act = build_act(act)
+        self.act = build_act(act, device=device, dtype=dtype)
         self.norm = LayerNorm(hidden // 2, eps=1e-5, **dd)
         self.gate = TokenLinear(tokens, tokens, init="open_gate", **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None

@@ -15,7 +15,7 @@ from zoo.blocks.register import register
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
 
 MASKED = -100.0  # what the authors add to the scores of positions that are no neighbours
-CHUNK = 2**18  # scores at a time: what fits into the cache of a core
+CHUNK = 2**20  # scores at a time
 
 
 def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
@@ -133,7 +133,7 @@ def attend_windows(
     if q.device.type == "cpu" and q.element_size() == 2 and not torch.compiler.is_compiling():
         return _attend_half(q, k, v, biases, counts, scale)
     y = [
-        F.scaled_dot_product_attention(*qkv, bias[None], drop, scale=scale).transpose(1, 2)
+        F.scaled_dot_product_attention(*qkv, bias[None].to(q.dtype), drop, scale=scale).transpose(1, 2)
         for *qkv, bias in zip(*(t.split(counts) for t in (q, k, v)), biases, strict=True)
     ]
     return y[0] if len(y) == 1 else torch.cat(y)
@@ -266,7 +266,7 @@ class WindowAttention(nn.Module):
     def _attend(self, qkv: Tensor, counts: list[int]) -> Tensor:
         drop = self.attn_drop if self.training else 0.0
         bias = self._bias()
-        biases = [bias, *(bias + mask for mask in self.masks)]
+        biases = [bias, *(bias + mask for mask in self.masks.to(bias.dtype))]
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
         if self.cpb_mlp is None:
             q, k, v = qkv.unbind(2)
@@ -282,6 +282,8 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
+        if table.element_size() == 2 and not torch.is_grad_enabled():
+            table = table.float()
         area = self.window[0] * self.window[1]
         return table.t().gather(1, self.relative_position_index.expand(self.heads, -1)).view(-1, area, area)
 
