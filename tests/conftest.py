@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 import zoo
 
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(1)  # the tests run in as many processes as there are cores; threads would only wait for each other
+torch.set_num_threads(
+    1
+)  # the tests run in as many processes as there are cores; threads would only wait for each other
 sys.path.insert(0, str(ROOT))  # for `recipes` and `benchmarks`, which are not installed
 
 ALL_VARIANTS = zoo.list_models(include_tests=True)

@@ -106,9 +106,9 @@ def test_cost_of_swin_is_linear_in_the_area():
 
 
 def test_attention_over_the_whole_map_is_not():
-    macs = lambda size: zoo.count_flops(
-        zoo.create_model("caformer_s18", img_size=size, num_classes=0, device="meta")
-    ).macs
+    macs = lambda size: (
+        zoo.count_flops(zoo.create_model("caformer_s18", img_size=size, num_classes=0, device="meta")).macs
+    )
     assert macs(448) > 4.05 * macs(224)
 
 
@@ -129,7 +129,9 @@ def test_feature_maps_equal_timms(name, twins):
 
 
 def test_all_stages_are_features_by_default():
-    maps = zoo.create_model("poolformer_s12", features_only=True, device="meta")(torch.empty(1, 3, 224, 224, device="meta"))
+    maps = zoo.create_model("poolformer_s12", features_only=True, device="meta")(
+        torch.empty(1, 3, 224, 224, device="meta")
+    )
     assert [m.shape for m in maps] == [(1, 64, 56, 56), (1, 128, 28, 28), (1, 320, 14, 14), (1, 512, 7, 7)]
 
 

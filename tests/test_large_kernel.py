@@ -62,7 +62,7 @@ def test_depthwise_convolution_and_its_gradients(case, dtype):
     inputs = tensors(shape, kernel, dtype)
     y = depthwise_nhwc(*inputs, dilation)
     expected = plain(*inputs, dilation)
-    limit = 1e-5 if dtype is torch.float32 else 0.02
+    limit = 1e-5 if dtype is torch.float32 else 0.05
     assert y.dtype is dtype and relative_error(y.double(), expected) < limit
     grad = torch.randn_like(y)
     found = torch.autograd.grad(y, inputs, grad)

@@ -54,7 +54,10 @@ def test_list_models():
         (lambda: zoo.create_model("mixer_test", drop_path_rule="cosine"), "drop_path_rule 'cosine'"),
         (lambda: zoo.create_model("mixer_test", channel_mixer="mlpp"), "did you mean 'mlp'"),
         (lambda: zoo.create_model("mixer_test", token_mixer=["pool"] * 9), "9 entries for 3 blocks"),
-        (lambda: zoo.create_model("swin_test", token_mixer=["pool"] * 3), r"3 entries for 4 stages of 6 blocks.*\[\['pool'"),
+        (
+            lambda: zoo.create_model("swin_test", token_mixer=["pool"] * 3),
+            r"3 entries for 4 stages of 6 blocks.*\[\['pool'",
+        ),
         (lambda: zoo.create_model("swin_test", token_mixer=["pool", [], "pool", "pool"]), "empty list for a stage"),
         (lambda: zoo.create_model("swin_test", dims=(8, 16)), "dims has 2 entries and depths 4"),
         (lambda: zoo.create_model("swin_test", depths=(2, 0, 2, 2)), r"depths is \(2, 0, 2, 2\)"),

@@ -151,9 +151,7 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
         if not all(cycles):
             raise ValueError(f"{what} has an empty list for a stage; give it a slot, or a list of them to repeat")
         return [
-            parse_slot(cycle[i % len(cycle)])
-            for cycle, depth in zip(cycles, depths, strict=True)
-            for i in range(depth)
+            parse_slot(cycle[i % len(cycle)]) for cycle, depth in zip(cycles, depths, strict=True) for i in range(depth)
         ]
     if len(value) == total:
         return [parse_slot(entry) for entry in value]

@@ -281,7 +281,11 @@ class Hierarchical(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Patterns that group the parameters by depth, for layer-wise learning rates."""
-        blocks = [(r"^stages\.(\d+)\.downsample\.", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
+        blocks = [
+            (r"^stages\.(\d+)\.downsample\.", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
         return {"stem": r"^stem\.", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
 

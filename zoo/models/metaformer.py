@@ -82,7 +82,6 @@ CFG = dict(
 )
 
 
-
 def on_sail_hub(rows: dict[str, Published]) -> dict[str, Published]:
     """The rows with the place of their weights, for those that timm does not publish."""
     where = "https://huggingface.co/sail/dl/resolve/main"
@@ -161,7 +160,9 @@ BLOCK, NEW = r"^stages\.(\d+)\.(?:blocks\.)?(\d+)\.", r"stages.\1.blocks.\2."
 RULES = [
     rename(r"^(?:stem|downsample_layers\.0)\.conv\.", "stem.proj."),
     rename(r"^(?:stem\.norm|downsample_layers\.0\.post_norm)\.", "stem.norm."),
-    rename(r"^(?:stages\.(\d)\.downsample|downsample_layers\.(\d))\.(?:norm|pre_norm)\.", r"stages.\1\2.downsample.norm."),
+    rename(
+        r"^(?:stages\.(\d)\.downsample|downsample_layers\.(\d))\.(?:norm|pre_norm)\.", r"stages.\1\2.downsample.norm."
+    ),
     rename(r"^(?:stages\.(\d)\.downsample|downsample_layers\.(\d))\.conv\.", r"stages.\1\2.downsample.conv."),
     rename(BLOCK + r"token_mixer\.act1\.", NEW + "token_mixer.act."),
     rename(BLOCK + r"token_mixer\.", NEW + "token_mixer.", reshape),

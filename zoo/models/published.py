@@ -29,7 +29,4 @@ class Published:
 
 def on_timm_hub(rows: dict[str, Published]) -> dict[str, Published]:
     """The rows with the place of their weights, for those that timm publishes: ``hf-hub:timm/<architecture.tag>``."""
-    return {
-        name: replace(row, weights=f"hf-hub:timm/{name}") if "." in name else row
-        for name, row in rows.items()
-    }
+    return {name: replace(row, weights=f"hf-hub:timm/{name}") if "." in name else row for name, row in rows.items()}

@@ -33,15 +33,11 @@ VARIANTS = {
     ),
 }
 
-CFG = dict(
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic", crop_pct=0.9, license="mit"
-)
+CFG = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic", crop_pct=0.9, license="mit")
 
 # MACs were counted on the authors' code; they publish one digit behind the point.
 PUBLISHED = {
-    name: replace(
-        row, weights=f"https://github.com/SwinTransformer/storage/releases/download/v1.0.5/{name}.pth"
-    )
+    name: replace(row, weights=f"https://github.com/SwinTransformer/storage/releases/download/v1.0.5/{name}.pth")
     for name, row in {
         "swin_mlp_tiny_c24_patch4_window8_256": Published(20.39, 4.05, top1=79.400),
         "swin_mlp_tiny_c12_patch4_window8_256": Published(21.15, 4.05, top1=79.600),

@@ -52,7 +52,9 @@ CFG = dict(
 
 def _rows(*rows: tuple[str, str, Published]) -> dict[str, Published]:
     """Rows of (name, file, figures) with the place of their weights."""
-    return {name: replace(row, weights=f"hf-hub:DingXiaoH/UniRepLKNet/unireplknet_{file}.pth") for name, file, row in rows}
+    return {
+        name: replace(row, weights=f"hf-hub:DingXiaoH/UniRepLKNet/unireplknet_{file}.pth") for name, file, row in rows
+    }
 
 
 # Parameters are those of the training form, which the files hold, and of the merged form. MACs are those of the merged
@@ -66,8 +68,16 @@ PUBLISHED = _rows(
     ("unireplknet_s.in1k", "s_in1k_224_acc83.91", Published(56.46, 9.097, 83.91, deploy_params=55.65)),
     ("unireplknet_s.in22k", "s_in22k_pretrain", Published(72.48, 9.10, classes=21841, deploy_params=71.67)),
     ("unireplknet_b.in22k", "b_in22k_pretrain", Published(120.45, 16.06, classes=21841, deploy_params=119.37)),
-    ("unireplknet_l.in22k", "l_in22k_pretrain", Published(252.11, 26.35, classes=21841, img_size=192, deploy_params=250.49)),
-    ("unireplknet_xl.in22k", "xl_in22k_pretrain", Published(431.39, 46.75, classes=21841, img_size=192, deploy_params=429.23)),
+    (
+        "unireplknet_l.in22k",
+        "l_in22k_pretrain",
+        Published(252.11, 26.35, classes=21841, img_size=192, deploy_params=250.49),
+    ),
+    (
+        "unireplknet_xl.in22k",
+        "xl_in22k_pretrain",
+        Published(431.39, 46.75, classes=21841, img_size=192, deploy_params=429.23),
+    ),
     (
         "unireplknet_s.in22k_ft_in1k_384",
         "s_in22k_to_in1k_384_acc86.44",

@@ -1,7 +1,7 @@
 """Depthwise convolutions on the CPU: where torch's own call is slow, the same sums in a form that it does fast.
 
-All by torch's convolution; only what it is asked for differs. Measured with torch 2.15 (oneDNN 3.13) on Zen 4; the
-table is in benchmarks/RESULTS.md.
+All by torch's convolution; only what it is asked for differs. Measured with torch 2.15 (oneDNN 3.13) on Zen 4, the
+slow width and the wrong gradient also with torch 2.9 (oneDNN 3.7); the table is in benchmarks/RESULTS.md.
 
 - channels_last (NHWC) is the layout. For kernels of 15 and more torch has no fast code for the other; below, the other
   pays two copies.

@@ -45,7 +45,9 @@ def _available() -> bool:
         x, w, b = torch.ones(2, 3), torch.full((4, 3), 0.5), torch.ones(4)
         with torch.no_grad():
             plain = F.linear(x, w, b)
-            return torch.allclose(linear(x, w, b), plain) and torch.allclose(linear(x, w, b, "gelu", "none"), F.gelu(plain))
+            return torch.allclose(linear(x, w, b), plain) and torch.allclose(
+                linear(x, w, b, "gelu", "none"), F.gelu(plain)
+            )
     except (AttributeError, RuntimeError, TypeError):
         return False
 
