@@ -1,8 +1,8 @@
 """Peak memory of a training step of zoo's model and of timm's: `python benchmarks/memory.py` prints a Markdown table.
 
 What is counted is what torch's allocator hands out during the step, above what was there before it (the weights):
-activations, gradients, scratch. The profiler reports every allocation; the peak of their running sum is the figure. It is
-the same on every run, and counts no libraries and no pages that the allocator keeps.
+activations, gradients, scratch. The profiler reports every allocation; the peak of their running sum is the figure. It
+is the same on every run, and counts no libraries and no pages that the allocator keeps.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The same weights give the logits of the authors' own code.
 
-tests/data holds tiny models built by the authors' code: random weights (in bfloat16, which float32 holds exactly) in the
-layout of the released checkpoints, an image, and the logits. Each file's metadata says which zoo model it is.
+tests/data holds tiny models built by the authors' code: random weights (in bfloat16, which float32 holds exactly) in
+the layout of the released checkpoints, an image, and the logits. Each file's metadata says which zoo model it is.
 """
 
 import json

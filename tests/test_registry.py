@@ -11,7 +11,6 @@ from conftest import ALL_VARIANTS, TIMM_VARIANTS
 import zoo
 from zoo.registry import families
 
-
 HIERARCHICAL = ("swin", "swinv2", "swin_mlp", "poolformer", "metaformer", "unireplknet", "convnext")
 
 

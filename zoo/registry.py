@@ -386,7 +386,7 @@ def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
 def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
     """Where a set of weights is, and what is special about it."""
     size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
-    found = {"num_classes": row.classes, "input_size": size}
+    found = {"num_classes": row.classes, "input_size": size, **row.cfg}
     if not row.weights.startswith("hf-hub:"):
         return {**found, "url": row.weights}
     owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)

@@ -156,8 +156,8 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
     if len(value) == total:
         return [parse_slot(entry) for entry in value]
     raise ValueError(
-        f"{what} has {len(value)} entries for {len(depths)} stages of {total} blocks; give one slot for all, one a stage, "
-        f"one a block, or {[list(value)]!r} for a cycle within every stage"
+        f"{what} has {len(value)} entries for {len(depths)} stages of {total} blocks; give one slot for all, one a "
+        f"stage, one a block, or {[list(value)]!r} for a cycle within every stage"
     )
 
 

@@ -37,7 +37,8 @@ class MlpHead(nn.Module):
         >>> MlpHead(8, 5)(__import__("torch").randn(2, 8)).shape
         torch.Size([2, 5])
 
-    Source: Yu et al., "MetaFormer Baselines for Vision" (arXiv 2210.13452); sail-sg/metaformer, metaformer_baselines.py.
+    Source: Yu et al., "MetaFormer Baselines for Vision" (arXiv 2210.13452); sail-sg/metaformer,
+        metaformer_baselines.py.
     Differs: the norm's eps is 1e-6 as in timm; the official code has torch's 1e-5, which changes the logits by 1e-5.
     Cost: ratio x dim x (dim + num_classes) MACs.
     """

@@ -260,8 +260,9 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the levels after the last one asked for, and if wanted, or where they no longer fit, the final norm and
-        the classifier.
+        """Remove the levels after the last one asked for.
+
+        The final norm and the classifier go too if that is wanted, or if they no longer fit.
 
         Returns:
             The indices, counted from the start.

@@ -1,6 +1,8 @@
 """What is published about a model, in one row."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Published:
         weights: Where the weights are: ``hf-hub:owner/name``, ``hf-hub:owner/name/file`` or a URL; None if none were
             released.
         img_size: Side of the images; None for the variant's own.
+        cfg: Keys of the pretrained configuration that differ from the family's; for names that timm does not have.
         deploy_params: Parameters after `reparameterize`, in millions; where this is given, `macs` is counted then too.
     """
 
@@ -25,6 +28,7 @@ class Published:
     weights: str | None = None
     img_size: int | None = None
     deploy_params: float | None = None
+    cfg: Mapping[str, Any] = field(default_factory=dict)
 
 
 def on_timm_hub(rows: dict[str, Published]) -> dict[str, Published]:

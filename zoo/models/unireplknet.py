@@ -48,6 +48,7 @@ VARIANTS = {
 CFG = dict(
     mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic", crop_pct=0.875, license="apache-2.0"
 )
+WHOLE = dict(crop_pct=1.0, crop_mode="squash")  # at 384 the authors resize the whole image
 
 
 def _rows(*rows: tuple[str, str, Published]) -> dict[str, Published]:
@@ -66,6 +67,26 @@ PUBLISHED = _rows(
     ("unireplknet_n.in1k", "n_in1k_224_acc81.64", Published(18.82, 2.768, 81.64, deploy_params=18.32)),
     ("unireplknet_t.in1k", "t_in1k_224_acc83.21", Published(31.69, 4.901, 83.21, deploy_params=31.04)),
     ("unireplknet_s.in1k", "s_in1k_224_acc83.91", Published(56.46, 9.097, 83.91, deploy_params=55.65)),
+    (
+        "unireplknet_s.in22k_ft_in1k_384",
+        "s_in22k_to_in1k_384_acc86.44",
+        Published(56.46, 26.7, 86.44, img_size=384, cfg=WHOLE, deploy_params=55.65),
+    ),
+    (
+        "unireplknet_b.in22k_ft_in1k_384",
+        "b_in22k_to_in1k_384_acc87.40",
+        Published(99.09, 47.2, 87.40, img_size=384, cfg=WHOLE, deploy_params=98.01),
+    ),
+    (
+        "unireplknet_l.in22k_ft_in1k_384",
+        "l_in22k_to_in1k_384_acc87.88",
+        Published(220.08, 105.4, 87.88, img_size=384, cfg=WHOLE, deploy_params=218.45),
+    ),
+    (
+        "unireplknet_xl.in22k_ft_in1k_384",
+        "xl_in22k_to_in1k_384_acc87.96",
+        Published(388.69, 187.0, 87.96, img_size=384, cfg=WHOLE, deploy_params=386.53),
+    ),
     ("unireplknet_s.in22k", "s_in22k_pretrain", Published(72.48, 9.10, classes=21841, deploy_params=71.67)),
     ("unireplknet_b.in22k", "b_in22k_pretrain", Published(120.45, 16.06, classes=21841, deploy_params=119.37)),
     (
@@ -77,26 +98,6 @@ PUBLISHED = _rows(
         "unireplknet_xl.in22k",
         "xl_in22k_pretrain",
         Published(431.39, 46.75, classes=21841, img_size=192, deploy_params=429.23),
-    ),
-    (
-        "unireplknet_s.in22k_ft_in1k_384",
-        "s_in22k_to_in1k_384_acc86.44",
-        Published(56.46, 26.7, 86.44, img_size=384, deploy_params=55.65),
-    ),
-    (
-        "unireplknet_b.in22k_ft_in1k_384",
-        "b_in22k_to_in1k_384_acc87.40",
-        Published(99.09, 47.2, 87.40, img_size=384, deploy_params=98.01),
-    ),
-    (
-        "unireplknet_l.in22k_ft_in1k_384",
-        "l_in22k_to_in1k_384_acc87.88",
-        Published(220.08, 105.4, 87.88, img_size=384, deploy_params=218.45),
-    ),
-    (
-        "unireplknet_xl.in22k_ft_in1k_384",
-        "xl_in22k_to_in1k_384_acc87.96",
-        Published(388.69, 187.0, 87.96, img_size=384, deploy_params=386.53),
     ),
 )
 
