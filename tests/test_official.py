@@ -32,7 +32,7 @@ def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 def create(path, prefix: str = "weights.", **kwargs) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     arch, arguments, tensors = read(path)
-    overlay = {"state_dict": part(tensors, prefix), "num_classes": 10}
+    overlay = {"state_dict": part(tensors, prefix), "num_classes": 10, "input_size": tuple(tensors["image"].shape[1:])}
     model = zoo.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, **{**arguments, **kwargs})
     return model.eval(), tensors
 

@@ -82,6 +82,6 @@ RULES = [
     rename(r"^layers\.(\d+)\.downsample\.", r"stages.\1.downsample."),
     rename(r"^layers\.(\d+)\.blocks\.(\d+)\.attn\.", r"stages.\1.blocks.\2.token_mixer."),
     rename(r"^layers\.(\d+)\.blocks\.(\d+)\.mlp\.", r"stages.\1.blocks.\2.channel_mixer."),
-    rename(r"^layers\.(\d+)\.blocks\.(\d+)\.(norm|spatial_mlp)", r"stages.\1.blocks.\2.\3"),
+    rename(r"^layers\.(\d+)\.blocks\.(\d+)\.norm", r"stages.\1.blocks.\2.norm"),
     rename(r"^head\.fc\.", "head."),
 ]

@@ -12,104 +12,10 @@ from zoo.blocks.embed import to_pair
 from zoo.blocks.kernels import onednn
 from zoo.blocks.linear import Linear, is_bare
 from zoo.blocks.register import register
+from zoo.blocks.token.partition import cut_windows, head_count, in_chunks, merge_windows, shift_masks, window_order
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
 
-MASKED = -100.0  # what the authors add to the scores of positions that are no neighbours
-CHUNK = 2**20  # scores at a time
-
-
-def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
-    """`heads`; or the most heads that divide `dim` and are at least `head_dim` wide, or one.
-
-    Raises:
-        ValueError: `heads` does not divide `dim`.
-    """
-    if heads is None:
-        return next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-    if heads < 1 or dim % heads:
-        raise ValueError(f"{what} of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
-    return heads
-
-
-# --- Windows ----------------------------------------------------------------------------------------------------------
-
-
-def window_order(
-    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device=None
-) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
-    """How a grid that is rolled up and to the left by a shift, then filled with zeros below and on the right, is cut.
-
-    The windows come in up to four groups, each of windows that need the same mask (see `shift_masks`): those inside,
-    those that join the right side of the grid with the left, those that join bottom and top, and that of the corners.
-
-    Returns:
-        For each position of each window the position of the grid that stands there, or the grid's area for a zero,
-        ``(windows, N)``; for each position of the grid its window and its position there, ``(2, H * W)``; the number
-        of windows in each group. The first two are None for a whole number of windows without a shift.
-    """
-    (height, width), (h, w) = grid, window
-    rows, columns = -(-height // h), -(-width // w)
-    if not any(shift) and (rows * h, columns * w) == (height, width):
-        return None, None, (rows * columns,)
-    halves = [(slice(-1), slice(-1, None)) if s else (slice(None),) for s in shift]
-    ids = torch.arange(rows * columns, device=device).view(rows, columns)
-    groups = [ids[i, j].flatten() for i in halves[0] for j in halves[1]]
-    ids = torch.cat(groups)
-
-    y, x = torch.arange(rows * h, device=device)[:, None], torch.arange(columns * w, device=device)
-    source = (y + shift[0]) % height * width + (x + shift[1]) % width
-    source = source.masked_fill((y >= height) | (x >= width), height * width)
-    order = source.unflatten(0, (rows, h)).unflatten(2, (columns, w)).transpose(1, 2).reshape(-1, h * w)[ids]
-
-    y, x = (y[:height] - shift[0]) % height, (x[:width] - shift[1]) % width
-    inverse = torch.stack([ids.argsort()[y // h * columns + x // w], y % h * w + x % w])
-    return order, inverse.flatten(1), tuple(map(len, groups))
-
-
-def shift_masks(window: tuple[int, int], shift: tuple[int, int], device=None, dtype=None) -> Tensor:
-    """What is added to the scores in the groups of `window_order` but the first: positions that were not adjacent.
-
-    Shape: ``(groups - 1, N, N)`` for windows of N positions.
-    """
-    wrapped = [torch.arange(side, device=device) >= side - s for side, s in zip(window, shift, strict=True)]
-    down, across = (side[:, None] != side for side in wrapped)
-    masks = torch.zeros(2, 2, *window, *window, device=device, dtype=dtype)
-    masks[1].masked_fill_(down[:, None, :, None], MASKED)
-    masks[:, 1].masked_fill_(across[None, :, None], MASKED)
-    masks = masks[: 1 + (shift[0] > 0), : 1 + (shift[1] > 0)]
-    return masks.flatten(4, 5).flatten(2, 3).flatten(0, 1)[1:]
-
-
-def cut_windows(x: Tensor, window: tuple[int, int], order: Tensor | None) -> Tensor:
-    """The windows of images, rolled, filled and cut in one copy; `order` is that of `window_order`.
-
-    Shape: ``(B, H, W, C) -> (windows, N, C)``; with an order, the windows of all images at one place come together.
-    """
-    batch, height, width, channels = x.shape
-    if order is None:
-        x = x.unflatten(1, (height // window[0], window[0])).unflatten(3, (width // window[1], window[1]))
-        return x.transpose(2, 3).reshape(-1, window[0] * window[1], channels)
-    x = x.flatten(1, 2)
-    if order.numel() > x.shape[1]:
-        x = F.pad(x, (0, 0, 0, 1))
-    index = order[:, None] + torch.arange(0, batch * x.shape[1], x.shape[1], device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, index.flatten()).view(-1, order.shape[1], channels)
-
-
-def merge_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], inverse: Tensor | None) -> Tensor:
-    """The images that `cut_windows` cut, again in one copy.
-
-    Shape: ``(windows, N, C) -> (B, H, W, C)``.
-    """
-    batch, height, width, _ = shape
-    if inverse is None:
-        x = x.view(batch, height // window[0], width // window[1], *window, -1)
-        return x.transpose(2, 3).reshape(shape)
-    index = (inverse[0] * batch + torch.arange(batch, device=x.device)[:, None]) * x.shape[1] + inverse[1]
-    return x.flatten(0, 1).index_select(0, index.flatten()).view(shape)
-
-
-# --- Attention --------------------------------------------------------------------------------------------------------
+SCORES = 2**20  # scores at a time
 
 
 def attend_windows(
@@ -117,20 +23,21 @@ def attend_windows(
 ) -> Tensor:
     """``softmax(scale q k^T + bias) v`` in each window; each bias holds for its count of windows, one after another.
 
-    On the CPU the fused call has no gradient of the bias, so that training takes two products. Without gradients it is
-    1.1 to 1.4 times as fast as they in fp32, and half as fast in bf16 (torch 2.15, Zen 4, windows of 7 x 7).
+    On the CPU the fused call takes the slow way if the bias needs a gradient, so training takes two products.
 
     Shape: ``(windows, N, heads, D)`` three times and ``(heads, N, N)`` for each bias ``-> (windows, N, heads, D)``.
     """
     tokens, heads, width = q.shape[1:]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    half = q.device.type == "cpu" and q.element_size() == 2 and not torch.compiler.is_compiling()
     if q.device.type == "cpu" and torch.is_grad_enabled():
         q, k, v = (t.reshape(-1, tokens, width) for t in (q, k, v))
         rows = [bias.to(q.dtype).repeat(n, 1, 1) for bias, n in zip(biases, counts, strict=True)]
         scores = (rows[0] if len(rows) == 1 else torch.cat(rows)).baddbmm_(q, k.transpose(1, 2), alpha=scale)
-        y = torch.bmm(F.dropout(scores.softmax(-1), drop), v)
+        weights = _HalfSoftmax.apply(scores) if half and scores.numel() >= SCORES else scores.softmax(-1)
+        y = torch.bmm(F.dropout(weights, drop), v)
         return y.unflatten(0, (-1, heads)).transpose(1, 2)
-    if q.device.type == "cpu" and q.element_size() == 2 and not torch.compiler.is_compiling():
+    if half and drop == 0:
         return _attend_half(q, k, v, biases, counts, scale)
     y = [
         F.scaled_dot_product_attention(*qkv, bias[None].to(q.dtype), drop, scale=scale).transpose(1, 2)
@@ -139,22 +46,42 @@ def attend_windows(
     return y[0] if len(y) == 1 else torch.cat(y)
 
 
-def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: list[int], scale: float) -> Tensor:
-    """The same in bf16 or fp16 without gradients: products in that type, softmax in fp32, a few windows at a time.
+class _HalfSoftmax(torch.autograd.Function):
+    """Softmax of ``(R, N, N)`` in bf16 by way of fp32: faster (see `_attend_half`), with no more kept for backward."""
 
-    The softmax of torch takes twice as long in bf16 as in fp32 for rows of 49.
+    @staticmethod
+    def forward(scores: Tensor) -> Tensor:
+        weights, rows = torch.empty_like(scores), max(1, SCORES // scores[0].numel())
+        for part, out in zip(scores.split(rows), weights.split(rows), strict=True):
+            out.copy_(part.float().softmax(-1))
+        return weights
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (weights,) = ctx.saved_tensors
+        return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: list[int], scale: float) -> Tensor:
+    """`attend_windows` in bf16 on the CPU, in inference: products in bf16, softmax in fp32, a few windows at a time.
+
+    It takes 0.65 to 0.85 of the time of the fused call; a softmax in bf16 would take twice that in fp32 for rows of 49
+    (torch 2.15, Zen 4, one thread).
     """
     windows, heads, tokens, width = q.shape
-    step = max(1, CHUNK // biases[0].numel())
+    biases, stops = [bias.float() for bias in biases], list(itertools.accumulate(counts))
     y, zero = q.new_empty(windows, tokens, heads, width), q.new_zeros(1, 1, 1)
-    stops = list(itertools.accumulate(counts))
+    step = max(1, SCORES // biases[0].numel())
     for i in range(0, windows, step):
         a, b, c = (t[i : i + step].reshape(-1, tokens, width) for t in (q, k, v))
-        # What beta = 0 multiplies is not read.
+        # A product scaled in the same pass; what beta = 0 multiplies is not read.
         scores = torch.baddbmm(zero, a, b.transpose(1, 2), beta=0, alpha=scale).float().unflatten(0, (-1, heads))
-        for bias, n, stop in zip(biases, counts, stops):
-            if stop > i and stop - n < i + step:
-                scores[max(stop - n - i, 0) : stop - i].add_(bias)
+        for bias, count, stop in zip(biases, counts, stops, strict=True):
+            scores[max(stop - count - i, 0) : max(stop - i, 0)].add_(bias)
         weights = scores.softmax(-1).to(q.dtype).flatten(0, 1)
         y[i : i + step] = torch.bmm(weights, c).unflatten(0, (-1, heads)).transpose(1, 2)
     return y
@@ -162,6 +89,34 @@ def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: 
 
 @register("token_mixer", "window")
 class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a bias for each offset between two positions.
+
+    Args:
+        window_size: Side of a window or (height, width). Where the grid is smaller, the window is the grid.
+        heads: Number of heads; by default the most that divide `dim` and are at least `head_dim` wide.
+        head_dim: Least width of a head where `heads` is not given.
+        qkv_bias: Bias on the projection to queries, keys and values; with `cosine` the keys have none.
+        cosine: SwinV2's form: cosines of queries and keys with a learnt scale, biases from a network over offsets.
+        pretrained_window: Side of the window that this network was trained with, if it was another; with `cosine`.
+        attn_drop: Dropout on the attention weights.
+        drop: Dropout after the output projection.
+        init: A scheme of `zoo.blocks.linear.INITS`; queries, keys and values are three matrices to it.
+        grid: Sizes of the position dimensions of the input. A sequence has windows of as many positions in a row.
+
+    Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids the window stays the same.
+
+    Example:
+        >>> WindowAttention(64, window_size=4, grid=(8, 8))(torch.randn(2, 8, 10, 64)).shape
+        torch.Size([2, 8, 10, 64])
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), equation 4; "Swin Transformer V2" (arXiv 2111.09883),
+        equations 2 to 4; microsoft/Swin-Transformer, models/swin_transformer.py and swin_transformer_v2.py.
+    Differs: none known. A grid that is no whole number of windows is filled with zeros as in timm, and attended to.
+    Cost: 4 x dim x dim MACs a position, and 2 x window area x dim, counting those that fill up the last windows; with
+        `cosine` 512 x (2 + heads) an offset, once a call.
+    Raises: ValueError if `dim` is not a multiple of `heads`, or for `pretrained_window` without `cosine`.
+    """
+
     needs_grid = True
     any_grid = True
     spatial = frozenset({1, 2})
@@ -191,10 +146,9 @@ class WindowAttention(nn.Module):
                 f"window attention with a table of biases cannot use pretrained_window={pretrained_window}; "
                 "leave it out or add cosine=True"
             )
-        self.heads = head_count(dim, heads, head_dim, "window attention")
-        self.window_size, self.pretrained_window = to_pair(window_size, "window_size"), pretrained_window
-        self.attn_drop, self.grid = attn_drop, tuple(grid)
-        self.window, self.shift = self._window()
+        self.heads, self.attn_drop = head_count(dim, heads, head_dim, "window attention"), attn_drop
+        self.pretrained_window = pretrained_window
+        self._place(grid, window_size)
         dd = {"device": device, "dtype": dtype}
         self.qkv = Linear(dim, 3 * dim, qkv_bias and not cosine, init=(init,) * 3, **dd)
         self.proj = Linear(dim, dim, init=init, **dd)
@@ -206,8 +160,7 @@ class WindowAttention(nn.Module):
             if qkv_bias:
                 self.q_bias, self.v_bias = (nn.Parameter(torch.empty(dim, **dd)) for _ in "qv")
         else:
-            offsets = math.prod(2 * side - 1 for side in self.window)
-            self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, self.heads, **dd))
+            self.relative_position_bias_table = nn.Parameter(torch.empty(self._offsets(), self.heads, **dd))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -215,44 +168,71 @@ class WindowAttention(nn.Module):
             trunc_normal_(self.relative_position_bias_table, std=0.02)
         else:
             nn.init.constant_(self.logit_scale, math.log(10))
-            if self.q_bias is not None:
-                nn.init.zeros_(self.q_bias)
-                nn.init.zeros_(self.v_bias)
+        for bias in (self.q_bias, self.v_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
         self._make_tables()
 
-    def _sides(self, size):
-        return size if len(self.grid) == 2 else (1, math.prod(size))
+    def _area(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size if len(self.grid) == 2 else (1, size[0] * size[1])
 
-    def _window(self):
-        image, sides = (1, *self.grid)[-2:], self._sides(self.window_size)
-        window = tuple(map(min, image, sides))
-        return window, tuple(side // 2 if self.shifted and size > side else 0 for size, side in zip(image, sides))
+    def _offsets(self) -> int:
+        return math.prod(2 * side - 1 for side in self.window)
+
+    def _place(self, grid: tuple[int, ...], window_size: int | tuple[int, int]) -> None:
+        self.grid, self.window_size = tuple(grid), to_pair(window_size, "window_size")
+        sides = list(zip((1, *self.grid)[-2:], self._area(self.window_size), strict=True))
+        self.window = tuple(min(size, side) for size, side in sides)
+        self.shift = tuple(side // 2 if self.shifted and size > side else 0 for size, side in sides)
 
     def _make_tables(self) -> None:
-        weight = self.proj.weight
+        """What follows from grid, window and shift; it is not saved."""
+        weight, offsets = self.proj.weight, None
         order, inverse, self.counts = window_order((1, *self.grid)[-2:], self.window, self.shift, weight.device)
-        masks = shift_masks(self.window, self.shift, weight.device, weight.dtype)
-        offsets = None
         if self.cpb_mlp is not None:
-            pretrained = self._sides((self.pretrained_window,) * 2) if self.pretrained_window else None
+            pretrained = self._area((self.pretrained_window,) * 2) if self.pretrained_window else None
             offsets = log_offsets(self.window, pretrained, weight.device).to(weight.dtype)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("inverse", inverse, persistent=False)
+        masks = shift_masks(self.window, self.shift, weight.device, weight.dtype)
+        self.register_buffer("masks", masks, persistent=False)
         index = relative_index(self.window, weight.device)
-        for name, table in {
-            "order": order,
-            "inverse": inverse,
-            "masks": masks,
-            "relative_position_index": index,
-            "relative_coords_table": offsets,
-        }.items():
-            self.register_buffer(name, table, persistent=False)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self.register_buffer("relative_coords_table", offsets, persistent=False)
+
+    def set_grid(self, grid: tuple[int, ...], window_size: int | tuple[int, int] | None = None) -> None:
+        """Move to another grid, with the window that was asked for as far as it fits, or another window.
+
+        If the window changes, the table of biases is resampled, or the network is asked for other offsets.
+        """
+        old, table = self.window, self.relative_position_bias_table
+        self._place(grid, self.window_size if window_size is None else window_size)
+        if table is not None and self.window != old:
+            with torch.no_grad():
+                resized = resize_rel_pos_bias_table(table, self.window, (self._offsets(), self.heads), old)
+            self.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
+        self._make_tables()
+
+    def set_window_size(self, window_size: int | tuple[int, int]) -> None:
+        """Ask for another window on the same grid, as in `set_grid`."""
+        self.set_grid(self.grid, window_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x if x.ndim == 4 else x[:, None]
+        if x.ndim != len(self.grid) + 2:
+            raise ValueError(f"window attention for a grid {self.grid} got an input of shape {tuple(x.shape)}")
         order, inverse, counts = self.order, self.inverse, self.counts
+        image = x if x.ndim == 4 else x[:, None]
         if x.shape[1:-1] != self.grid:
             order, inverse, counts = window_order(tuple(image.shape[1:3]), self.window, self.shift, x.device)
-        y = self._attend(self._qkv(cut_windows(image, self.window, order)), [n * x.shape[0] for n in counts])
-        y = self.proj(merge_windows(y, image.shape, self.window, inverse)).view(x.shape)
+        biases = self._biases()
+
+        def attend(image: Tensor) -> Tensor:
+            y = self._attend(
+                self._qkv(cut_windows(image, self.window, order)), biases, [n * len(image) for n in counts]
+            )
+            return self.proj(merge_windows(y, image.shape, self.window, inverse))
+
+        y = in_chunks(attend, image).view(x.shape)
         return y if self.drop is None else self.drop(y)
 
     def _qkv(self, x: Tensor) -> Tensor:
@@ -263,31 +243,51 @@ class WindowAttention(nn.Module):
             return self.qkv(x) + bias
         return (onednn.linear if onednn.usable(x, self.qkv.weight) else F.linear)(x, self.qkv.weight, bias)
 
-    def _attend(self, qkv: Tensor, counts: list[int]) -> Tensor:
-        drop = self.attn_drop if self.training else 0.0
-        bias = self._bias()
-        biases = [bias, *(bias + mask for mask in self.masks.to(bias.dtype))]
-        qkv = qkv.unflatten(-1, (3, self.heads, -1))
+    def _attend(self, qkv: Tensor, biases: list[Tensor], counts: list[int]) -> Tensor:
+        qkv, scale = qkv.unflatten(-1, (3, self.heads, -1)), qkv.shape[-1] // 3
         if self.cpb_mlp is None:
-            q, k, v = qkv.unbind(2)
-            return attend_windows(q, k, v, biases, counts, q.shape[-1] ** -0.5, drop).flatten(2)
-        qk, v = qkv.split([2, 1], dim=2)
-        factor = self.logit_scale.clamp(max=math.log(100)).exp().squeeze(-1)
-        factor = torch.stack([factor, torch.ones_like(factor)])
-        q, k = (qk * (factor / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12))).unbind(2)
-        return attend_windows(q, k, v.squeeze(2), biases, counts, 1.0, drop).flatten(2)
+            (q, k, v), scale = qkv.unbind(2), qkv.shape[-1] ** -0.5
+        else:
+            qk, v = qkv.split([2, 1], dim=2)
+            scale = self.logit_scale.clamp(max=math.log(100)).exp().squeeze(-1)
+            lengths = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
+            q, k = (qk * (torch.stack([scale, torch.ones_like(scale)]) / lengths)).unbind(2)
+            v, scale = v.squeeze(2), 1.0
+        return attend_windows(q, k, v, biases, counts, scale, self.attn_drop if self.training else 0.0).flatten(2)
 
-    def _bias(self) -> Tensor:
-        """The bias of each pair of positions, gathered anew: the table may have changed in place."""
+    def _biases(self) -> list[Tensor]:
+        """What is added to the scores of each group of windows; gathered anew, since the table may change in place."""
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
         if table.element_size() == 2 and not torch.is_grad_enabled():
-            table = table.float()
+            table = table.float()  # for `_attend_half`; the fused call gets back exactly what was here
         area = self.window[0] * self.window[1]
-        return table.t().gather(1, self.relative_position_index.expand(self.heads, -1)).view(-1, area, area)
+        bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1)).view(-1, area, area)
+        return [bias, *(bias + mask for mask in self.masks.to(bias.dtype))]
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, shift={self.shift}, heads={self.heads}"
 
 
 @register("token_mixer", "shifted_window")
 class ShiftedWindowAttention(WindowAttention):
+    """Attention within windows that lie half a window further than those of `WindowAttention`, round the grid's edges.
+
+    Positions that meet in a window only because the grid was rolled do not attend to each other. Where the grid is not
+    larger than the window, nothing is shifted. Arguments, cost and errors are those of `WindowAttention`.
+
+    Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids window and shift stay the same.
+
+    Example:
+        >>> ShiftedWindowAttention(64, window_size=4, grid=(8, 8)).shift
+        (2, 2)
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), section 3.2; microsoft/Swin-Transformer,
+        models/swin_transformer.py and swin_transformer_v2.py.
+    Differs: none known.
+    Cost: that of `WindowAttention`.
+    Raises: ValueError as `WindowAttention` does.
+    """
+
     shifted = True

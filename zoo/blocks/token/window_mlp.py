@@ -1,0 +1,155 @@
+"""Linear maps over the positions of windows, one a group of channels: the token mixers of Swin-MLP."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.linear import init_, resample_tokens
+from zoo.blocks.register import register
+from zoo.blocks.token.partition import cut_windows, head_count, in_chunks
+
+
+class HeadwiseTokenLinear(nn.Module):
+    """A linear map over the tokens for each head; the weight has the shape of the authors' grouped convolution.
+
+    Shape: ``(heads, tokens, M) -> (heads, tokens, M)``.
+    Cost: tokens x tokens MACs a head and column.
+    """
+
+    def __init__(self, heads: int, tokens: int, *, init: str = "trunc_normal", device=None, dtype=None):
+        super().__init__()
+        self.heads, self.init = heads, init
+        self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(heads * tokens, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_(self.weight, self.bias, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.view(self.heads, -1, 1), self.weight.view(self.heads, -1, x.shape[1]), x)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, tokens={self.weight.shape[1]}"
+
+    def resample_(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Resample inputs and outputs from a window to another, in place, so that constants stay what they are."""
+        with torch.no_grad():
+            weight = resample_tokens(self.weight.flatten(1), old, new) * (math.prod(old) / math.prod(new))
+            weight = resample_tokens(weight.unflatten(0, (self.heads, -1)).mT.flatten(0, 1), old, new)
+            weight = weight.unflatten(0, (self.heads, -1)).mT.flatten(0, 1)[..., None]
+            bias = resample_tokens(self.bias.view(self.heads, -1), old, new).flatten()
+        self.weight = nn.Parameter(weight, self.weight.requires_grad)
+        self.bias = nn.Parameter(bias, self.bias.requires_grad)
+
+
+@register("token_mixer", "window_mlp")
+class WindowMlp(nn.Module):
+    """One linear map over the positions of a window for each head, the same for all windows: no attention.
+
+    Args:
+        window_size: Side of a window. Where a side of the grid is not longer, the window has that side.
+        heads: Number of heads; by default the most that divide `dim` and are at least `head_dim` wide.
+        head_dim: Least width of a head where `heads` is not given.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+        grid: Sizes of the position dimensions of the input. A sequence has windows of ``window_size ** 2`` in a row.
+
+    Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids the window stays the same.
+
+    Example:
+        >>> WindowMlp(64, window_size=4, grid=(8, 8))(torch.randn(2, 8, 10, 64)).shape
+        torch.Size([2, 8, 10, 64])
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030); microsoft/Swin-Transformer, models/swin_mlp.py.
+    Differs: written as one product a head; a grid that is no whole number of windows, which the official code refuses,
+        is filled with zeros below and on the right.
+    Cost: window area x dim MACs a position, counting those that fill up the last windows.
+    Raises: ValueError if `dim` is not a multiple of `heads`, or for a `window_size` below 1.
+    """
+
+    needs_grid = True
+    any_grid = True
+    spatial = frozenset({1, 2})
+    shifted = False
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window_size: int = 7,
+        heads: int | None = None,
+        head_dim: int = 32,
+        init: str = "trunc_normal",
+        grid: tuple[int, ...],
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if window_size < 1:
+            raise ValueError(f"window_mlp has window_size {window_size}; it must be at least 1")
+        self.window_size, self.heads = window_size, head_count(dim, heads, head_dim, "window_mlp")
+        self._place(grid)
+        self.spatial_mlp = HeadwiseTokenLinear(
+            self.heads, math.prod(self.window), init=init, device=device, dtype=dtype
+        )
+
+    def _place(self, grid: tuple[int, ...]) -> None:
+        self.grid, shortest = tuple(grid), min(grid)
+        side = self.window_size ** (3 - len(grid))
+        shift = side // 2 if self.shifted and shortest > side else 0
+        side = min(side, shortest)
+        self.window, self.shift = ((side, side), (shift, shift)) if len(grid) == 2 else ((1, side), (0, shift))
+
+    def set_grid(self, grid: tuple[int, ...]) -> None:
+        """Move to another grid: the window that was asked for as far as it fits; if it changes, so do the weights."""
+        old = self.window
+        self._place(grid)
+        if self.window != old:
+            self.spatial_mlp.resample_(old, self.window)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != len(self.grid) + 2:
+            raise ValueError(f"window_mlp for a grid {self.grid} got an input of shape {tuple(x.shape)}")
+        return in_chunks(self._mix, x if x.ndim == 4 else x[:, None]).view(x.shape)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        (h, w), heads = self.window, self.heads
+        # A shift is one more row and column of windows, of which a part lies outside the image; no mask, no roll.
+        top, left = (side - s if s else 0 for side, s in zip(self.window, self.shift, strict=True))
+        rows, columns = -(-(height + top) // h), -(-(width + left) // w)
+        below, right = rows * h - top - height, columns * w - left - width
+        if top or left or below or right:
+            x = F.pad(x, (0, 0, left, right, top, below))
+        # All windows side by side: one wide product a head.
+        x = cut_windows(x, self.window).unflatten(-1, (heads, -1)).permute(2, 1, 0, 3).reshape(heads, h * w, -1)
+        x = self.spatial_mlp(x).view(heads, h, w, batch, rows, columns, -1)
+        x = x.permute(3, 4, 1, 5, 2, 0, 6).reshape(batch, rows * h, columns * w, channels)
+        return x[:, top : top + height, left : left + width]
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, shift={self.shift}, heads={self.heads}"
+
+
+@register("token_mixer", "shifted_window_mlp")
+class ShiftedWindowMlp(WindowMlp):
+    """`WindowMlp` with windows that lie half a window further; what lies outside of the image is zero.
+
+    Where a side of the grid is not longer than the window, nothing is shifted. Arguments and errors are those of
+    `WindowMlp`.
+
+    Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids window and shift stay the same.
+
+    Example:
+        >>> ShiftedWindowMlp(64, window_size=4, grid=(16, 16)).shift
+        (2, 2)
+
+    Source: Liu et al., "Swin Transformer" (arXiv 2103.14030); microsoft/Swin-Transformer, models/swin_mlp.py.
+    Differs: as `WindowMlp`.
+    Cost: window area x dim MACs a position, with one more row and column of windows than `WindowMlp`.
+    Raises: ValueError as `WindowMlp` does.
+    """
+
+    shifted = True
