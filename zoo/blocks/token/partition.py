@@ -25,7 +25,7 @@ def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
 
 def window_order(
     grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device=None
-) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """How a grid that is rolled up and to the left by a shift, then filled with zeros below and on the right, is cut.
 
     The windows come in up to four groups, each of windows that need the same mask (see `shift_masks`): those inside,
@@ -34,12 +34,10 @@ def window_order(
     Returns:
         For each position of each window the position of the grid that stands there, or the grid's area for a zero,
         ``(windows, N)``; for each position of the grid its window and its position there, ``(2, H * W)``; the number
-        of windows in each group. The first two are None for a whole number of windows without a shift.
+        of windows in each group.
     """
     (height, width), (h, w) = grid, window
     rows, columns = -(-height // h), -(-width // w)
-    if not any(shift) and (rows * h, columns * w) == grid:
-        return None, None, (rows * columns,)
     halves = [(slice(-1), slice(-1, None)) if s else (slice(None),) for s in shift]
     ids = torch.arange(rows * columns, device=device).view(rows, columns)
     groups = [ids[i, j].flatten() for i in halves[0] for j in halves[1]]
@@ -70,7 +68,7 @@ def shift_masks(window: tuple[int, int], shift: tuple[int, int], device=None, dt
 
 
 def cut_windows(x: Tensor, window: tuple[int, int], order: Tensor | None = None) -> Tensor:
-    """The windows of images, rolled, filled and cut in one copy; `order` is that of `window_order`.
+    """The windows of images in one copy: as they lie, or rolled and filled in the order of `window_order`.
 
     Shape: ``(B, H, W, C) -> (windows, N, C)``; with an order, the windows of all images at one place come together.
     """

@@ -4,13 +4,13 @@ import itertools
 import math
 
 import torch
-from timm.layers import resize_rel_pos_bias_table, trunc_normal_
+from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.embed import to_pair
 from zoo.blocks.kernels import onednn
-from zoo.blocks.linear import Linear, is_bare
+from zoo.blocks.linear import Linear, init_, is_bare
 from zoo.blocks.register import register
 from zoo.blocks.token.partition import cut_windows, head_count, in_chunks, merge_windows, shift_masks, window_order
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
@@ -165,7 +165,7 @@ class WindowAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         if self.cpb_mlp is None:
-            trunc_normal_(self.relative_position_bias_table, std=0.02)
+            init_(self.relative_position_bias_table, None, "trunc_normal")
         else:
             nn.init.constant_(self.logit_scale, math.log(10))
         for bias in (self.q_bias, self.v_bias):
@@ -187,18 +187,17 @@ class WindowAttention(nn.Module):
 
     def _make_tables(self) -> None:
         """What follows from grid, window and shift; it is not saved."""
-        weight, offsets = self.proj.weight, None
+        weight = self.proj.weight
         order, inverse, self.counts = window_order((1, *self.grid)[-2:], self.window, self.shift, weight.device)
+        tables = {"order": order, "inverse": inverse}
+        tables["masks"] = shift_masks(self.window, self.shift, weight.device, weight.dtype)
+        tables["relative_position_index"] = relative_index(self.window, weight.device)
         if self.cpb_mlp is not None:
             pretrained = self._area((self.pretrained_window,) * 2) if self.pretrained_window else None
-            offsets = log_offsets(self.window, pretrained, weight.device).to(weight.dtype)
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("inverse", inverse, persistent=False)
-        masks = shift_masks(self.window, self.shift, weight.device, weight.dtype)
-        self.register_buffer("masks", masks, persistent=False)
-        index = relative_index(self.window, weight.device)
-        self.register_buffer("relative_position_index", index, persistent=False)
-        self.register_buffer("relative_coords_table", offsets, persistent=False)
+            offsets = log_offsets(self.window, pretrained, weight.device)
+            tables["relative_coords_table"] = offsets.to(weight.dtype)
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     def set_grid(self, grid: tuple[int, ...], window_size: int | tuple[int, int] | None = None) -> None:
         """Move to another grid, with the window that was asked for as far as it fits, or another window.
@@ -220,16 +219,19 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != len(self.grid) + 2:
             raise ValueError(f"window attention for a grid {self.grid} got an input of shape {tuple(x.shape)}")
-        order, inverse, counts = self.order, self.inverse, self.counts
         image = x if x.ndim == 4 else x[:, None]
-        if x.shape[1:-1] != self.grid:
-            order, inverse, counts = window_order(tuple(image.shape[1:3]), self.window, self.shift, x.device)
+        grid, (h, w) = tuple(image.shape[1:3]), self.window
+        if not any(self.shift) and grid[0] % h == 0 and grid[1] % w == 0:
+            order, inverse, counts = None, None, (grid[0] // h * (grid[1] // w),)
+        elif x.shape[1:-1] == self.grid:
+            order, inverse, counts = self.order, self.inverse, self.counts
+        else:
+            order, inverse, counts = window_order(grid, self.window, self.shift, x.device)
         biases = self._biases()
 
         def attend(image: Tensor) -> Tensor:
-            y = self._attend(
-                self._qkv(cut_windows(image, self.window, order)), biases, [n * len(image) for n in counts]
-            )
+            y = self._qkv(cut_windows(image, self.window, order))
+            y = self._attend(y, biases, [n * image.shape[0] for n in counts])
             return self.proj(merge_windows(y, image.shape, self.window, inverse))
 
         y = in_chunks(attend, image).view(x.shape)
@@ -244,7 +246,7 @@ class WindowAttention(nn.Module):
         return (onednn.linear if onednn.usable(x, self.qkv.weight) else F.linear)(x, self.qkv.weight, bias)
 
     def _attend(self, qkv: Tensor, biases: list[Tensor], counts: list[int]) -> Tensor:
-        qkv, scale = qkv.unflatten(-1, (3, self.heads, -1)), qkv.shape[-1] // 3
+        qkv = qkv.unflatten(-1, (3, self.heads, -1))
         if self.cpb_mlp is None:
             (q, k, v), scale = qkv.unbind(2), qkv.shape[-1] ** -0.5
         else:

@@ -124,8 +124,8 @@ class WindowMlp(nn.Module):
         if top or left or below or right:
             x = F.pad(x, (0, 0, left, right, top, below))
         # All windows side by side: one wide product a head.
-        x = cut_windows(x, self.window).unflatten(-1, (heads, -1)).permute(2, 1, 0, 3).reshape(heads, h * w, -1)
-        x = self.spatial_mlp(x).view(heads, h, w, batch, rows, columns, -1)
+        x = cut_windows(x, self.window).unflatten(-1, (heads, -1)).permute(2, 1, 0, 3).flatten(2)
+        x = self.spatial_mlp(x).view(heads, h, w, batch, rows, columns, channels // heads)
         x = x.permute(3, 4, 1, 5, 2, 0, 6).reshape(batch, rows * h, columns * w, channels)
         return x[:, top : top + height, left : left + width]
 
