@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader, random_affine
+from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader
+from zoo.training.splits import random_affine
 from zoo.training.tasks import Classify, Denoise
 
 

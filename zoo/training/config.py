@@ -11,20 +11,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from torch import nn
 
+import zoo
 from zoo.slots import unknown
 from zoo.training.data import Data
 from zoo.training.optim import Optim, Schedule
 from zoo.training.schema import Duration, build, compose, override, plain
+from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.tasks import Task
 
 
 @dataclass(frozen=True)
 class Model:
-    """What `zoo.create_model(name, **kwargs)` gets."""
+    """The model of `zoo.create_model(name, **kwargs)`, or a segmenter whose backbone it is."""
 
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
+    pyramid: Pyramid | None = None  # what makes it a segmenter
+
+    def create(self) -> nn.Module:
+        """A new model; the global generators give its weights."""
+        if self.pyramid is None:
+            return zoo.create_model(self.name, **self.kwargs)
+        return Segmenter(self.name, self.pyramid, **self.kwargs)
 
 
 @dataclass(frozen=True)

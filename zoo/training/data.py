@@ -8,123 +8,25 @@ Nothing here keeps a position: the batch of a step is computed from the seed and
 the images, in the order and with the augmentation, that the uninterrupted run would have seen.
 """
 
-import contextlib
-import math
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from zoo.training.digits import DigitCanvas, Digits
+from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator, seeded_globals
+from zoo.training.splits import Split
 from zoo.training.tasks import Task
-
-# What a seed is for, the second key of `derive_seed`: the streams never meet.
-SPLIT, INIT, ORDER, AUGMENT, CORRUPT, STEP, EVALUATE = range(7)
-
-
-def derive_seed(*keys: int) -> int:
-    """One 63-bit seed out of several whole numbers (numpy's SeedSequence: near keys give unrelated streams)."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def generator(*keys: int) -> torch.Generator:
-    """A CPU generator seeded by `derive_seed(*keys)`."""
-    return torch.Generator().manual_seed(derive_seed(*keys))
-
-
-class Split(Protocol):
-    """One part of a data set: `len()` images, fetched by index."""
-
-    num_classes: int
-    workers: int
-
-    def __len__(self) -> int: ...
-
-    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in float32 and labels (B,); augmented from `seed`, or plain where it is None."""
-        ...
-
-
-class TensorSplit:
-    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
-
-    workers = 0
-
-    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
-        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        images, labels = self.images[indices], self.labels[indices]
-        if seed is not None and self.augment:
-            images = random_affine(images, generator(seed), **self.augment)
-        return images, labels
-
-
-def random_affine(images: Tensor, rng: torch.Generator, *, shift: float, rotate: float, zoom: float) -> Tensor:
-    """Move, turn and stretch each image (B, C, H, W) on its own; bilinear, with zeros from outside.
-
-    Args:
-        shift: largest move in either direction, in pixels.
-        rotate: largest angle, in degrees.
-        zoom: largest change of width and of height, by a factor of exp(zoom) up or down.
-    """
-    batch, _, height, width = images.shape
-    angle, stretch_x, stretch_y, move_x, move_y = torch.rand(5, batch, generator=rng) * 2 - 1
-    angle = angle * math.radians(rotate)
-    rows = [
-        (angle.cos() * (stretch_x * zoom).exp(), -angle.sin(), move_x * 2 * shift / width),
-        (angle.sin(), angle.cos() * (stretch_y * zoom).exp(), move_y * 2 * shift / height),
-    ]
-    maps = torch.stack([torch.stack(row, -1) for row in rows], 1)  # (B, 2, 3): from the new image into the old one
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-@dataclass(frozen=True)
-class Digits:
-    """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in [0, 1], shape (1, 8, 8), ten classes.
-
-    70 % train, 10 % validation, 20 % test, each with the same share of every class. The same writers occur in all
-    three: the data set does not say who wrote what.
-    """
-
-    name: ClassVar[str] = "digits"
-    split_seed: int = 0
-    shift: float = 0.0  # of the training images, as the next two: see random_affine
-    rotate: float = 0.0
-    zoom: float = 0.0
-
-    def load(self) -> dict[str, Split]:
-        from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
-        from sklearn.model_selection import train_test_split
-
-        pixels, labels = load_digits(return_X_y=True)
-        seed = derive_seed(self.split_seed, SPLIT) % 2**32
-        rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
-        train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
-        images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
-        targets = torch.from_numpy(labels).long()
-        splits = {
-            part: TensorSplit(images[index], targets[index], num_classes=10)
-            for part, index in {"train": train, "validation": validation, "test": test}.items()
-        }
-        if self.shift or self.rotate or self.zoom:
-            splits["train"].augment = {"shift": self.shift, "rotate": self.rotate, "zoom": self.zoom}
-        return splits
 
 
 class FolderSplit:
     """A timm image dataset whose transform draws from random, numpy and torch, seeded for every single image."""
+
+    per_pixel = False
 
     def __init__(self, dataset: Any, *, num_classes: int, workers: int):
         self.dataset, self.num_classes, self.workers = dataset, num_classes, workers
@@ -138,21 +40,6 @@ class FolderSplit:
             with seeded_globals(derive_seed(seed or 0, index)):
                 samples.append(self.dataset[index])
         return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
-
-
-@contextlib.contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed the global CPU generators that image transforms draw from, and put them back afterwards."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 @dataclass(frozen=True)
@@ -198,7 +85,7 @@ class ImageFolder:
         return splits
 
 
-Data = Digits | ImageFolder
+Data = Digits | DigitCanvas | ImageFolder
 
 
 class TrainingBatches(Dataset):

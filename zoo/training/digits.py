@@ -1,7 +1,6 @@
 """Data sets that come with scikit-learn: handwritten digits, alone and scattered over noisy canvases."""
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,45 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.training.seeds import CANVAS, SPLIT, derive_seed, generator
-
-
-class TensorSplit:
-    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
-
-    workers = 0
-    per_pixel = False
-
-    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
-        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        images, labels = self.images[indices], self.labels[indices]
-        if seed is not None and self.augment:
-            images = random_affine(images, generator(seed), **self.augment)
-        return images, labels
-
-
-def random_affine(images: Tensor, rng: torch.Generator, *, shift: float, rotate: float, zoom: float) -> Tensor:
-    """Move, turn and stretch each image (B, C, H, W) on its own; bilinear, with zeros from outside.
-
-    Args:
-        shift: largest move in either direction, in pixels.
-        rotate: largest angle, in degrees.
-        zoom: largest change of width and of height, by a factor of exp(zoom) up or down.
-    """
-    batch, _, height, width = images.shape
-    angle, stretch_x, stretch_y, move_x, move_y = torch.rand(5, batch, generator=rng) * 2 - 1
-    angle = angle * math.radians(rotate)
-    rows = [
-        (angle.cos() * (stretch_x * zoom).exp(), -angle.sin(), move_x * 2 * shift / width),
-        (angle.sin(), angle.cos() * (stretch_y * zoom).exp(), move_y * 2 * shift / height),
-    ]
-    maps = torch.stack([torch.stack(row, -1) for row in rows], 1)  # (B, 2, 3): from the new image into the old one
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+from zoo.training.splits import TensorSplit, random_affine
 
 
 @dataclass(frozen=True)
@@ -85,8 +46,9 @@ class Digits:
         return splits
 
 
-TILE, MARGIN = 18, 1  # a digit of 8x8 pixels is drawn twice as large, with a margin for its turning and stretching
-STROKE, EDGE = 0.4, 4.0  # ink above the first is the digit's; around it the slope is steepened, as enlarging blurs it
+MARGIN = 1  # pixels around an enlarged digit, for turning and stretching it
+TILE = 2 * (8 + MARGIN)  # side of what a digit takes on a canvas
+INK, SHARPNESS = 0.4, 4.0  # where a stroke ends; enlarging has blurred its edge, so it is made this much steeper
 
 
 @dataclass(frozen=True)
@@ -95,8 +57,8 @@ class DigitCanvas:
 
     Label 0 is the background, label 1 + d the ink of a digit d. Each digit is twice its size, a little turned and
     stretched, and of its own contrast; none overlaps another; the background is uneven, and there is noise over all.
-    The digits of the three parts are those of the data set `digits`: a test canvas has digits that no training canvas
-    had. Training canvases are drawn anew for every batch; those of validation and test are always the same.
+    Each part has the digits of that part of `Digits`: those on a test canvas are on no training canvas. Training
+    canvases are drawn anew for every batch; those of validation and test are always the same.
     """
 
     name: ClassVar[str] = "digit_canvas"
@@ -107,9 +69,9 @@ class DigitCanvas:
     zoom: float = 0.1  # largest change of width and of height, by a factor of exp(zoom)
     contrast: float = 0.5  # least contrast, of at most 1
     background: float = 0.3  # most that the background has at one place more than at another
-    noise: float = 0.1  # standard deviation
-    train: int = 1024  # canvases, as the next two
-    validation: int = 200
+    noise: float = 0.05  # standard deviation
+    train: int = 1024  # canvases of an epoch
+    validation: int = 200  # canvases
     test: int = 400
 
     def __post_init__(self) -> None:
@@ -118,6 +80,11 @@ class DigitCanvas:
         for name in ("tries", "train", "validation", "test"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("rotate", "zoom", "background", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0")
+        if not 0 < self.contrast <= 1:
+            raise ValueError(f"contrast is {self.contrast}, it must be above 0 and at most 1")
 
     def load(self) -> dict[str, "CanvasSplit"]:
         parts = Digits(self.split_seed).load()
@@ -157,7 +124,7 @@ class CanvasSplit:
         number, top, left = self._places(count, rng)
         which = torch.randint(len(self.tiles), number.shape, generator=rng)
         ink = random_affine(self.tiles[which], rng, shift=0, rotate=canvas.rotate, zoom=canvas.zoom).squeeze(1)
-        ink = (0.5 + EDGE * (ink - STROKE)).clamp(0, 1)
+        ink = (0.5 + SHARPNESS * (ink - INK)).clamp(0, 1)
         contrast = 1 - (1 - canvas.contrast) * torch.rand(len(number), 1, 1, generator=rng)
         axis, span = torch.linspace(0, 1, size), torch.arange(TILE)
         level, down, across = canvas.background / 2 * torch.rand(3, count, 1, 1, generator=rng)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.training.config import Recipe
 from zoo.training.data import EvaluationBatches, Split, loader
@@ -30,7 +30,7 @@ def cpu_threads(recipe: Recipe) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, world: int = 1) -> dict[str, float]:
-    """Means of the task's metrics over a split, on the model's device, in the recipe's precision and threads.
+    """The task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
     Where `world` processes measure together, each calls this with its `rank` and all get the result.
     """
@@ -40,16 +40,16 @@ def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, w
     )
     was_training = model.training
     model.eval()
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     with cpu_threads(recipe):
         for inputs, targets, counts in loader(batches, range(len(batches))):
             with autocast(recipe, device):
                 outputs = model(inputs.to(device))
             for name, values in recipe.task.metrics(outputs.float(), targets.to(device)).items():
-                sums[name] = sums.get(name, 0.0) + (values.double().cpu() * counts).sum().item()
+                sums[name] = sums.get(name, 0) + torch.tensordot(counts.double(), values.double().cpu(), 1)
     model.train(was_training)
     gathered = gather_object([sums]) if world > 1 else [sums]
-    return {name: sum(part[name] for part in gathered) / len(split) for name in sums}
+    return recipe.task.summarise({name: sum(part[name] for part in gathered) for name in sums}, len(split))
 
 
 def show(metrics: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
     recipe.yaml                     the resolved recipe
     metrics.jsonl                   one record a line
     checkpoints/step-00000400/      model.safetensors, optimizer.pt, and ema.safetensors if the recipe keeps an average
-    model/                          the trained model, for zoo.create_model("local-dir:...")
+    model/                          the trained model, for zoo.create_model("local-dir:...") or Segmenter.open(...)
 
 A file or a checkpoint is written beside its place and renamed into it: a kill at any instant leaves the old or the new
 one whole.
@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+import zoo
 from zoo.files import replacing
 from zoo.training.config import Recipe, differences, dump_recipe, load_recipe
+from zoo.training.segmenter import Segmenter
 
 PARTIAL = ".partial"
 
@@ -90,6 +92,13 @@ class RunFolder:
         """Read what `save_checkpoint` wrote: the state dicts of these names, and the optimizer's."""
         weights = {name: load_file(path / f"{name}.safetensors") for name in names}
         return weights, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+
+    def save_model(self, model: nn.Module) -> None:
+        """Write the trained model."""
+        if isinstance(model, Segmenter):
+            model.save(self.model)
+        else:
+            zoo.save_pretrained(model, self.model)
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -120,9 +120,12 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
     if origin is dict:
         return {key: build(args[1], value, _join(path, key)) for key, (_, value) in _items(node, path).items()}
     if origin is tuple:
-        if not isinstance(node, yaml.SequenceNode) or len(node.value) != len(args):
-            raise _error(node, path, f"expected a list of {len(args)} values, got {_shown(node)}")
-        return tuple(build(arg, item, path) for arg, item in zip(args, node.value, strict=True))
+        any_length = args[-1] is Ellipsis
+        if not isinstance(node, yaml.SequenceNode) or len(node.value) != len(args) and not any_length:
+            wanted = "a list" if any_length else f"a list of {len(args)} values"
+            raise _error(node, path, f"expected {wanted}, got {_shown(node)}")
+        kinds = args[:1] * len(node.value) if any_length else args
+        return tuple(build(arg, item, path) for arg, item in zip(kinds, node.value, strict=True))
     return _build_scalar(kind, node, path)
 
 

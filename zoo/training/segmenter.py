@@ -1,16 +1,17 @@
 """Semantic segmentation: a feature pyramid on the feature maps of any model of zoo."""
 
+import dataclasses
 import json
 import re
 import shutil
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
@@ -20,16 +21,16 @@ from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.files import replacing
 from zoo.training.schema import build, compose, plain
 
-PYRAMID = "pyramid.safetensors"
+HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """What a segmenter adds to its backbone."""
+    """What makes a segmenter of a backbone."""
 
     num_classes: int
-    width: int = 64  # channels of every level
-    out_indices: tuple[int, ...] | None = None  # levels of the backbone (null: as it has them by default)
+    width: int = 64  # channels of every level of the pyramid
+    out_indices: tuple[int, ...] | None = None  # levels of the backbone; null: those it gives by itself
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "width"):
@@ -37,46 +38,118 @@ class Pyramid:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
 
 
-class Segmenter(nn.Module):
-    """A backbone of zoo, torchvision's FeaturePyramidNetwork on its feature maps, and a class for every pixel.
+class PyramidHead(nn.Module):
+    """From feature maps to a class for every pixel: torchvision's FeaturePyramidNetwork, and one convolution.
 
-    The levels of the pyramid are enlarged to the finest, added, and mapped to logits, which are enlarged to the image.
+    The levels of the pyramid are enlarged to the finest and added. Each position of the sum then gives the logits of
+    all pixels it stands for.
 
     Args:
-        backbone: What `zoo.create_model` takes: any model that gives feature maps.
-        pyramid: What is put on them.
-        kwargs: The other arguments of `zoo.create_model`.
+        channels: Channels of each feature map, the finest first.
+        stride: Pixels of the image to one position of the finest.
+        num_classes: Logits of a pixel.
+        width: Channels of every level of the pyramid.
+
+    Shape: maps ``(B, channels[i], H_i, W_i)``, ``size = (H, W)`` -> ``(B, num_classes, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> head = PyramidHead([8, 16], stride=4, num_classes=3, width=8)
+        >>> head([torch.randn(2, 8, 6, 5), torch.randn(2, 16, 3, 3)], (23, 20)).shape
+        torch.Size([2, 3, 23, 20])
+
+    Source: Lin et al., FPN (arXiv 1612.03144); Kirillov et al., Panoptic FPN (arXiv 1901.02446), section 3.1; the last
+        layer is the sub-pixel convolution of Shi et al. (arXiv 1609.05158).
+    Differs: a level is enlarged in one step, without convolutions between; the finest gives every pixel's own logits.
+    """
+
+    def __init__(self, channels: Sequence[int], *, stride: int, num_classes: int, width: int):
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(channels), width, norm_layer=nn.BatchNorm2d)
+        self.logits = nn.Conv2d(width, num_classes * stride**2, 1)
+        self.stride = stride
+
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        x, *coarser = self.pyramid(OrderedDict(enumerate(maps))).values()
+        for level in coarser:
+            x = x + F.interpolate(level, x.shape[-2:], mode="bilinear", align_corners=False)
+        y = F.pixel_shuffle(self.logits(x.relu()), self.stride)
+        return y if y.shape[-2:] == tuple(size) else F.interpolate(y, size, mode="bilinear", align_corners=False)
+
+
+class Segmenter(nn.Module):
+    """A backbone of zoo with a `PyramidHead` on its feature maps.
+
+    Args:
+        backbone: Name of a model, as `zoo.create_model` takes it.
+        pyramid: What is put on it.
+        kwargs: Other arguments of `zoo.create_model`.
 
     Shape: ``(B, in_chans, H, W) -> (B, num_classes, H, W)``.
 
     Example:
-        >>> model = Segmenter("vit_test", Pyramid(num_classes=11, width=8, out_indices=(0, 1)))
-        >>> model(torch.randn(2, 3, 32, 32)).shape
+        >>> import torch
+        >>> model = Segmenter("vit_test", Pyramid(num_classes=11, width=8, out_indices=(0, 1)), in_chans=1)
+        >>> model(torch.randn(2, 1, 32, 32)).shape
         torch.Size([2, 11, 32, 32])
-
-    Source: Lin et al., FPN (arXiv 1612.03144); the head as in Kirillov et al., Panoptic FPN (arXiv 1901.02446).
-    Differs: the head enlarges each level in one step, without convolutions and norms between.
     """
 
     def __init__(self, backbone: str, pyramid: Pyramid, **kwargs):
         super().__init__()
         if pyramid.out_indices is not None:
             kwargs["out_indices"] = pyramid.out_indices
-        self.config, self.num_classes = pyramid, pyramid.num_classes
         self.backbone = zoo.create_model(backbone, features_only=True, **kwargs)
-        self.pyramid = FeaturePyramidNetwork(self.backbone.feature_info.channels(), pyramid.width, norm_layer=nn.BatchNorm2d)
-        self.head = nn.Conv2d(pyramid.width, pyramid.num_classes, 1)
+        # The backbone has lost the levels after the last one taken, so those taken are kept as counted from the start.
+        self.config = dataclasses.replace(pyramid, out_indices=tuple(self.backbone.out_indices))
+        self.num_classes = pyramid.num_classes
+        info = self.backbone.feature_info
+        self.head = PyramidHead(
+            info.channels(), stride=min(info.reduction()), num_classes=pyramid.num_classes, width=pyramid.width
+        )
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
-        """Logits of every pixel; with `return_aux` also the auxiliary outputs, of which feature maps have none."""
-        levels = self.pyramid(OrderedDict(enumerate(self.backbone(x)))).values()
-        finest, *others = levels
-        total = finest
-        for level in others:
-            total = total + F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
-        logits = F.interpolate(self.head(total.relu()), x.shape[-2:], mode="bilinear", align_corners=False)
+        """Logits of every pixel; with `return_aux` also auxiliary outputs, of which feature maps bring none."""
+        logits = self.head(self.backbone(x), x.shape[-2:])
         return (logits, {}) if return_aux else logits
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone."""
         return parameters_without_decay(self)
+
+    def save(self, folder: Path | str) -> None:
+        """Write a folder of which `Segmenter.open` makes the same model; it holds a whole one at every instant.
+
+        The backbone goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too. The file of the
+        head names it, and it is the renaming of that file which exchanges an old model for the new one.
+        """
+        folder = Path(folder)
+        old = list(folder.glob("backbone*"))
+        name = f"backbone-{uuid.uuid4().hex[:8]}" if old else "backbone"
+        zoo.save_pretrained(self.backbone.model, folder / name)
+        metadata = {"format": "pt", "backbone": name, "pyramid": json.dumps(plain(self.config))}
+        with replacing(folder / HEAD) as file:
+            state = {key: tensor.cpu().contiguous() for key, tensor in self.head.state_dict().items()}
+            save_file(state, file, metadata=metadata)
+        for path in old:
+            shutil.rmtree(path)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Segmenter":
+        """The model that `save` wrote.
+
+        Raises:
+            FileNotFoundError: The folder holds no segmenter.
+            ValueError: A file in it cannot be what `save` wrote.
+        """
+        path = Path(folder) / HEAD
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no segmenter: there is no {path}; Segmenter.save makes one")
+        with safe_open(path, "pt") as file:
+            metadata, state = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        backbone = metadata.get("backbone", "")
+        if not re.fullmatch(r"backbone(-[0-9a-f]{8})?", backbone):
+            raise ValueError(f"{path} names {backbone!r} as its backbone, which Segmenter.save never does")
+        pyramid = build(Pyramid, compose(metadata.get("pyramid", ""), str(path)))
+        model = cls(f"local-dir:{path.parent / backbone}", pyramid)
+        model.head.load_state_dict(state)
+        return model

@@ -1,12 +1,13 @@
 """What a model is trained for: how an example is made, what the loss is, what is measured.
 
 A task is a dataclass: its `name` and fields are what a recipe's `task:` section may say. To add one, write the class
-with the four methods below and put it into the union `Task` at the end; nothing else is edited.
+with the methods below and put it into the union `Task` at the end; nothing else is edited.
 
-- `check(model, num_classes)` refuses a model that does not fit the task or the data.
+- `check(model, split)` refuses a model, or data, that does not fit the task.
 - `example(images, labels, rng)` makes (inputs, targets) of a clean batch; what is random comes from `rng` alone.
 - `loss(outputs, targets)` is the scalar to minimise.
-- `metrics(outputs, targets)` has one value an image under each name, (B,); an evaluation reports their means.
+- `metrics(outputs, targets)` has under each name what an image adds to a sum over the split, (B, ...).
+- `summarise(sums, images)` makes the numbers to report of these sums and the number of images: by `Means`, their means.
 """
 
 from dataclasses import dataclass
@@ -16,20 +17,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.training.segmenter import Segmenter
+from zoo.training.splits import Split
+
+
+class Means:
+    """A task whose metrics are means over the images."""
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        return {name: total.item() / images for name, total in sums.items()}
+
+
+def check_classes(model: nn.Module, split: Split, key: str) -> None:
+    """Check that model and data have the same classes; `key` of the recipe would change the model's."""
+    if model.num_classes != split.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, the data {split.num_classes}: set {key}={split.num_classes}"
+        )
+
 
 @dataclass(frozen=True)
-class Classify:
+class Classify(Means):
     """Single-label classification: cross entropy; `top1` in percent, and `loss`."""
 
     name: ClassVar[str] = "classify"
     label_smoothing: float = 0.0
 
-    def check(self, model: nn.Module, num_classes: int) -> None:
-        if model.num_classes != num_classes:
-            raise ValueError(
-                f"the model has {model.num_classes} classes, the data {num_classes}: "
-                f"set model.kwargs.num_classes={num_classes}"
-            )
+    def check(self, model: nn.Module, split: Split) -> None:
+        if split.per_pixel:
+            raise ValueError("the data has a label for every pixel, not for every image: set task.name=segment")
+        if isinstance(model, Segmenter):
+            raise ValueError("the model gives logits for every pixel, not for every image: remove model.pyramid")
+        check_classes(model, split, "model.kwargs.num_classes")
 
     def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return images, labels
@@ -43,7 +62,7 @@ class Classify:
 
 
 @dataclass(frozen=True)
-class Denoise:
+class Denoise(Means):
     """Image to image: remove Gaussian noise of standard deviation `sigma` from images in [0, 1].
 
     Trained on the mean squared error; measured by `psnr`, in dB, of the output clamped to [0, 1].
@@ -57,7 +76,7 @@ class Denoise:
         if self.sigma <= 0:
             raise ValueError(f"sigma is {self.sigma}, it must be above 0 (images are in [0, 1])")
 
-    def check(self, model: nn.Module, num_classes: int) -> None:
+    def check(self, model: nn.Module, split: Split) -> None:
         if model.num_classes != 0:
             raise ValueError(f"the model gives {model.num_classes} logits, not images: set model.kwargs.head=image")
 
@@ -72,4 +91,50 @@ class Denoise:
         return {"psnr": -10 * error.clamp(min=1e-10).log10()}  # at most 100 dB, for an image restored exactly
 
 
-Task = Classify | Denoise
+@dataclass(frozen=True)
+class Segment:
+    """A class for every pixel: cross entropy; `miou`, `pixel_accuracy` and `loss`.
+
+    `miou`, in percent, is the mean over the classes of |labelled and predicted| / |labelled or predicted|, both counted
+    over all pixels of the split. A class that is neither labelled nor predicted anywhere is left out of the mean.
+    """
+
+    name: ClassVar[str] = "segment"
+
+    def check(self, model: nn.Module, split: Split) -> None:
+        if not split.per_pixel:
+            raise ValueError("the data has one label an image, not one a pixel: set data.name=digit_canvas")
+        if not isinstance(model, Segmenter):
+            raise ValueError(
+                "the model gives logits for an image, not for every pixel: "
+                f"set model.pyramid={{num_classes: {split.num_classes}}}"
+            )
+        check_classes(model, split, "model.pyramid.num_classes")
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        batch, classes = outputs.shape[:2]
+        image = torch.arange(batch, device=targets.device)[:, None, None]
+        cells = (image * classes + targets) * classes + outputs.argmax(1)
+        counts = torch.bincount(cells.flatten(), minlength=batch * classes**2)
+        loss = F.cross_entropy(outputs, targets, reduction="none").mean((1, 2))
+        return {"confusion": counts.view(batch, classes, classes), "loss": loss}  # rows: labelled, columns: predicted
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        confusion = sums["confusion"]
+        both = confusion.diag()
+        either = confusion.sum(0) + confusion.sum(1) - both
+        found = either > 0
+        return {
+            "miou": 100 * (both[found] / either[found]).mean().item(),
+            "pixel_accuracy": 100 * (both.sum() / confusion.sum()).item(),
+            "loss": sums["loss"].item() / images,
+        }
+
+
+Task = Classify | Denoise | Segment

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as sharding
 from tqdm import tqdm
 
-import zoo
 from zoo.blocks.base import Aux
 from zoo.slots import unknown
 from zoo.training.config import Recipe
-from zoo.training.data import INIT, STEP, TrainingBatches, derive_seed, loader, seeded_globals
+from zoo.training.data import TrainingBatches, loader
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler
 from zoo.training.schema import Duration
+from zoo.training.seeds import INIT, STEP, derive_seed, seeded_globals
 
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -53,7 +53,7 @@ class Trainer:
         self.total = self._steps(train.duration)
         self.step, saved = self.folder.open(recipe)
         model = self._create_model()
-        recipe.task.check(model, self.splits["train"].num_classes)
+        recipe.task.check(model, self.splits["train"])
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
         self.ema = None
         if train.ema is not None:
@@ -118,7 +118,7 @@ class Trainer:
         if self._is_main:
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
-            zoo.save_pretrained(model, self.folder.model)
+            self.folder.save_model(model)
         self.accelerator.wait_for_everyone()
 
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Trainer:
 
     def _create_model(self) -> nn.Module:
         with seeded_globals(derive_seed(self.recipe.train.seed, INIT)):
-            return zoo.create_model(self.recipe.model.name, **self.recipe.model.kwargs)
+            return self.recipe.model.create()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole weights and optimizer state; under FSDP every process must call this."""

@@ -1,0 +1,63 @@
+"""What a part of a data set is, and the one that is held in memory."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.training.seeds import generator
+
+
+class Split(Protocol):
+    """One part of a data set: `len()` images, fetched by index."""
+
+    num_classes: int
+    per_pixel: bool  # whether a label is a map over the image, or one number
+    workers: int
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in float32 and labels, (B,) or (B, H, W); augmented from `seed`, plain if it is None."""
+        ...
+
+
+class TensorSplit:
+    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
+
+    workers = 0
+    per_pixel = False
+
+    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
+        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
+        images, labels = self.images[indices], self.labels[indices]
+        if seed is not None and self.augment:
+            images = random_affine(images, generator(seed), **self.augment)
+        return images, labels
+
+
+def random_affine(images: Tensor, rng: torch.Generator, *, shift: float, rotate: float, zoom: float) -> Tensor:
+    """Move, turn and stretch each image (B, C, H, W) on its own; bilinear, with zeros from outside.
+
+    Args:
+        shift: largest move in either direction, in pixels.
+        rotate: largest angle, in degrees.
+        zoom: largest change of width and of height, by a factor of exp(zoom) up or down.
+    """
+    batch, _, height, width = images.shape
+    angle, stretch_x, stretch_y, move_x, move_y = torch.rand(5, batch, generator=rng) * 2 - 1
+    angle = angle * math.radians(rotate)
+    rows = [
+        (angle.cos() * (stretch_x * zoom).exp(), -angle.sin(), move_x * 2 * shift / width),
+        (angle.sin(), angle.cos() * (stretch_y * zoom).exp(), move_y * 2 * shift / height),
+    ]
+    maps = torch.stack([torch.stack(row, -1) for row in rows], 1)  # (B, 2, 3): from the new image into the old one
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
