@@ -28,6 +28,13 @@ MODELS = (
     "gmlp_s16_224",
     "vit_small_patch16_224",
     "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256",
+    "poolformer_s12",
+    "poolformerv2_s12",
+    "convformer_s18",
+    "caformer_s18",
+    "convnext_tiny",
 )
 
 
@@ -62,7 +69,8 @@ def compare(name: str, dtype: torch.dtype, train: bool, batch: int, rounds: int)
     """Ratios of timm's time over zoo's, one a round, and zoo's median seconds."""
     theirs, ours = pair(name, dtype)
     theirs.train(train), ours.train(train)
-    x, target = torch.randn(batch, 3, 224, 224, dtype=dtype), torch.randint(0, 1000, (batch,))
+    size = ours.pretrained_cfg["input_size"]
+    x, target = torch.randn(batch, *size, dtype=dtype), torch.randint(0, 1000, (batch,))
     with torch.no_grad():
         a, b = theirs(x).float(), ours(x).float()
     error = ((a - b).abs().max() / a.abs().max()).item()

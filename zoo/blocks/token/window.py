@@ -32,11 +32,12 @@ def attend_windows(
     half = q.device.type == "cpu" and q.element_size() == 2 and not torch.compiler.is_compiling()
     if q.device.type == "cpu" and torch.is_grad_enabled():
         q, k, v = (t.reshape(-1, tokens, width) for t in (q, k, v))
-        rows = [bias.to(q.dtype).repeat(n, 1, 1) for bias, n in zip(biases, counts, strict=True)]
-        scores = (rows[0] if len(rows) == 1 else torch.cat(rows)).baddbmm_(q, k.transpose(1, 2), alpha=scale)
+        rows = torch.arange(len(biases) * heads).view(-1, heads)
+        rows = torch.cat([row.expand(n, -1) for row, n in zip(rows, counts, strict=True)])
+        scores = torch.cat(biases).to(q.dtype).index_select(0, rows.flatten())  # then in place: the largest tensor
+        scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
         weights = _HalfSoftmax.apply(scores) if half and scores.numel() >= SCORES else scores.softmax(-1)
-        y = torch.bmm(F.dropout(weights, drop), v)
-        return y.unflatten(0, (-1, heads)).transpose(1, 2)
+        return torch.bmm(F.dropout(weights, drop), v).unflatten(0, (-1, heads)).transpose(1, 2)
     if half and drop == 0:
         return _attend_half(q, k, v, biases, counts, scale)
     y = [
@@ -51,7 +52,7 @@ class _HalfSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(scores: Tensor) -> Tensor:
-        weights, rows = torch.empty_like(scores), max(1, SCORES // scores[0].numel())
+        weights, rows = torch.empty_like(scores), max(1, SCORES // 4 // scores[0].numel())
         for part, out in zip(scores.split(rows), weights.split(rows), strict=True):
             out.copy_(part.float().softmax(-1))
         return weights
@@ -168,9 +169,9 @@ class WindowAttention(nn.Module):
             init_(self.relative_position_bias_table, None, "trunc_normal")
         else:
             nn.init.constant_(self.logit_scale, math.log(10))
-        for bias in (self.q_bias, self.v_bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
+        if self.q_bias is not None:
+            nn.init.zeros_(self.q_bias)
+            nn.init.zeros_(self.v_bias)
         self._make_tables()
 
     def _area(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -263,9 +264,9 @@ class WindowAttention(nn.Module):
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
         if table.element_size() == 2 and not torch.is_grad_enabled():
-            table = table.float()  # for `_attend_half`; the fused call gets back exactly what was here
-        area = self.window[0] * self.window[1]
-        bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1)).view(-1, area, area)
+            table = table.float()  # once, where it is small, for `_attend_half`
+        bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1))
+        bias = bias.view(self.heads, math.prod(self.window), -1)
         return [bias, *(bias + mask for mask in self.masks.to(bias.dtype))]
 
     def extra_repr(self) -> str:
