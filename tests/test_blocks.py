@@ -197,6 +197,11 @@ def test_initialisation_schemes(scheme, std):
     assert set(INITS) == {"trunc_normal", "xavier", "lecun", "zeros", "torch", "open_gate"}
 
 
+def test_low_precision_weights_have_no_outliers():
+    layer = Linear(400, 200, init="trunc_normal", dtype=torch.bfloat16)
+    assert layer.weight.float().std().item() == pytest.approx(0.02, rel=0.05) and layer.weight.abs().max() < 0.12
+
+
 def test_packed_projections_are_initialised_matrix_by_matrix():
     """Xavier's bound of a fused query-key-value weight is that of each of the three."""
     layer = zoo.create_block("token_mixer", "attention(init='xavier')", dim=128)

@@ -38,6 +38,8 @@ INITS = {
 def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) -> None:
     """Fill a weight ``(out, in, ...)`` and its bias in place by a scheme of `INITS`.
 
+    Low-precision tensors are filled through fp32: drawn in bf16, a truncated normal has outliers at its bounds.
+
     A tuple of schemes is for a weight of several matrices stacked on the output side, each initialised by itself: a
     fan computed over a whole query-key-value projection would be wrong for each of the three.
 
@@ -51,7 +53,12 @@ def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) ->
     biases = [None] * len(schemes) if bias is None else bias.chunk(len(schemes))
     with torch.no_grad():
         for one, part, part_bias in zip(schemes, weight.chunk(len(schemes)), biases, strict=True):
-            INITS[one](part, part_bias)
+            given = (part, part_bias)
+            wide = [None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in given]
+            INITS[one](*wide)
+            for tensor, values in zip(given, wide, strict=True):
+                if tensor is not None and values is not tensor:
+                    tensor.copy_(values)
 
 
 class Linear(nn.Linear):

@@ -261,8 +261,8 @@ class Hierarchical(Backbone):
         for grid, stage in zip(grids, self.stages, strict=True):
             for block in stage.blocks:
                 if window_size is not None and hasattr(block.token_mixer, "set_window_size"):
-                    block.token_mixer.set_window_size(window_size)
-                if hasattr(block.token_mixer, "set_grid"):
+                    block.token_mixer.set_grid(grid, window_size)
+                elif hasattr(block.token_mixer, "set_grid"):
                     block.token_mixer.set_grid(grid)
         if window_size is not None:
             self.config["token_mixer"] = [
