@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo.blocks.kernels.cost import while_counting
 from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
 
 with warnings.catch_warnings():
@@ -117,10 +118,11 @@ def count_flops(
 
     One multiplication with the addition that follows is one MAC. Counted are linear maps, matrix products, einsum,
     convolutions, attention (both products, fused or not; a mask or causality takes nothing off), grouped products,
-    Fourier transforms (2.5 n log2 n for n complex points, half of that for real ones; the customary 5 n log2 n FLOPs)
-    and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and element-wise products have no
-    MACs; the report lists them by name, and so it does every operator that zoo does not know. Left out are what only
-    moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
+    Fourier transforms (2.5 n log2 n for n complex points, half of that for real ones; the customary 5 n log2 n FLOPs),
+    learnt functions of single numbers (splines, rationals and the other bases of `zoo.blocks.channel.kan`: what their
+    docstrings say) and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and element-wise
+    products have no MACs; the report lists them by name, and so it does every operator that zoo does not know. Left out
+    are what only moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
 
     The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
     the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
@@ -275,7 +277,7 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> _MacAnalysis:
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> _MacAnalysis:
     on_meta = device.type == "meta"
     # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
-    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), warnings.catch_warnings():
+    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), while_counting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
         analysis = _MacAnalysis(_twin(model, on_meta), inputs)

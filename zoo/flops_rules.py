@@ -145,6 +145,12 @@ def _attention(inputs: list, outputs: list) -> int:
     return outputs[0][:-1].numel() * key[-2] * (query[-1] + value[-1])
 
 
+@register_flop_rule("zoo::evaluation")  # what modules trace for functions evaluated element by element
+def _evaluation(inputs: list, outputs: list) -> int:
+    x, _, macs = inputs
+    return x.numel() * macs
+
+
 @register_flop_rule("aten::einsum")
 def _einsum(inputs: list, outputs: list) -> int:
     equation, shapes, path = inputs

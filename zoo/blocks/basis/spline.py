@@ -1,0 +1,213 @@
+"""B-splines of any order on any grid."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from zoo.blocks.basis.base import Basis, finite
+from zoo.blocks.register import register
+
+
+@register("basis", "spline")
+class Spline(Basis):
+    """The ``grid_size + order`` B-splines over a grid of intervals that is continued by `order` intervals on each side.
+
+    Inside the grid they sum to one. Outside of the continued grid they are all zero, and it is the base term of a layer
+    that acts there. Each feature has knots of its own; as long as they are evenly spaced, each spline is the same bump
+    moved, which has a closed form. On other grids the recursion of Cox and de Boor is used.
+
+    Args:
+        grid_size: Number of intervals.
+        order: Degree of the polynomials: 1 for broken lines, 3 for cubic splines, 0 for steps.
+        grid_range: Ends of the grid at the start.
+
+    Shape: ``(*, features) -> (*, grid_size + order, features)``.
+
+    Example:
+        >>> basis = Spline(1, grid_size=4, order=2)
+        >>> basis.values(torch.tensor([[0.3]])).sum().item()
+        1.0
+
+    Source: de Boor, "A Practical Guide to Splines"; the continued grid as in Liu et al., "KAN" (arXiv 2404.19756),
+        section 2.2. The closed form is Schoenberg's for evenly spaced knots, folded at the centre of the bump.
+    Differs: none known; what the recursion leaves at rounding errors differs by these.
+    Cost: order x (order + 1) MACs a number, for the order + 1 splines that are not zero.
+    Raises: ValueError for a grid without intervals, a negative order or ends in the wrong order.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        grid_size: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(features)
+        if grid_size < 1 or order < 0:
+            raise ValueError(f"spline has grid_size={grid_size} and order={order}; they must be at least 1 and 0")
+        low, high = map(float, grid_range)
+        if not low < high:
+            raise ValueError(f"spline has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
+        self.grid_size, self.order, self.grid_range = grid_size, order, (low, high)
+        self.num, self.macs = grid_size + order, order * (order + 1)
+        knots = torch.empty(features, grid_size + 2 * order + 1, device=device, dtype=dtype)
+        self.register_buffer("knots", knots)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Put the knots evenly over `grid_range`."""
+        low, high = self.grid_range
+        places = torch.arange(-self.order, self.grid_size + self.order + 1, dtype=torch.float64)
+        self.knots.copy_(low + (high - low) / self.grid_size * places)
+        self.even = True
+
+    def set_knots(self, knots: Tensor) -> None:
+        """Replace the knots, and with their number the number of functions.
+
+        Args:
+            knots: (features, grid_size + 2 * order + 1), rising in each row.
+
+        Raises:
+            ValueError: The shape is another, or the knots do not rise.
+        """
+        if knots.dim() != 2 or len(knots) != self.features or knots.shape[1] < 2 * self.order + 2:
+            raise ValueError(
+                f"knots have the shape {tuple(knots.shape)}; for {self.features} features and order {self.order} it "
+                f"must be ({self.features}, grid_size + {2 * self.order + 1})"
+            )
+        if not (knots.diff() > 0).all():
+            raise ValueError("knots do not rise; each must be greater than the one before it")
+        self.knots = knots.to(self.knots)
+        self.grid_size = knots.shape[1] - 1 - 2 * self.order
+        self.num = self.grid_size + self.order
+        self._look_at_knots()
+
+    def _look_at_knots(self) -> None:
+        """Note whether the knots are evenly spaced, up to the rounding that stored numbers have."""
+        steps = self.knots.double().diff()
+        rounding = 8 * torch.finfo(self.knots.dtype).eps * self.knots.abs().amax(1).double()
+        self.even = bool(((steps.amax(1) - steps.amin(1)) <= rounding).all())
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        if not self.knots.is_meta:
+            self._look_at_knots()
+
+    @property
+    def _closed(self) -> bool:
+        return self.even and self.order > 0
+
+    # --- In plain operations ------------------------------------------------------------------------------------------
+
+    def values(self, x: Tensor) -> Tensor:
+        x = finite(x)
+        if not self._closed:
+            return self._recursion(x)[0]
+        scaled, centres = self._scaled(x)
+        distance, total = (scaled - centres).abs(), None
+        for weight, reach in self._powers():
+            power = (reach - distance).clamp(min=0).pow(self.order)
+            total = power if total is None else total + weight * power
+        return total
+
+    def _recursion(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The splines by Cox and de Boor, and those of the order below (None for order 0)."""
+        knots = self.knots.to(x.dtype).t()
+        x = x.unsqueeze(-2)
+        splines, below = ((x >= knots[:-1]) & (x < knots[1:])).to(x.dtype), None
+        for k in range(1, self.order + 1):
+            below = splines
+            # Each spline falls where the one behind it rises: one product a spline and order does for both.
+            product = (x - knots[:-k]) / (knots[k:] - knots[:-k]) * splines
+            splines = product[..., :-1, :] + splines[..., 1:, :] - product[..., 1:, :]
+        return splines, below
+
+    # --- The closed form: a sum of powers max(0, reach - |u|)^order of the distance u from a bump's centre ------------
+
+    def _powers(self) -> list[tuple[float, float]]:
+        """(factor, reach) of the powers, in the scaled distance of `_scaled`."""
+        k, unit = self.order, self._unit
+        return [((-1) ** j * math.comb(k + 1, j), ((k + 1) / 2 - j) * unit) for j in range(k // 2 + 1)]
+
+    @property
+    def _unit(self) -> float:
+        """Length of an interval in the scaled distance: chosen so that the powers need no common factor."""
+        return math.factorial(self.order) ** (-1 / self.order)
+
+    def _scale(self) -> Tensor:
+        """Scaled distance over distance, for every feature."""
+        return (self.knots.shape[1] - 1) * self._unit / (self.knots[:, -1] - self.knots[:, 0])
+
+    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled places of the inputs, ``(*, 1, features)``, and of the centres of the bumps, ``(num, 1)``."""
+        centres = torch.arange(self.num, device=x.device, dtype=x.dtype) + (self.order + 1) / 2
+        return ((x - self.knots[:, 0]) * self._scale()).unsqueeze(-2), (centres * self._unit)[:, None]
+
+    # --- The same in place, chunk by chunk ----------------------------------------------------------------------------
+
+    def fill(self, x: Tensor, out: Tensor) -> None:
+        if not self._closed:
+            return super().fill(x, out)
+        (scaled, centres), spare = self._scaled(finite(x)), _spare(2, x, self)
+        for rows in self._chunks(x):
+            room, other = (tensor[: rows.stop - rows.start] for tensor in spare)
+            room = out[rows] if out.dtype == x.dtype else room
+            self._sum_powers_(torch.sub(scaled[rows], centres, out=room).abs_(), other, self.order)
+            if out.dtype != x.dtype:
+                out[rows] = room
+        return None
+
+    def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        if not self._closed:
+            return (torch.cat([self._pull_back_recursion(finite(x[rows]), grad[rows]) for rows in self._chunks(x)]),)
+        (scaled, centres), spare, by_x = self._scaled(finite(x)), _spare(3, x, self), torch.empty_like(x)
+        for rows in self._chunks(x):
+            offsets, slopes, other = (tensor[: rows.stop - rows.start] for tensor in spare)
+            torch.sub(scaled[rows], centres, out=offsets)
+            self._sum_powers_(torch.abs(offsets, out=slopes), other, self.order - 1)
+            torch.sum(slopes.mul_(offsets.sign_()).mul_(grad[rows]), -2, out=by_x[rows])
+        return (by_x.mul_(-self.order * self._scale()),)
+
+    def _sum_powers_(self, distance: Tensor, spare: Tensor, order: int) -> None:
+        """The weighted sum of powers of `distance`, in place; `spare` is room for one of them."""
+        (_, first), *others = self._powers()
+        powers = []
+        for number, (factor, reach) in enumerate(others):
+            room = spare if number == 0 else torch.empty_like(spare)
+            powers.append((factor, _power(distance, reach, order, room)))
+        _power(distance, first, order, distance)
+        for factor, power in powers:
+            distance.add_(power, alpha=factor)
+        if order % 2:
+            distance.neg_()  # the powers are those of distance - reach
+
+    def _pull_back_recursion(self, x: Tensor, grad: Tensor) -> Tensor:
+        _, below = self._recursion(x)
+        if below is None:
+            return torch.zeros_like(x)
+        knots = self.knots.to(x.dtype).t()
+        rates = below * (self.order / (knots[self.order :] - knots[: -self.order]))
+        return (rates[:, :-1] - rates[:, 1:]).mul_(grad).sum(-2)
+
+
+def _spare(count: int, x: Tensor, basis: Basis) -> list[Tensor]:
+    """Room for the values of the largest chunk, so many times."""
+    rows = max((chunk.stop - chunk.start for chunk in basis._chunks(x)), default=0)
+    return [x.new_empty(rows, basis.num, basis.features) for _ in range(count)]
+
+
+def _power(distance: Tensor, reach: float, exponent: int, out: Tensor) -> Tensor:
+    """``min(0, distance - reach) ** exponent`` with 0 ** 0 = 0; torch's own power is slow from the fourth on."""
+    torch.sub(distance, reach, out=out).clamp_(max=0)
+    if exponent == 0:
+        return out.sign_().abs_()
+    if exponent <= 3:
+        return out.pow_(exponent)
+    factor = out.clone()
+    for _ in range(exponent - 1):
+        out.mul_(factor)
+    return out

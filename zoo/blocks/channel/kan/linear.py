@@ -1,0 +1,232 @@
+"""KANLinear: a linear map with a learnt function on every edge."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.basis.base import finite, wide
+from zoo.blocks.kernels import cost, onednn
+from zoo.blocks.linear import init_
+from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
+
+BLOCK = 2**23  # elements of the evaluated basis that are held at a time
+
+
+class KANLinear(nn.Module):
+    """A Kolmogorov-Arnold layer: each output is a sum of learnt functions, one of each input.
+
+    The function of an edge is a weighted sum of the functions of a basis and of a base function (SiLU). All functions
+    are evaluated once an input, and one matrix product does the sums of all edges. In eager mode that happens block by
+    block, in training too: only the input is kept for the backward pass, which evaluates the basis again.
+
+    An infinite input gives what a very large finite one gives (see `zoo.blocks.basis.base.finite`); NaN gives NaN.
+
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs.
+        basis: A slot of `zoo.list_blocks("basis")`.
+        base: Activation slot of the base function; ``none`` for no base term, and by default what suits the basis.
+        bias: Add a bias to the outputs.
+        scale: Standard deviation of what the basis contributes to an output at the start, relative to its inputs, for
+            functions of size one; by default 0.1, or 1 where there is no base term.
+        options: Options of the basis: ``grid_size=5, order=3``.
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+
+    Example:
+        >>> layer = KANLinear(4, 3, basis="spline", grid_size=5, order=3)
+        >>> layer(torch.randn(2, 7, 4)).shape, tuple(layer.weight.shape)
+        (torch.Size([2, 7, 3]), (3, 9, 4))
+
+    Source: Liu et al., "KAN: Kolmogorov-Arnold Networks" (arXiv 2404.19756), equations 2.10 and 2.11;
+        KindXiaoming/pykan, Blealtan/efficient-kan, ZiyaoLi/fast-kan.
+    Differs: an edge has one factor for its base term and one a basis function, and no further scales: those of pykan
+        and efficient-kan multiply its coefficients and can be multiplied into `weight`.
+    Cost: rows x in_features x out_features MACs a position, with a row a basis function and one for the base term;
+        and what the basis costs, for each input.
+    Raises: ValueError for a basis or an option that is unknown, or inputs of another width or precision.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        basis: SlotLike = "spline",
+        *,
+        base: str | None = None,
+        bias: bool = False,
+        scale: float | None = None,
+        device=None,
+        dtype=None,
+        **options,
+    ):
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"KANLinear has {in_features} inputs and {out_features} outputs; it needs 1 of each")
+        slot = parse_slot(basis)
+        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
+        self.in_features, self.out_features = in_features, out_features
+        self.basis = build_block("basis", slot, in_features, device=device, dtype=dtype)
+        if self.basis is None:
+            raise ValueError("KANLinear needs a basis; for a layer without one use torch.nn.Linear")
+        base = self.basis.base if base is None else base
+        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
+        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
+        rows = self.basis.num + (self.base is not None)
+        self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=torch.bool))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew and bring pruned edges back; the basis looks after its own."""
+        self.alive.fill_(True)
+        self.pruned = False
+        with torch.no_grad():
+            self.coefficients.normal_(std=self.scale * (self.in_features * self.basis.num) ** -0.5)
+        if self.base is not None:
+            init_(self.weight[:, 0], None, "torch")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        if not self.alive.is_meta:
+            self.pruned = not bool(self.alive.all())
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Coefficients of the basis, (out_features, num, in_features): a view into `weight`."""
+        return self.weight[:, int(self.base is not None) :]
+
+    def edge_weight(self) -> Tensor:
+        """`weight` as the forward pass uses it: without the pruned edges."""
+        return self.weight * self.alive[:, None] if self.pruned else self.weight
+
+    def functions(self, x: Tensor) -> Tensor:
+        """The base function and the basis functions of every input, in plain operations.
+
+        Shape: ``(*, in_features) -> (*, rows, in_features)``.
+        """
+        if cost.counting():
+            values = cost.evaluation(x, self.basis.num, self.basis.macs)
+        else:
+            x = finite(x.to(wide(x.dtype)))
+            values = self.basis.values(x)
+        return values if self.base is None else torch.cat([self.base(x).unsqueeze(-2), values], -2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
+        weight, autocast = self.edge_weight(), torch.is_autocast_enabled(x.device.type)
+        if x.dtype != weight.dtype and not autocast:
+            raise ValueError(
+                f"KANLinear of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
+            )
+        precision = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+        if _eager(x):
+            with torch.autocast(x.device.type, enabled=False):
+                parameters = (*self.basis.parameters(), *(() if self.base is None else self.base.parameters()))
+                y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
+            y = y.view(*x.shape[:-1], -1)
+        else:
+            functions = self.functions(x).flatten(-2).to(precision)
+            y = F.linear(functions, weight.flatten(1).to(precision))
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    # --- Block by block -----------------------------------------------------------------------------------------------
+
+    def _fill(self, x: Tensor, out: Tensor) -> None:
+        """Write `functions` into ``(N, rows, in_features)``."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is not None:
+            out[:, 0] = self.base(x)
+        self.basis.fill(x, out[:, int(self.base is not None) :])
+
+    def _pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients by `x`, by the parameters of the basis, and by those of the base function."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is None:
+            return self.basis.pull_back(x, grad)
+        by_x, *others = self.basis.pull_back(x, grad[:, 1:])
+        with torch.enable_grad():
+            value = self.base(x.requires_grad_())
+        by_base, *more = torch.autograd.grad(value, (x, *self.base.parameters()), grad[:, 0].to(value.dtype))
+        return by_x + by_base, *others, *more
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Expand(torch.autograd.Function):
+    """``F.linear(functions(x), weight)`` block by block, forwards and backwards.
+
+    What fits into one block is kept for the backward pass; of a longer input only the input itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, layer: KANLinear, precision: torch.dtype, x: Tensor, weight: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.layer, ctx.precision = layer, precision
+        matrix = weight.flatten(1).to(precision)
+        y, kept = torch.empty(len(x), len(weight), dtype=precision, device=x.device), None
+        for rows, functions in _blocks(layer, x, matrix):
+            y[rows] = _product(functions, matrix)
+            kept = functions if len(functions) == len(x) else None
+        ctx.save_for_backward(x, weight, kept, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, kept, *parameters = ctx.saved_tensors
+        inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
+        if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
+            y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
+            chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+            found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
+            return None, None, *(next(found) if want else None for want in wanted)
+        matrix = weight.flatten(1).to(ctx.precision)
+        by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
+        by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
+        totals: list[Tensor] = []
+        for rows, functions in _blocks(layer, x, matrix) if kept is None else [(slice(len(x)), kept)]:
+            if by_weight is not None:
+                by_weight += _product(grad[rows].t(), functions.t())
+            if by_x is not None:
+                by_functions = _product(grad[rows], matrix.t()).view(-1, *weight.shape[1:])
+                by_x[rows], *found = layer._pull_back(x[rows], by_functions)
+                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        by_weight = None if by_weight is None else by_weight.view_as(weight)
+        return None, None, by_x, by_weight, *(totals or [None] * len(parameters))
+
+
+def _blocks(layer: KANLinear, x: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Ranges of rows, and the functions on these rows as a matrix; each overwrites the one before it."""
+    width = matrix.shape[1]
+    size = max(1, BLOCK // width)
+    buffer = torch.empty(min(size, len(x)), width, dtype=matrix.dtype, device=x.device)
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
+        functions = buffer[: rows.stop - start]
+        layer._fill(x[rows], functions.view(len(functions), -1, x.shape[1]))
+        yield rows, functions
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.t()``, by the faster of the two libraries that torch has on the CPU."""
+    return onednn.linear(a, b, None) if onednn.usable(a, b) else F.linear(a, b)
+
+
+def _eager(x: Tensor) -> bool:
+    """Whether nobody watches who would not see into a custom backward pass: a compiler, a tracer, a transformation."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and not x.is_meta
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not cost.counting()
+        and not torch._C._are_functorch_transforms_active()
+    )

@@ -1,0 +1,48 @@
+"""What `zoo.count_flops` sees of functions that are evaluated element by element: splines, rationals, Fourier bases.
+
+Each such evaluation is many small tensor operations, and how many of them depends on the path taken (fused, in place, a
+GPU kernel). Its cost is a property of the formula. So while costs are being counted - and only then - a module traces
+one operator instead, which says what the formula costs; `zoo.flops_rules` has the rule for it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_COUNTING: ContextVar[bool] = ContextVar("zoo_counting", default=False)
+
+
+@contextmanager
+def while_counting() -> Iterator[None]:
+    """Within it, modules trace `evaluation` in place of what they compute."""
+    token = _COUNTING.set(True)
+    try:
+        yield
+    finally:
+        _COUNTING.reset(token)
+
+
+def counting() -> bool:
+    """Whether costs are being counted, and nobody looks at the values."""
+    return not torch.compiler.is_compiling() and _COUNTING.get()
+
+
+def evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:
+    """Stands for a function of each element that gives `outputs` numbers for `macs` multiply-accumulates.
+
+    Shape: ``(*, C) -> (*, outputs, C)``, of zeros.
+    """
+    return _evaluation(x, outputs, macs)
+
+
+@torch.library.custom_op("zoo::evaluation", mutates_args=())
+def _evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], outputs, x.shape[-1])
+
+
+@_evaluation.register_fake
+def _(x: Tensor, outputs: int, macs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs, x.shape[-1])
