@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
+from zoo.registry import family_of
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(
@@ -18,7 +19,9 @@ sys.path.insert(0, str(ROOT))  # for `recipes` and `benchmarks`, which are not i
 
 ALL_VARIANTS = zoo.list_models(include_tests=True)
 FULL_VARIANTS = zoo.list_models()
-TEST_VARIANTS = [name for name in ALL_VARIANTS if name.endswith("_test")]
+TINY_VARIANTS = [name for name in ALL_VARIANTS if name.endswith("_test")]
+TEST_VARIANTS = [name for name in TINY_VARIANTS if family_of(name).model.vision]  # those that take images
+VECTOR_VARIANTS = [name for name in TINY_VARIANTS if name not in TEST_VARIANTS]
 TIMM_VARIANTS = [
     name
     for name in FULL_VARIANTS

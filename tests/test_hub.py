@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEST_VARIANTS, images, randomised
+from conftest import TINY_VARIANTS, images, randomised
 from safetensors.torch import save_file
 
 import zoo
@@ -24,7 +24,7 @@ def saved(tmp_path):
     return model, tmp_path / "model"
 
 
-@pytest.mark.parametrize("name", TEST_VARIANTS)
+@pytest.mark.parametrize("name", TINY_VARIANTS)
 def test_round_trip(name, tmp_path):
     model = randomised(zoo.create_model(name, num_classes=3))
     zoo.save_pretrained(model, tmp_path / "deep" / "folder")

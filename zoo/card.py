@@ -13,9 +13,9 @@ HEADER = """\
 
 Written by `make card` from the registry; do not edit it by hand.
 
-Parameters and MACs are counted by `zoo.count_flops` on each model as it is built, for one image of the stated size and
-the stated number of classes; a MAC is one multiply-accumulate, FLOPs are twice the MACs. Active parameters and MACs
-are those that one image uses; in dense models they are all. Top-1 is what is published for the weights on
+Parameters and MACs are counted by `zoo.count_flops` on each model as it is built, for one input of the stated size and
+the stated number of outputs; a MAC is one multiply-accumulate, FLOPs are twice the MACs. Active parameters and MACs
+are those that one input uses; in dense models they are all. Top-1 is what is published for the weights on
 ImageNet-1K's validation set; zoo has not measured it again. That zoo computes what timm computes is tested with random
 weights, to a relative 1e-4 of the logits.
 """
@@ -48,14 +48,14 @@ def _section(family: Family) -> str:
 
 def _row(family: Family, name: str) -> tuple[str, ...]:
     arch = name.split(".")[0]
-    cfg = timm.models.get_pretrained_cfg(name)
+    cfg = timm.models.PretrainedCfg(**zoo.model_info(name).pretrained_cfg)
     size, classes, report = _costs(arch, cfg.num_classes)
     row = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
     return (
         f"`{name if cfg.has_weights else arch}`",
-        f"{report.params / 1e6:.2f}",
-        f"{report.active_params / 1e6:.2f}",
+        _millions(report.params),
+        _millions(report.active_params),
         f"{report.macs / 1e9:.3g}",
         " x ".join(map(str, size)),
         str(classes),
@@ -63,6 +63,10 @@ def _row(family: Family, name: str) -> tuple[str, ...]:
         weights,
         (cfg.license or "not stated") if cfg.has_weights else "",
     )
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.2f}" if number >= 1e5 else f"{number / 1e6:.3g}"
 
 
 @functools.cache

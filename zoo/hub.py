@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo
 from zoo.files import replacing
-from zoo.models.backbone import Backbone
+from zoo.models.model import Model
 from zoo.registry import assemble, check_cfg_keys, family_of
 from zoo.slots import Slot, dump_slots, unknown
 from zoo.weights import read_state_dict
@@ -39,7 +39,7 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         TypeError: It is no model of zoo.
         ValueError: A slot was given as a class, which a file cannot hold.
     """
-    if not isinstance(model, Backbone):
+    if not isinstance(model, Model):
         raise TypeError(
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
             "features, compiled or distributed, save the model inside it"
@@ -52,7 +52,7 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     config = {
         "zoo_version": zoo.__version__,
         "architecture": cfg["architecture"],
-        "model_args": {k: _plain(k, v) for k, v in model.config.items()} | {"deploy": model.deployed},
+        "model_args": {k: model.deployed if k == "deploy" else _plain(k, v) for k, v in model.config.items()},
         "pretrained_cfg": cfg,
         "weights": WEIGHTS,
     }

@@ -16,11 +16,12 @@ import timm.models
 from torch import nn
 
 from zoo.blocks.embed import to_pair
+from zoo.models.model import Model
 from zoo.models.published import Published
 from zoo.slots import check_type, unknown
 from zoo.weights import Rule, fetch_state_dict, load_weights, natural_key, read_state_dict
 
-SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample")
+SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample", "layer")
 SOURCES = ("local-dir", "hf-hub")
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
@@ -31,7 +32,7 @@ class Family:
 
     name: str
     module: str
-    model: type[nn.Module]
+    model: type[Model]
     defaults: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
     published: Mapping[str, Published]
@@ -180,17 +181,29 @@ def model_info(name: str) -> ModelInfo:
 
 def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
+    family = family_of(arch)
+    if not family.model.vision:
+        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in _made_cfgs(family, arch).items()}
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
 
 
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
+    vision = family_of(arch).model.vision
     if isinstance(cfg, str) and cfg:
-        tags = [name.split(".", 1)[1] for name in timm.models.get_arch_pretrained_cfgs(arch) if "." in name]
+        known = timm.models.get_arch_pretrained_cfgs(arch) if vision else _cfgs(arch)
+        tags = [name.split(".", 1)[1] for name in known if "." in name]
         if cfg not in tags:
             raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
     if isinstance(cfg, Mapping):
         check_cfg_keys(cfg, "pretrained_cfg")
     check_cfg_keys(overlay or {}, "pretrained_cfg_overlay")
+    if not vision:
+        given = (
+            timm.models.PretrainedCfg(**cfg)
+            if isinstance(cfg, Mapping)
+            else _cfgs(arch)[f"{arch}.{cfg}" if cfg else arch]
+        )
+        return dataclasses.replace(given, **(overlay or {}))
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
 
 
@@ -318,6 +331,13 @@ def assemble(
             model.set_input_size(size)
         return model
 
+    if not family.model.vision:
+        if features := [key for key in FEATURE_ARGUMENTS if overrides.get(key)]:
+            raise ValueError(f"{arch} takes vectors and has no feature maps; leave {', '.join(features)} out")
+        model = make(**overrides)
+        sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
+        model.pretrained_cfg = dataclasses.replace(cfg, **sizes).to_dict()
+        return model
     # A variant's own sizes go before those of a configuration that was made up for it.
     sizes = {"img_size": tuple(cfg.input_size[-2:])}
     sizes |= {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
@@ -353,6 +373,8 @@ def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: 
 def register_with_timm() -> None:
     """Make the names that timm does not have known to `timm.create_model`. A name that timm has stays timm's."""
     for family in families().values():
+        if not family.model.vision:
+            continue
         module = sys.modules[family.module]
         ours = [arch for arch in family.variants if not timm.models.is_model(arch)]
         module.default_cfgs = timm.models.generate_default_cfgs(
@@ -372,10 +394,10 @@ def _entry_point(arch: str, pretrained: bool = False, **kwargs) -> nn.Module:
 def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
     """Configurations of an architecture that timm does not know, from what its family's file says."""
     arguments = family.arguments(arch)
-    height, width = to_pair(arguments.get("img_size", 224), "img_size")
+    size = to_pair(arguments.get("img_size", 224), "img_size") if family.model.vision else ()
     base = {
         "num_classes": arguments.get("num_classes", 1000),
-        "input_size": (arguments.get("in_chans", 3), height, width),
+        "input_size": (arguments.get("in_chans", 3), *size),
         "fixed_input_size": True,
         **family.cfg,
     }

@@ -292,6 +292,7 @@ def load_weights(
         raise ValueError(
             f"cannot load {what} into a model on the meta device; create it with device='cpu' or leave device out"
         )
+    _take_sizes(model, state)
     target = model.state_dict()
     other_classes = source_classes is not None and source_classes != model.num_classes
     skip = "head." if other_classes or isinstance(model.head, nn.Identity) else None
@@ -299,6 +300,14 @@ def load_weights(
         rules = ()  # zoo's own layout, in which a name may be another's published one
     found = remap(state, target, rules, what, adapt={"stem.proj.weight": _adapt_channels}, skip=skip)
     model.load_state_dict(target | found, strict=True)
+
+
+def _take_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Let modules follow that can change their size after they are built, such as a spline with a refined grid."""
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if hasattr(module, "take_sizes") and all(prefix + key in state for key in module.state_dict()):
+            module.take_sizes({key: state[prefix + key] for key in module.state_dict()})
 
 
 def _adapt_channels(weight: Tensor, shape: torch.Size) -> Tensor:

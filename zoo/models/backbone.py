@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from zoo.blocks.base import Aux, mean_losses, merge_aux, parameters_without_decay
+from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.head import ImageHead, MlpHead, pool_tokens
 from zoo.blocks.linear import Linear
+from zoo.models.model import Model
 from zoo.slots import Slot
 
 HEADS = ("linear", "mlp", "image")
@@ -20,7 +21,7 @@ POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
 
-class Backbone(nn.Module):
+class Backbone(Model):
     """Stem, levels, norm, head. A skeleton derives from this and defines what the first section names.
 
     Attributes:
@@ -29,7 +30,6 @@ class Backbone(nn.Module):
         feature_info: A mapping a level: ``module``, ``num_chs``, ``reduction``.
         pretrained_cfg: What timm's tools ask for: input size, mean, std, interpolation, names of first layer and
             classifier.
-        config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
     """
 
     output_fmt = "NLC"
@@ -41,7 +41,6 @@ class Backbone(nn.Module):
     levels: nn.Sequential  # run one after another, each gives one feature map
     stem: nn.Module
     norm: nn.Module
-    config: dict
     feature_info: list[dict]
     img_size: tuple[int, int]
     grid: tuple[int, int]
@@ -303,34 +302,9 @@ class Backbone(nn.Module):
         """Keep only the levels' inputs in training and compute the rest again in the backward pass."""
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
-        return parameters_without_decay(self)
-
     def group_matcher(self, coarse: bool = False) -> dict:
         """Patterns that group the parameters by depth, for layer-wise learning rates."""
         return {"stem": r"^(?:stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
-
-    @property
-    def deployed(self) -> bool:
-        """Whether branches of the model are merged for inference."""
-        return any(getattr(m, "deployed", False) for m in self.modules() if m is not self)
-
-    def reparameterize(self) -> None:
-        """Merge parallel branches and batch norms into single convolutions and matrices, in place, for inference.
-
-        In eval mode the logits stay what they were. A model without such blocks stays as it is. The merged model saves
-        and loads like any other; its branches are gone.
-        """
-        for module in list(self.modules()):
-            if module is not self and hasattr(module, "reparameterize"):
-                module.reparameterize()
-
-    def init_weights(self) -> None:
-        """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
-        for module in reversed(list(self.modules())):  # owners of others' parameters come after these
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
 
 
 def _to_format(x: Tensor, fmt: str) -> Tensor:

@@ -1,6 +1,6 @@
 """KANLinear: a linear map with a learnt function on every edge."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,18 @@ class KANLinear(nn.Module):
             init_(self.weight[:, 0], None, "torch")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def take_sizes(self, state: Mapping[str, Tensor]) -> None:
+        """Take the sizes of a layer whose grid was refined before it was saved; its own weights are lost.
+
+        Args:
+            state: The saved layer's tensors, by the names of this layer's `state_dict()`.
+        """
+        rows = state["weight"].shape[1]
+        if rows != self.weight.shape[1] and hasattr(self.basis, "set_knots"):
+            self.basis.set_knots(state["basis.knots"])
+            shape = (self.out_features, rows, self.in_features)
+            self.weight = nn.Parameter(self.weight.new_zeros(shape), self.weight.requires_grad)
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)

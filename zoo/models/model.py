@@ -1,0 +1,46 @@
+"""What every model of zoo has in common, whatever it takes."""
+
+from torch import nn
+
+from zoo.blocks.base import parameters_without_decay
+
+
+class Model(nn.Module):
+    """A model of the registry. A skeleton derives from this and takes all that builds it as keyword arguments.
+
+    Attributes:
+        vision: Whether it takes images; then it is a timm model too.
+        num_classes: Number of outputs, 0 without a last layer.
+        config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
+        input_size: Shape of an input, without the batch.
+    """
+
+    vision = True
+    num_classes: int
+    config: dict
+    input_size: tuple[int, ...]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
+        return parameters_without_decay(self)
+
+    @property
+    def deployed(self) -> bool:
+        """Whether branches of the model are merged for inference."""
+        return any(getattr(m, "deployed", False) for m in self.modules() if m is not self)
+
+    def reparameterize(self) -> None:
+        """Merge parallel branches and batch norms into single convolutions and matrices, in place, for inference.
+
+        In eval mode the outputs stay what they were. A model without such blocks stays as it is. The merged model saves
+        and loads like any other; its branches are gone.
+        """
+        for module in list(self.modules()):
+            if module is not self and hasattr(module, "reparameterize"):
+                module.reparameterize()
+
+    def init_weights(self) -> None:
+        """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
+        for module in reversed(list(self.modules())):  # owners of others' parameters come after these
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()

@@ -1,0 +1,139 @@
+"""Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from zoo.blocks.base import Aux, mean_losses, merge_aux
+from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.linear import Linear
+from zoo.models.model import Model
+from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
+
+
+class Stack(Model):
+    """Layers of given widths: Kolmogorov-Arnold layers, linear ones with activations between, or a mixture.
+
+    Args:
+        in_chans: Number of inputs.
+        num_classes: Number of outputs; 0 for the last hidden layer's features.
+        hidden: Widths between the two.
+        layer: What the layers are: a slot for all, or a list with one a layer. The name of a basis of
+            `zoo.list_blocks("basis")`, with its options, makes a `KANLinear`; ``select(bases=[…])`` a
+            `SelectKANLinear`; ``none`` a linear map, followed by `act` unless it is the last.
+        act: Activation slot between linear layers.
+        norm: Slot of a norm before every layer but the first.
+        bias: Biases of the layers; by default linear layers have one and Kolmogorov-Arnold layers do not.
+        drop_rate: Dropout before the last layer.
+
+    Shape: ``(*, in_chans) -> (*, num_classes)``.
+
+    Example:
+        >>> model = Stack(in_chans=2, hidden=[5], num_classes=1, layer="spline(grid_size=5)")
+        >>> import torch
+        >>> model(torch.zeros(7, 2)).shape, sum(p.numel() for p in model.parameters())
+        (torch.Size([7, 1]), 135)
+
+    Raises:
+        ValueError: A width, a slot or an option is none that can be built; the message says which and what can.
+    """
+
+    vision = False
+
+    def __init__(
+        self,
+        *,
+        in_chans: int,
+        num_classes: int,
+        hidden: Sequence[int],
+        layer: SlotLike = "spline",
+        act: str = "silu",
+        norm: SlotLike = "none",
+        bias: bool | None = None,
+        drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
+        super().__init__()
+        widths = [in_chans, *hidden]
+        if not all(type(width) is int and width > 0 for width in widths) or not hidden:
+            raise ValueError(
+                f"in_chans={in_chans!r} and hidden={hidden!r} must be positive integers, at least one each"
+            )
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate is {drop_rate!r}; it must be at least 0 and below 1")
+        slots = resolve_slots(layer, len(widths), "layer")
+        self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
+        self.input_size = (in_chans,)
+        self.num_features = self.head_hidden_size = widths[-1]
+        dd = {"device": device, "dtype": dtype}
+        body: list[nn.Module] = []
+        for i, width in enumerate(widths[1:]):
+            body += [self._layer(slots[i], widths[i], width, **dd)]
+            if slots[i].name == "none":
+                body += [build_act(act, **dd)]
+            after = build_block("norm", self.config["norm"][0], width, **dd)
+            body += [] if after is None else [after]
+        self.body = nn.Sequential(*body)
+        self.head_drop = nn.Dropout(drop_rate) if drop_rate > 0 else None
+        self._set_head(num_classes, **dd)
+
+    def _layer(self, slot: Slot, in_features: int, out_features: int, **dd) -> nn.Module:
+        bias = {} if self.config["bias"] is None else {"bias": self.config["bias"]}
+        if slot.name == "none":
+            return Linear(in_features, out_features, init="torch", **bias, **dd)
+        if slot.name == "select":
+            from zoo.blocks.channel.kan.select import SelectKANLinear
+
+            return SelectKANLinear(in_features, out_features, **slot.options, **bias, **dd)
+        return KANLinear(in_features, out_features, slot, **bias, **dd)
+
+    def _set_head(self, num_classes: int, device=None, dtype=None) -> None:
+        if type(num_classes) is not int or num_classes < 0:
+            raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of 0 (no last layer) or more")
+        self.num_classes = self.config["num_classes"] = num_classes
+        slot = self.config["layer"][-1]
+        dd = {"device": device, "dtype": dtype}
+        self.head = self._layer(slot, self.num_features, num_classes, **dd) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer; an identity if `num_classes` is 0."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Exchange the last layer for a newly initialised one, or for none."""
+        weight = next(self.parameters())
+        self._set_head(num_classes, weight.device, weight.dtype)
+        self.head.train(self.training)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
+        return _run(self.body, x)[0]
+
+    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
+        """The outputs, and on request what the layers report beside them (see `Backbone.forward`).
+
+        Raises:
+            ValueError: The last dimension of the input is not `in_chans`.
+        """
+        if x.shape[-1] != self.input_size[0]:
+            raise ValueError(
+                f"the input has the shape {tuple(x.shape)}; its last dimension must be the {self.input_size[0]} "
+                "numbers that this model was made for (in_chans)"
+            )
+        x, aux = _run(self.body, x)
+        if self.head_drop is not None:
+            x = self.head_drop(x)
+        x, last = _run([self.head], x)
+        return (x, mean_losses(merge_aux([aux, last]))) if return_aux else x
+
+
+def _run(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Aux]:
+    auxes = []
+    for layer in layers:
+        x = layer(x)
+        if getattr(layer, "has_aux", False):
+            x, aux = x
+            auxes.append(aux)
+    return x, merge_aux(auxes)
