@@ -132,7 +132,8 @@ class KANLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
-        weight, autocast = self.edge_weight(), torch.is_autocast_enabled(x.device.type)
+        weight = self.edge_weight()
+        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
         if x.dtype != weight.dtype and not autocast:
             raise ValueError(
                 f"KANLinear of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
