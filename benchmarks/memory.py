@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -20,20 +21,26 @@ import zoo
 MODELS = ("swin_tiny_patch4_window7_224",)
 
 
-def peak_of_a_step(model: torch.nn.Module, batch: int) -> int:
-    """Bytes at the peak of forward, cross entropy and backward, beyond those before the step."""
-    model.train()
-    x = torch.randn(batch, *model.pretrained_cfg["input_size"])
-    target = torch.randint(0, model.num_classes, (batch,))
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Bytes at the peak of a call, beyond those before it."""
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        F.cross_entropy(model(x), target).backward()
-    model.zero_grad()
+        call()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_text("utf-8"))["traceEvents"]
     changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
     return max(itertools.accumulate(change for _, change in changes))
+
+
+def peak_of_a_step(model: torch.nn.Module, batch: int) -> int:
+    """Bytes at the peak of forward, cross entropy and backward, beyond those before the step."""
+    model.train()
+    x = torch.randn(batch, *model.pretrained_cfg["input_size"])
+    target = torch.randint(0, model.num_classes, (batch,))
+    peak = peak_bytes(lambda: F.cross_entropy(model(x), target).backward())
+    model.zero_grad()
+    return peak
 
 
 def main() -> None:

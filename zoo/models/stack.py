@@ -67,14 +67,14 @@ class Stack(Model):
         self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
         self.input_size = (in_chans,)
         self.num_features = self.head_hidden_size = widths[-1]
-        dd = {"device": device, "dtype": dtype}
+        dd, norm_slot = {"device": device, "dtype": dtype}, self.config["norm"][0]
         body: list[nn.Module] = []
         for i, width in enumerate(widths[1:]):
             body += [self._layer(slots[i], widths[i], width, **dd)]
             if slots[i].name == "none":
                 body += [build_act(act, **dd)]
-            after = build_block("norm", self.config["norm"][0], width, **dd)
-            body += [] if after is None else [after]
+            if norm_slot.name != "none":
+                body += [build_block("norm", norm_slot, width, **dd)]
         self.body = nn.Sequential(*body)
         self.head_drop = nn.Dropout(drop_rate) if drop_rate > 0 else None
         self._set_head(num_classes, **dd)
@@ -96,6 +96,10 @@ class Stack(Model):
         slot = self.config["layer"][-1]
         dd = {"device": device, "dtype": dtype}
         self.head = self._layer(slot, self.num_features, num_classes, **dd) if num_classes else nn.Identity()
+
+    def chain(self) -> list[nn.Module]:
+        """The modules that are applied one after the other, for tools that follow a signal through them."""
+        return [*self.body, *([] if self.head_drop is None else [self.head_drop]), self.head]
 
     def get_classifier(self) -> nn.Module:
         """The last layer; an identity if `num_classes` is 0."""
