@@ -1,4 +1,4 @@
-"""Packaging of zoo: `pip install .` for the models, `.[train]` for the recipes, `.[dev]` for the tests."""
+"""Packaging: `pip install .` for the models, `.[train]` for recipes, `.[plot]` for pictures, `.[dev]` for tests."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "__init__.py").read_text("utf-8"), re.M).group(1)
 
 TRAIN = ["accelerate>=1.0", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
-DEV = TRAIN + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6"]
+PLOT = ["matplotlib>=3.8"]
+DEV = TRAIN + PLOT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="zoo",
@@ -30,5 +31,5 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
     ],
-    extras_require={"train": TRAIN, "dev": DEV},
+    extras_require={"train": TRAIN, "plot": PLOT, "dev": DEV},
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.blocks.basis.base import Basis, finite
+from zoo.blocks.basis.base import Basis, finite, wide
 from zoo.blocks.register import register
 
 
@@ -26,7 +26,7 @@ class Spline(Basis):
 
     Example:
         >>> basis = Spline(1, grid_size=4, order=2)
-        >>> basis.values(torch.tensor([[0.3]])).sum().item()
+        >>> round(basis.values(torch.tensor([[0.3]])).sum().item(), 6)
         1.0
 
     Source: de Boor, "A Practical Guide to Splines"; the continued grid as in Liu et al., "KAN" (arXiv 2404.19756),
@@ -54,6 +54,7 @@ class Spline(Basis):
             raise ValueError(f"spline has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
         self.grid_size, self.order, self.grid_range = grid_size, order, (low, high)
         self.num, self.macs = grid_size + order, order * (order + 1)
+        dtype = wide(dtype or torch.get_default_dtype())
         knots = torch.empty(features, grid_size + 2 * order + 1, device=device, dtype=dtype)
         self.register_buffer("knots", knots)
         self.reset_parameters()
@@ -91,6 +92,14 @@ class Spline(Basis):
         steps = self.knots.double().diff()
         rounding = 8 * torch.finfo(self.knots.dtype).eps * self.knots.abs().amax(1).double()
         self.even = bool(((steps.amax(1) - steps.amin(1)) <= rounding).all())
+
+    def _apply(self, fn, recurse: bool = True):
+        """Knots keep their precision where all else is rounded to 16 bits: near ones would become the same."""
+        knots = self.knots
+        super()._apply(fn, recurse)
+        if self.knots.dtype is not wide(self.knots.dtype):
+            self.knots = knots.to(self.knots.device)
+        return self
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)

@@ -143,7 +143,7 @@ class KANLinear(nn.Module):
             with torch.autocast(x.device.type, enabled=False):
                 parameters = (*self.basis.parameters(), *(() if self.base is None else self.base.parameters()))
                 y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
-            y = y.view(*x.shape[:-1], -1)
+            y = y.view(*x.shape[:-1], self.out_features)
         else:
             functions = self.functions(x).flatten(-2).to(precision)
             y = F.linear(functions, weight.flatten(1).to(precision))
