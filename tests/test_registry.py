@@ -130,6 +130,16 @@ def test_the_configuration_of_a_tag_is_timms():
     assert data["input_size"] == (3, 224, 224) and data["mean"] == (0.0, 0.0, 0.0)
 
 
+def test_what_is_said_of_an_input_is_kept(tmp_path):
+    """Of a set of weights, of the user, and of a model that was saved: the family's file has only what none says."""
+    cfg = lambda name, **kwargs: zoo.create_model(name, device="meta", **kwargs).pretrained_cfg
+    assert cfg("unireplknet_s.in22k_ft_in1k_384")["crop_pct"] == 1.0 != cfg("unireplknet_s.in1k")["crop_pct"]
+    overlay = {"pretrained_cfg_overlay": {"mean": (0.5, 0.5, 0.5)}}
+    assert cfg("kat_test", **overlay)["mean"] == (0.5, 0.5, 0.5) != cfg("kat_test")["mean"]
+    zoo.save_pretrained(zoo.create_model("kat_test", **overlay), tmp_path)
+    assert tuple(cfg(f"local-dir:{tmp_path}", pretrained=False)["mean"]) == (0.5, 0.5, 0.5)
+
+
 def test_published_tags_are_timms():
     for family in families().values():
         for name, row in family.published.items():

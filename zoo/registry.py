@@ -312,7 +312,8 @@ def assemble(
     """
     check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
     check_arguments(family.model, arguments, arch, where)
-    names = {"first_conv": "stem.proj", "classifier": "head", **family.cfg}  # zoo's own names, for timm's tools
+    names = {"first_conv": "stem.proj", "classifier": "head"}  # zoo's own names, for timm's tools
+    names |= {key: family.cfg[key] for key in names if key in family.cfg}
     cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None, **names)
 
     def make(**given) -> nn.Module:

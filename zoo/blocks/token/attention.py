@@ -21,7 +21,9 @@ class Attention(nn.Module):
         proj_bias: Bias on the output projection.
         attn_drop: Dropout on the attention weights.
         drop: Dropout after the output projection.
-        init: A scheme of `zoo.blocks.linear.INITS`; queries, keys and values are three matrices to it.
+        init: A scheme of `zoo.blocks.linear.INITS`, to which queries, keys and values are three matrices; or
+            ``mimetic``: the products of queries with keys and of values with the output begin near to the identity and
+            to its negative, as in trained models.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, any number of positions.
 
@@ -30,7 +32,8 @@ class Attention(nn.Module):
         torch.Size([2, 5, 64])
 
     Source: Vaswani et al., "Attention Is All You Need" (arXiv 1706.03762), equation 1; Dosovitskiy et al., ViT
-        (arXiv 2010.11929); layout of the fused projection as in timm.
+        (arXiv 2010.11929); layout of the fused projection as in timm. ``mimetic``: Trockman and Kolter, "Mimetic
+        Initialization of Self-Attention Layers" (arXiv 2305.09828), with the scales of Adamdad/kat, katransformer.py.
     Differs: none known.
     Cost: 4 x dim x dim MACs a position, and 2 x positions x positions x dim.
     Raises: ValueError if `dim` is not a multiple of `heads`.
@@ -58,15 +61,57 @@ class Attention(nn.Module):
             heads = next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
         if heads < 1 or dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
-        self.heads, self.attn_drop = heads, attn_drop
-        self.qkv = Linear(dim, 3 * dim, qkv_bias, init=(init,) * 3, device=device, dtype=dtype)
-        self.proj = Linear(dim, dim, proj_bias, init=init, device=device, dtype=dtype)
+        self.heads, self.attn_drop, self.init = heads, attn_drop, init
+        linear = _InitialisedByOwner if init == "mimetic" else Linear
+        self.qkv = linear(dim, 3 * dim, qkv_bias, init=(init,) * 3, device=device, dtype=dtype)
+        self.proj = linear(dim, dim, proj_bias, init=init, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Where queries and keys, and values and output, are initialised together: do it. Else each does it itself."""
+        if self.init == "mimetic" and not self.qkv.weight.is_meta:
+            mimetic_(self.qkv, self.proj, self.heads)
 
     def forward(self, x: Tensor) -> Tensor:
         drop = self.attn_drop if self.training else 0.0
         y = self.proj(attend(self.qkv(x).flatten(1, -2), self.heads, drop).view(x.shape))
         return y if self.drop is None else self.drop(y)
+
+
+class _InitialisedByOwner(Linear):
+    """A linear map whose weights have to fit another's."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+@torch.no_grad()
+def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
+    """Initialise an attention layer in place: ``Wq^T Wk`` near 0.7 I in each head, ``Wproj Wv`` near -0.4 I.
+
+    Noise of the same scale is added before a matrix is cut in two by its singular values, of which a head takes the
+    greatest. That is a decomposition a head, at width 768 about a second a layer.
+    """
+    dim, device = proj.in_features, proj.weight.device
+    identity = torch.eye(dim, device=device)
+
+    def noisy(scale: float) -> Tensor:
+        return scale * (torch.empty_like(identity).uniform_(-1, 1) * (3 / dim) ** 0.5 + identity)
+
+    queries, keys, values = qkv.weight.chunk(3)
+    for query, key in zip(queries.chunk(heads), keys.chunk(heads), strict=True):
+        product = noisy(0.7)
+        squares, left = torch.linalg.eigh(product @ product.t())  # what an SVD finds, in half of its time
+        roots, left = squares[-len(query) :].sqrt().sqrt(), left[:, -len(query) :]
+        query.copy_((left * roots).t())
+        key.copy_((left / roots).t() @ product)
+    left, scales, right = torch.linalg.svd(-noisy(0.4))
+    values.copy_(left * scales.sqrt())
+    proj.weight.copy_(scales.sqrt().unsqueeze(1) * right)
+    for layer in (qkv, proj):
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
