@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parametrize("name", TEST_VARIANTS)
 
 # What is never decayed, by the last part of its name.
 FREE = ("bias", "gamma", "alpha", "beta", "cls_token", "pos_embed", "act.scale", "bias_table", "logit_scale")
-FREE += ("numerator", "denominator", "translation", "scale")
+FREE += ("numerator", "denominator", "rate", "translation", "gates.logits")
 
 
 def create(name: str, **kwargs) -> torch.nn.Module:

@@ -60,6 +60,7 @@ def randomised(model):
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.add_(torch.rand_like(tensor), alpha=0.1)
+    model.load_state_dict(model.state_dict())  # what follows from a buffer, such as whether knots are even, is noted
     return model.eval()
 
 

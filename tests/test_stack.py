@@ -60,6 +60,16 @@ def test_every_layer_learns_travels_and_is_counted(layer, tmp_path):
     assert torch.allclose(compiled(x), model(x), atol=1e-5)
 
 
+def test_layers_that_select_report_it():
+    model = zoo.create_model("kan_test", layer="select(bases=['spline', 'fourier'])")
+    _, aux = model(torch.randn(2, 3), return_aux=True)
+    assert aux["loss/selection"].item() == pytest.approx(1.0) and len(aux["stat/selection"]) == 2
+    aux["loss/selection"].backward()
+    model.body[0].select()
+    _, aux = model(torch.randn(2, 3), return_aux=True)
+    assert aux["loss/selection"].item() == pytest.approx(0.5)
+
+
 def test_layers_of_different_kinds_and_their_options():
     model = zoo.create_model("kan_test", hidden=[6, 5], layer=["spline(grid_size=3, order=2)", "none", "fourier"])
     kinds = [type(module).__name__ for module in (*model.body, model.head)]

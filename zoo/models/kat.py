@@ -90,6 +90,13 @@ PUBLISHED = _rows(
     ),
 )
 
+# Of the variants that start from another function no weights are released; their sizes are the same.
+PUBLISHED |= {
+    f"kat_{size}_{name}_patch16_224": replace(PUBLISHED[f"kat_{size}_patch16_224.in1k"], top1=None, weights=None)
+    for size in WIDTHS
+    for name in ("swish", "gelu")
+}
+
 RULES = [
     rename(r"^(cls_token|pos_embed)$", r"tokens.\1"),
     rename(r"^patch_embed\.", "stem."),

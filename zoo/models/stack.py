@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.linear import Linear
 from zoo.models.model import Model
 from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
@@ -84,8 +85,6 @@ class Stack(Model):
         if slot.name == "none":
             return Linear(in_features, out_features, init="torch", **bias, **dd)
         if slot.name == "select":
-            from zoo.blocks.channel.kan.select import SelectKANLinear
-
             return SelectKANLinear(in_features, out_features, **slot.options, **bias, **dd)
         return KANLinear(in_features, out_features, slot, **bias, **dd)
 
@@ -113,10 +112,10 @@ class Stack(Model):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
-        return _run(self.body, x)[0]
+        return self.body(x)
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
-        """The outputs, and on request what the layers report beside them (see `Backbone.forward`).
+        """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
 
         Raises:
             ValueError: The last dimension of the input is not `in_chans`.
@@ -126,18 +125,10 @@ class Stack(Model):
                 f"the input has the shape {tuple(x.shape)}; its last dimension must be the {self.input_size[0]} "
                 "numbers that this model was made for (in_chans)"
             )
-        x, aux = _run(self.body, x)
+        x = self.body(x)
         if self.head_drop is not None:
             x = self.head_drop(x)
-        x, last = _run([self.head], x)
-        return (x, mean_losses(merge_aux([aux, last]))) if return_aux else x
-
-
-def _run(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Aux]:
-    auxes = []
-    for layer in layers:
-        x = layer(x)
-        if getattr(layer, "has_aux", False):
-            x, aux = x
-            auxes.append(aux)
-    return x, merge_aux(auxes)
+        x = self.head(x)
+        if not return_aux:
+            return x
+        return x, mean_losses(merge_aux([m.gates.aux() for m in self.chain() if isinstance(m, SelectKANLinear)]))

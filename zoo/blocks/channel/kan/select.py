@@ -1,0 +1,287 @@
+"""S-KAN: layers whose nodes choose, by training, the space of functions that their edges are made of."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.base import Aux, merge_aux
+from zoo.blocks.basis.base import Basis
+from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.channel.kan.mixers import TwoLayers
+from zoo.blocks.register import register
+from zoo.slots import SlotLike, parse_slot
+
+SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
+WIDE_SPACES = ("spline(grid_range=(-2.0, 2.0))", *SPACES[1:])  # for numbers of unit variance
+
+
+class Selection(NamedTuple):
+    """What the nodes of a layer chose: the names of the spaces, the likeliest one of each node, and all shares."""
+
+    spaces: tuple[str, ...]
+    chosen: list[str]
+    probabilities: Tensor
+
+
+class Gates(nn.Module):
+    """A share of several spaces for each node: the softmax of trained logits, and after `select` one space alone.
+
+    Args:
+        nodes: Number of nodes.
+        spaces: Names of the spaces.
+        temperature: What the logits are divided by.
+
+    Shape: ``() -> (nodes, spaces)``.
+    Raises: ValueError for fewer than 2 spaces, or a temperature that is not positive.
+    """
+
+    no_decay = ("logits",)
+
+    def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: float, device=None, dtype=None):
+        super().__init__()
+        if len(spaces) < 2:
+            raise ValueError(f"there is nothing to select from {list(spaces)}; give at least 2 bases")
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be positive")
+        self.spaces, self.temperature = tuple(spaces), temperature
+        self.logits = nn.Parameter(torch.empty(nodes, len(spaces), device=device, dtype=dtype))
+        index = partial(torch.empty, nodes, device=device, dtype=torch.long)
+        self.register_buffer("chosen", index())  # -1 before `select`
+        self.register_buffer("order", index(), persistent=False)  # the nodes, sorted by what they chose
+        self.register_buffer("place", index(), persistent=False)  # where each is in that order
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """All spaces with equal shares."""
+        nn.init.zeros_(self.logits)
+        self.chosen.fill_(-1)
+        self.counts: list[int] = []
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        if not self.chosen.is_meta:
+            self._sort()
+
+    @property
+    def selected(self) -> bool:
+        """Whether every node has but one space."""
+        return bool(self.counts)
+
+    def select(self) -> None:
+        """Leave each node the space with the largest share. A second call changes nothing."""
+        if not self.selected:
+            self.chosen.copy_(self.logits.argmax(1))
+            self._sort()
+
+    def _sort(self) -> None:
+        chosen = (self.chosen.min() >= 0).item()
+        self.counts = self.chosen.bincount(minlength=len(self.spaces)).tolist() if chosen else []
+        if chosen:
+            self.order = self.chosen.argsort(stable=True)
+            self.place = self.order.argsort()
+
+    def forward(self) -> Tensor:
+        if self.selected:
+            return nn.functional.one_hot(self.chosen, len(self.spaces)).to(self.logits.dtype)
+        return (self.logits / self.temperature).softmax(1)
+
+    def groups(self) -> Iterator[tuple[int, Tensor]]:
+        """Each space that is left with the nodes that chose it."""
+        for space, nodes in enumerate(self.order.split(self.counts)):
+            if len(nodes):
+                yield space, nodes
+
+    def aux(self) -> Aux:
+        """``loss/selection``: the entropy of the shares, 1 where they are equal, 0 where each node has made its choice.
+
+        ``stat/selection``: the mean share of each space.
+        """
+        shares = self()
+        if self.selected:
+            entropy = shares.new_zeros(())
+        else:
+            logs = (self.logits / self.temperature).log_softmax(1)
+            entropy = (shares * logs).sum(1).mean() / -math.log(len(self.spaces))
+        return {"loss/selection": entropy, "stat/selection": shares.detach().mean(0)}
+
+    def extra_repr(self) -> str:
+        return f"nodes={len(self.logits)}, spaces={', '.join(self.spaces)}"
+
+
+class Selectable(nn.Module):
+    """What a Kolmogorov-Arnold layer becomes by gates on its nodes; stands before the class of the layer.
+
+    The layer has the weight ``(nodes, rows, ...)``, the methods `edge_weight` and `reset_parameters`, a base function
+    or None in `base`, and in `basis` the spaces.
+    """
+
+    def edge_weight(self) -> Tensor:
+        """`weight` as the forward pass uses it: times the shares of the spaces. The base term has no gate."""
+        weight, gates = super().edge_weight(), self.gates()
+        shares = [gates[:, i, None].expand(-1, size) for i, size in enumerate(self.basis.sizes)]
+        if self.base is not None:
+            shares.insert(0, torch.ones_like(gates[:, :1]))
+        return weight * torch.cat(shares, 1).reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+
+    def reset_parameters(self) -> None:
+        """Draw the weights so that each space alone is what a layer of it alone would be."""
+        super().reset_parameters()
+        with torch.no_grad():
+            parts = self.coefficients.split(self.basis.sizes, 1)
+            for part, size in zip(parts, self.basis.sizes, strict=True):
+                part.mul_((self.basis.num / size) ** 0.5)
+
+    def selection(self) -> Selection:
+        """What each node would choose now, or has chosen."""
+        shares = self.gates().detach()
+        return Selection(self.gates.spaces, [self.gates.spaces[i] for i in shares.argmax(1).tolist()], shares)
+
+    def select(self) -> None:
+        """Leave each node its best space alone; see `Gates.select`."""
+        self.gates.select()
+
+    def _selected(self) -> Iterator[tuple["Space", Tensor]]:
+        """Each space that is left, with the weight of the nodes that chose it."""
+        weight, first = super().edge_weight(), int(self.base is not None)
+        parts = weight[:, first:].split(self.basis.sizes, 1)
+        for space, nodes in self.gates.groups():
+            own = parts[space].index_select(0, nodes)
+            if first:
+                own = torch.cat([weight[:, :1].index_select(0, nodes), own], 1)
+            yield Space(self.base, self.basis.parts[space], own), own
+
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        """The outputs of all nodes, from those of the spaces."""
+        return torch.cat(parts, -1).index_select(-1, self.gates.place)
+
+
+class Space:
+    """One space of a layer: what KANLinear's forward pass needs to see of a layer, for some of the nodes."""
+
+    forward, functions = KANLinear.forward, KANLinear.functions
+    _fill, _pull_back = KANLinear._fill, KANLinear._pull_back
+
+    def __init__(self, base: nn.Module | None, basis: Basis, weight: Tensor):
+        self.base, self.basis, self.weight, self.bias = base, basis, weight, None
+        self.in_features, self.out_features = basis.features, len(weight)
+
+    def edge_weight(self) -> Tensor:
+        return self.weight
+
+
+class SelectKANLinear(Selectable, KANLinear):
+    """A Kolmogorov-Arnold layer whose output nodes choose among several bases.
+
+    First the function of an edge is a sum over all bases, with shares that belong to the node it leads to, a softmax of
+    trained numbers. Train so; then with the loss of `aux` too, which sharpens the shares; then call `select`, after
+    which each node has its best basis alone, and train on. After it only bases that some node uses are evaluated, and
+    each node is multiplied with its own only. The choice is part of the state.
+
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs, the nodes.
+        bases: Slots of `zoo.list_blocks("basis")`, at least 2.
+        base: Activation slot of the base function, which has no gate; ``none`` for no base term.
+        temperature: What the numbers behind the shares are divided by. With 0.2, a thousand steps of Adam at a rate of
+            1e-3 can make one share e^5 times another.
+        bias: Add a bias to the outputs.
+        scale: As for `KANLinear`, for each basis if it were alone.
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+
+    Example:
+        >>> layer = SelectKANLinear(4, 3, bases=("spline(grid_size=3)", "fourier"))
+        >>> layer.select()
+        >>> layer(torch.randn(2, 4)).shape, layer.selection().chosen[0]
+        (torch.Size([2, 3]), 'spline(grid_size=3)')
+
+    Source: Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks" (arXiv 2408.08338), no official code.
+    Differs: the paper is followed in its idea and its three phases: all spaces, selection, pruning. Shares by softmax,
+        their entropy as the loss of the second phase, a base term outside of the choice, and the choice by output node
+        are zoo's. The weights of spaces that were not chosen stay in the state, unused and without gradients.
+    Cost: that of `KANLinear` with all functions in one basis; after `select` only what is used.
+    Raises: ValueError for fewer than 2 bases, a temperature that is not positive, and what KANLinear refuses.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bases: Sequence[SlotLike] = SPACES,
+        *,
+        base: str = "silu",
+        temperature: float = 0.2,
+        bias: bool = False,
+        scale: float | None = None,
+        device=None,
+        dtype=None,
+    ):
+        spaces = partial(Spaces, bases=tuple(bases))
+        super().__init__(
+            in_features, out_features, spaces, base=base, bias=bias, scale=scale, device=device, dtype=dtype
+        )
+        self.gates = Gates(out_features, names(bases), temperature=temperature, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.gates.selected:
+            return super().forward(x)
+        y = self._in_order([space.forward(x) for space, _ in self._selected()])
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+def names(bases: Sequence[SlotLike]) -> list[str]:
+    """How the report names the spaces: their slots."""
+    return [str(parse_slot(basis)) for basis in bases]
+
+
+@register("channel_mixer", "select_kan")
+class SelectKAN(TwoLayers):
+    """Two layers whose nodes choose among several bases; see `SelectKANLinear` for how to train them.
+
+    Returns ``(y, aux)`` with ``loss/selection`` and ``stat/selection``, an entry a layer (see `Gates.aux`).
+
+    Args:
+        bases, base, temperature: Of the layers, see `SelectKANLinear`.
+        bias: Bias on both layers.
+        ratio, hidden, norm, drop: See `zoo.blocks.channel.kan.mixers.TwoLayers`.
+
+    Shape: ``(*, dim) -> (*, dim)``, and the auxiliary outputs.
+
+    Example:
+        >>> y, aux = SelectKAN(8, bases=("rbf", "fourier"))(torch.randn(2, 3, 8))
+        >>> y.shape, [round(entropy.item(), 3) for entropy in aux["loss/selection"]]
+        (torch.Size([2, 3, 8]), [1.0, 1.0])
+
+    Source: Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks" (arXiv 2408.08338), no official code.
+    Differs: see `SelectKANLinear`; a norm between the layers.
+    Cost: that of the two layers.
+    Raises: ValueError for a hidden width below 1, and what SelectKANLinear refuses.
+    """
+
+    has_aux = True
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        bases: Sequence[SlotLike] = WIDE_SPACES,
+        base: str = "silu",
+        temperature: float = 0.2,
+        bias: bool = True,
+        ratio: float = 0.5,
+        hidden: int | None = None,
+        norm: str = "layernorm",
+        drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        layer = partial(SelectKANLinear, bases=bases, base=base, temperature=temperature, bias=bias)
+        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+        return super().forward(x), merge_aux([self.fc1.gates.aux(), self.fc2.gates.aux()])

@@ -1,0 +1,232 @@
+"""KANConv2d: a convolution with a learnt function on every edge; and the token mixer of it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.channel.kan.linear import KANLinear, _eager
+from zoo.blocks.channel.kan.select import WIDE_SPACES, Space
+from zoo.blocks.linear import init_
+from zoo.blocks.register import register
+from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
+
+
+class KANConv2d(nn.Module):
+    """A Kolmogorov-Arnold convolution: each output is a sum of learnt functions, one of each number in its window.
+
+    The functions are evaluated once a pixel and channel, and a plain convolution over all of them does the sums. It is
+    the functions that are zero outside of the image, so that a window at the border has fewer terms; a function of a
+    zero is something else.
+
+    Args:
+        in_channels, out_channels: Number of channels; both divisible by `groups`.
+        kernel_size: Side of the kernel, odd.
+        basis, base, bias, scale, options: As for `zoo.blocks.channel.kan.linear.KANLinear`.
+        stride: Distance of the windows.
+        groups: The channels are cut into so many groups, and each is convolved by itself.
+
+    Shape: ``(B, H, W, in_channels) -> (B, ceil(H / stride), ceil(W / stride), out_channels)``.
+
+    Example:
+        >>> KANConv2d(4, 6, 3, basis="rbf", num=5, stride=2)(torch.randn(2, 5, 4, 4)).shape
+        torch.Size([2, 3, 2, 6])
+
+    Source: Bodner et al., "Convolutional Kolmogorov-Arnold Networks" (arXiv 2406.13155);
+        AntonioTepsich/Convolutional-KANs.
+    Differs: there the image is padded with zeros, of which functions are taken; every basis, not only splines.
+    Cost: rows x in_channels / groups x kernel_size x kernel_size x out_channels MACs an output position, with a row a
+        basis function and one for the base term; and what the basis costs, for each input. In training the functions
+        are kept: rows times the memory of the input.
+    Raises: ValueError for an even kernel, channels that the groups do not divide, an input of another width or
+        precision, or a basis or option that is unknown.
+    """
+
+    # A pixel is evaluated as a row of KANLinear is.
+    functions, _fill, _pull_back = KANLinear.functions, KANLinear._fill, KANLinear._pull_back
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        basis: SlotLike = "spline",
+        stride: int = 1,
+        groups: int = 1,
+        base: str | None = None,
+        bias: bool = False,
+        scale: float | None = None,
+        device=None,
+        dtype=None,
+        **options,
+    ):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"KANConv2d has kernel_size {kernel_size}; it must be odd and positive, to have a centre")
+        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"KANConv2d has {in_channels} and {out_channels} channels in {groups} groups; groups must divide both"
+            )
+        slot = parse_slot(basis)
+        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
+        self.in_features, self.out_features, self.kernel_size = in_channels, out_channels, kernel_size
+        self.stride, self.groups = stride, groups
+        self.basis = build_block("basis", slot, in_channels, device=device, dtype=dtype)
+        if self.basis is None:
+            raise ValueError("KANConv2d needs a basis; for a layer without one use torch.nn.Conv2d")
+        base = self.basis.base if base is None else base
+        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
+        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
+        shape = (
+            out_channels,
+            self.basis.num + (self.base is not None),
+            in_channels // groups,
+            kernel_size,
+            kernel_size,
+        )
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; the basis looks after its own."""
+        with torch.no_grad():
+            self.coefficients.normal_(std=self.scale * self.coefficients[0].numel() ** -0.5)
+        if self.base is not None:
+            init_(self.weight[:, 0], None, "torch")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Coefficients of the basis, (out_channels, num, in_channels / groups, k, k): a view into `weight`."""
+        return self.weight[:, int(self.base is not None) :]
+
+    def edge_weight(self) -> Tensor:
+        """`weight` as the forward pass uses it."""
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._add_bias(self._convolve(self, x, self.edge_weight()))
+
+    def _add_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _convolve(self, edges: "KANConv2d | Space", x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution of the functions that `edges` has by some weight."""
+        if x.ndim != 4 or x.shape[-1] != self.in_features:
+            raise ValueError(f"{type(self).__name__} takes (B, H, W, {self.in_features}), got {tuple(x.shape)}")
+        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        if x.dtype != weight.dtype and not autocast:
+            raise ValueError(
+                f"{type(self).__name__} of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
+            )
+        precision = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+        functions = evaluate(edges, x, precision)
+        if self.groups > 1:  # torch's convolution wants the channels of a group side by side
+            functions = functions.unflatten(-1, (self.groups, -1)).movedim(-2, -3)
+        y = F.conv2d(
+            functions.flatten(3).permute(0, 3, 1, 2),  # channels_last memory
+            weight.flatten(1, 2).to(precision),
+            stride=self.stride,
+            padding=self.kernel_size // 2,
+            groups=self.groups,
+        )
+        return y.permute(0, 2, 3, 1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"groups={self.groups}, bias={self.bias is not None}"
+        )
+
+
+def evaluate(edges: "KANLinear | KANConv2d | Space", x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The functions of a layer; in eager mode only the input is kept for the backward pass.
+
+    Shape: ``(*, features) -> (*, rows, features)``.
+    """
+    if not _eager(x):
+        return edges.functions(x).to(dtype)
+    basis, base = edges.basis, edges.base
+    parameters = (*basis.parameters(), *(() if base is None else base.parameters()))
+    with torch.autocast(x.device.type, enabled=False):
+        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *parameters)
+    return functions.view(*x.shape[:-1], *functions.shape[1:])
+
+
+class _Evaluate(torch.autograd.Function):
+    """`functions` of rows of numbers, without the steps in between."""
+
+    @staticmethod
+    def forward(ctx, edges, dtype: torch.dtype, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.edges = edges
+        ctx.save_for_backward(x, *parameters)
+        rows = edges.basis.num + (edges.base is not None)
+        functions = torch.empty(len(x), rows, x.shape[1], dtype=dtype, device=x.device)
+        edges._fill(x, functions)
+        return functions
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
+            chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+            functions = ctx.edges.functions(inputs[0]).to(grad.dtype)
+            found = iter(torch.autograd.grad(functions, chosen, grad, create_graph=True))
+            return None, None, *(next(found) if want else None for want in wanted)
+        by_x, *others = ctx.edges._pull_back(inputs[0], grad)
+        return None, None, by_x.to(inputs[0].dtype), *others
+
+
+@register("token_mixer", "kan_conv")
+class KANConv(nn.Module):
+    """A Kolmogorov-Arnold convolution of all channels. A sequence is an image of height 1.
+
+    Its inputs come from the norm of a block, and the default basis covers [-2, 2], where 95 % of normally distributed
+    numbers are.
+
+    Args:
+        kernel_size: Side of the kernel, odd.
+        basis: A slot of `zoo.list_blocks("basis")`.
+        base: Activation slot of the base function; None for what suits the basis, ``none`` for no base term.
+        groups: Groups of channels that are convolved by themselves.
+        bias: Whether there is a bias.
+        drop: Dropout after the convolution.
+
+    Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size.
+
+    Example:
+        >>> KANConv(8, basis="fourier(num_frequencies=3)")(torch.randn(2, 6, 9, 8)).shape
+        torch.Size([2, 6, 9, 8])
+
+    Source: Bodner et al., "Convolutional Kolmogorov-Arnold Networks" (arXiv 2406.13155).
+    Differs: see `KANConv2d`.
+    Cost: rows x dim x dim / groups x kernel_size x kernel_size MACs a position, with a row a basis function and one for
+        the base term; and what the basis costs, for each number.
+    Raises: ValueError for what `KANConv2d` refuses.
+    """
+
+    spatial = frozenset({1, 2})
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_size: int = 3,
+        basis: str = WIDE_SPACES[0],
+        base: str | None = None,
+        groups: int = 1,
+        bias: bool = True,
+        drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.conv = KANConv2d(
+            dim, dim, kernel_size, basis=basis, groups=groups, base=base, bias=bias, device=device, dtype=dtype
+        )
+        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.conv(x if x.ndim == 4 else x[:, None]).reshape(x.shape))

@@ -1,0 +1,136 @@
+"""S-ConvKAN's convolution, whose output channels choose the space of functions that their edges are made of."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from zoo.blocks.base import Aux
+from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.channel.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
+from zoo.blocks.register import register
+from zoo.blocks.token.kan_conv import KANConv2d
+from zoo.slots import SlotLike
+
+
+class SelectKANConv2d(Selectable, KANConv2d):
+    """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
+
+    See `zoo.blocks.channel.kan.select.SelectKANLinear` for how to train it, and for what changes by `select`.
+
+    Args:
+        in_channels, out_channels: Number of channels.
+        kernel_size: Side of the kernel, odd.
+        bases, base, temperature, bias, scale: As for `SelectKANLinear`.
+        stride: Distance of the windows.
+
+    Shape: ``(B, H, W, in_channels) -> (B, ceil(H / stride), ceil(W / stride), out_channels)``.
+
+    Example:
+        >>> import torch
+        >>> SelectKANConv2d(4, 6, 3, bases=("rbf", "fourier"))(torch.randn(2, 5, 4, 4)).shape
+        torch.Size([2, 5, 4, 6])
+
+    Source: Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks" (arXiv 2408.08338), S-ConvKAN; no
+        official code.
+    Differs: see `KANConv2d` and `SelectKANLinear`.
+    Cost: that of `KANConv2d` with all functions in one basis; after `select` only what is used.
+    Raises: ValueError for what `KANConv2d` or `SelectKANLinear` refuses.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bases: Sequence[SlotLike] = SPACES,
+        stride: int = 1,
+        base: str = "silu",
+        temperature: float = 0.2,
+        bias: bool = False,
+        scale: float | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            basis=partial(Spaces, bases=tuple(bases)),
+            stride=stride,
+            base=base,
+            bias=bias,
+            scale=scale,
+            device=device,
+            dtype=dtype,
+        )
+        self.gates = Gates(out_channels, names(bases), temperature=temperature, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.gates.selected:
+            return super().forward(x)
+        return self._add_bias(self._in_order([self._convolve(space, x, w) for space, w in self._selected()]))
+
+
+@register("token_mixer", "select_kan_conv")
+class SelectKANConv(nn.Module):
+    """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
+
+    See `zoo.blocks.channel.kan.select.SelectKANLinear` for how to train it. A sequence is an image of height 1. Returns
+    ``(y, aux)`` with ``loss/selection`` and ``stat/selection``.
+
+    Args:
+        kernel_size: Side of the kernel, odd.
+        bases, base, temperature: As for `SelectKANLinear`.
+        bias: Whether there is a bias.
+        drop: Dropout after the convolution.
+
+    Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size, and the auxiliary outputs.
+
+    Example:
+        >>> import torch
+        >>> y, aux = SelectKANConv(8, bases=("rbf", "fourier"))(torch.randn(2, 6, 9, 8))
+        >>> y.shape, aux["stat/selection"]
+        (torch.Size([2, 6, 9, 8]), tensor([0.5000, 0.5000]))
+
+    Source: Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks" (arXiv 2408.08338), S-ConvKAN; no
+        official code.
+    Differs: see `SelectKANConv2d`.
+    Cost: that of `SelectKANConv2d`.
+    Raises: ValueError for what `SelectKANConv2d` refuses.
+    """
+
+    spatial = frozenset({1, 2})
+    has_aux = True
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_size: int = 3,
+        bases: Sequence[SlotLike] = WIDE_SPACES,
+        base: str = "silu",
+        temperature: float = 0.2,
+        bias: bool = True,
+        drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.conv = SelectKANConv2d(
+            dim,
+            dim,
+            kernel_size,
+            bases=bases,
+            base=base,
+            temperature=temperature,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+        y = self.conv(x if x.ndim == 4 else x[:, None]).reshape(x.shape)
+        return self.drop(y), self.conv.gates.aux()
