@@ -253,7 +253,7 @@ def test_sizes_in_blocks_are_sizes(monkeypatch):
 def test_sizes_and_their_gradients_on_every_basis(basis, monkeypatch):
     layer, x, results = layer_of(3, 4, basis), inside(20).requires_grad_(), []
     for eager in (True, False):
-        monkeypatch.setattr(edges, "_eager", lambda x, eager=eager: eager)
+        monkeypatch.setattr(edges, "eager", lambda x, eager=eager: eager)
         sizes = edge_sizes(layer, x)
         results.append((sizes, *torch.autograd.grad(sizes.square().sum(), (x, *layer.parameters()))))
     for found, plain in zip(*results, strict=True):

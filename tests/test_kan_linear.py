@@ -180,7 +180,7 @@ def test_block_by_block_is_the_plain_form(even, monkeypatch):
     inputs = (x, layer.weight, layer.bias)
     results = []
     for eager, block in ((False, linear.BLOCK), (True, linear.BLOCK), (True, 7 * layer.weight[0].numel()), (True, 1)):
-        monkeypatch.setattr(linear, "_eager", lambda x, eager=eager: eager)
+        monkeypatch.setattr(linear, "eager", lambda x, eager=eager: eager)
         monkeypatch.setattr(linear, "BLOCK", block)
         y = layer(x)
         results.append((y, *torch.autograd.grad(y, inputs, grad)))

@@ -67,6 +67,21 @@ class Basis(nn.Module):
         size = max(1, CHUNK // (self.num * self.features)) if x.device.type == "cpu" else max(1, len(x))
         return (slice(start, min(start + size, len(x))) for start in range(0, len(x), size))
 
+    def _rooms(self, x: Tensor, out: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The chunks, each with a place to write its values to in the precision of `x`.
+
+        That is the place in `out`, or where `out` is of another precision one that is copied there afterwards.
+        """
+        spare = None
+        for rows in self._chunks(x):
+            target = out[rows]
+            if out.dtype == x.dtype:
+                yield rows, target
+                continue
+            spare = x.new_empty(target.shape) if spare is None else spare
+            yield rows, spare[: len(target)]
+            target.copy_(spare[: len(target)])
+
     def extra_repr(self) -> str:
         return f"num={self.num}, features={self.features}"
 

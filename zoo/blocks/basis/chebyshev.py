@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
-from zoo.blocks.basis.gaussian import rooms
 from zoo.blocks.register import register
 
 
@@ -47,7 +46,7 @@ class Chebyshev(Basis):
         return torch.stack(found, -2)
 
     def fill(self, x: Tensor, out: Tensor) -> None:
-        for rows, room in rooms(self, x, out):
+        for rows, room in self._rooms(x, out):
             found = room.unbind(1)
             torch.tanh(x[rows], out=found[1])
             torch.mul(found[1], 0, out=found[0]).add_(1)

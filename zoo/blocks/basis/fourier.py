@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
-from zoo.blocks.basis.gaussian import rooms
 from zoo.blocks.register import register
 
 
@@ -47,7 +46,7 @@ class Fourier(Basis):
         return torch.stack(cos + sin, -2)
 
     def fill(self, x: Tensor, out: Tensor) -> None:
-        for rows, room in rooms(self, x, out):
+        for rows, room in self._rooms(x, out):
             self._waves(x[rows], room)
 
     def _waves(self, x: Tensor, out: Tensor) -> Tensor:

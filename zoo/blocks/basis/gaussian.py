@@ -1,7 +1,5 @@
 """Gaussians on fixed centres: radial basis functions of one number."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -66,7 +64,7 @@ class Gaussian(Basis):
         return self._offsets(x).clamp(-FAR, FAR).square().neg().exp()
 
     def fill(self, x: Tensor, out: Tensor) -> None:
-        for rows, room in rooms(self, x, out):
+        for rows, room in self._rooms(x, out):
             self._offsets(x[rows], room).square_().neg_().exp_()
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
@@ -76,19 +74,3 @@ class Gaussian(Basis):
             bumps = offsets.square().neg_().exp_()
             torch.sum(bumps.mul_(offsets).mul_(grad[rows]), -2, out=by_x[rows])
         return (by_x.mul_(-2 / self.width),)
-
-
-def rooms(basis: Basis, x: Tensor, out: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Chunks of rows, each with a place to write its values to in the precision of `x`.
-
-    That is the place in `out`, or where `out` is of another precision one that is copied there afterwards.
-    """
-    spare = None
-    for rows in basis._chunks(x):
-        target = out[rows]
-        if out.dtype == x.dtype:
-            yield rows, target
-            continue
-        spare = x.new_empty(target.shape) if spare is None else spare
-        yield rows, spare[: len(target)]
-        target.copy_(spare[: len(target)])

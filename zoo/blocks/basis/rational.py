@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
-from zoo.blocks.basis.gaussian import rooms
 from zoo.blocks.register import register
 
 
@@ -75,7 +74,7 @@ class Rational(Basis):
 
     def fill(self, x: Tensor, out: Tensor) -> None:
         b = _absolute(self.denominator.to(x.dtype))
-        for rows, room in rooms(self, x, out):
+        for rows, room in self._rooms(x, out):
             t, found = x[rows].clamp(-self.limit, self.limit), room.unbind(1)
             size = t.abs()
             q = size * b[-1]

@@ -161,13 +161,9 @@ class Spline(Basis):
     def fill(self, x: Tensor, out: Tensor) -> None:
         if not self._closed:
             return super().fill(x, out)
-        (scaled, centres), spare = self._scaled(finite(x)), _spare(2, x, self)
-        for rows in self._chunks(x):
-            room, other = (tensor[: rows.stop - rows.start] for tensor in spare)
-            room = out[rows] if out.dtype == x.dtype else room
-            self._sum_powers_(torch.sub(scaled[rows], centres, out=room).abs_(), other, self.order)
-            if out.dtype != x.dtype:
-                out[rows] = room
+        (scaled, centres), (spare,) = self._scaled(finite(x)), _spare(1, x, self)
+        for rows, room in self._rooms(x, out):
+            self._sum_powers_(torch.sub(scaled[rows], centres, out=room).abs_(), spare[: len(room)], self.order)
         return None
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:

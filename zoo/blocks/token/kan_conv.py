@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.channel.kan.linear import KANLinear, _eager
-from zoo.blocks.channel.kan.select import WIDE_SPACES, Space
+from zoo.blocks.channel.kan.linear import Edges, eager
+from zoo.blocks.channel.kan.select import WIDE_SPACES
 from zoo.blocks.linear import init_
 from zoo.blocks.register import register
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
 
-class KANConv2d(nn.Module):
+class KANConv2d(Edges, nn.Module):
     """A Kolmogorov-Arnold convolution: each output is a sum of learnt functions, one of each number in its window.
 
     The functions are evaluated once a pixel and channel, and a plain convolution over all of them does the sums. It is
@@ -40,9 +40,6 @@ class KANConv2d(nn.Module):
     Raises: ValueError for an even kernel, channels that the groups do not divide, an input of another width or
         precision, or a basis or option that is unknown.
     """
-
-    # A pixel is evaluated as a row of KANLinear is.
-    functions, _fill, _pull_back = KANLinear.functions, KANLinear._fill, KANLinear._pull_back
 
     def __init__(
         self,
@@ -112,7 +109,7 @@ class KANConv2d(nn.Module):
     def _add_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _convolve(self, edges: "KANConv2d | Space", x: Tensor, weight: Tensor) -> Tensor:
+    def _convolve(self, edges: Edges, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution of the functions that `edges` has by some weight."""
         if x.ndim != 4 or x.shape[-1] != self.in_features:
             raise ValueError(f"{type(self).__name__} takes (B, H, W, {self.in_features}), got {tuple(x.shape)}")
@@ -141,12 +138,12 @@ class KANConv2d(nn.Module):
         )
 
 
-def evaluate(edges: "KANLinear | KANConv2d | Space", x: Tensor, dtype: torch.dtype) -> Tensor:
+def evaluate(edges: Edges, x: Tensor, dtype: torch.dtype) -> Tensor:
     """The functions of a layer; in eager mode only the input is kept for the backward pass.
 
     Shape: ``(*, features) -> (*, rows, features)``.
     """
-    if not _eager(x):
+    if not eager(x):
         return edges.functions(x).to(dtype)
     basis, base = edges.basis, edges.base
     parameters = (*basis.parameters(), *(() if base is None else base.parameters()))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.basis.base import finite, wide
 from zoo.blocks.basis.spline import Spline
-from zoo.blocks.channel.kan.linear import KANLinear, _eager
+from zoo.blocks.channel.kan.linear import KANLinear, eager
 
 LIMIT = 2**20  # values of functions on edges that are held at a time on the CPU: they stay in the cache of a core
 
@@ -43,7 +43,7 @@ def edge_sizes(layer: KANLinear, x: Tensor) -> Tensor:
     x = x.reshape(-1, layer.in_features)
     weight = layer.edge_weight().to(wide(layer.weight.dtype))
     with torch.autocast(x.device.type, enabled=False):
-        if not _eager(x):
+        if not eager(x):
             return _sizes(layer, x, weight)
         parameters = (*layer.basis.parameters(), *(() if layer.base is None else layer.base.parameters()))
         return _Sizes.apply(layer, x, weight, *parameters)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.basis.base import finite, wide
+from zoo.blocks.basis.base import Basis, finite, wide
 from zoo.blocks.kernels import cost, onednn
 from zoo.blocks.linear import init_
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
@@ -14,12 +14,50 @@ from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 BLOCK = 2**23  # elements of the evaluated basis that are held at a time
 
 
-class KANLinear(nn.Module):
+class Edges:
+    """What the edges of a layer are made of: a basis, and a base function or None. Layers derive from this."""
+
+    basis: Basis
+    base: nn.Module | None
+
+    def functions(self, x: Tensor) -> Tensor:
+        """The base function and the basis functions of every input, in plain operations.
+
+        Shape: ``(*, features) -> (*, rows, features)``.
+        """
+        if cost.counting():
+            values = cost.evaluation(x, self.basis.num, self.basis.macs)
+        else:
+            x = finite(x.to(wide(x.dtype)))
+            values = self.basis.values(x)
+        return values if self.base is None else torch.cat([self.base(x).unsqueeze(-2), values], -2)
+
+    def _fill(self, x: Tensor, out: Tensor) -> None:
+        """Write `functions` into ``(N, rows, features)``."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is not None:
+            out[:, 0] = self.base(x)
+        self.basis.fill(x, out[:, int(self.base is not None) :])
+
+    def _pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients by `x`, by the parameters of the basis, and by those of the base function."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is None:
+            return self.basis.pull_back(x, grad)
+        by_x, *others = self.basis.pull_back(x, grad[:, 1:])
+        with torch.enable_grad():
+            value = self.base(x.requires_grad_())
+        by_base, *more = torch.autograd.grad(value, (x, *self.base.parameters()), grad[:, 0].to(value.dtype))
+        return by_x + by_base, *others, *more
+
+
+class KANLinear(Edges, nn.Module):
     """A Kolmogorov-Arnold layer: each output is a sum of learnt functions, one of each input.
 
     The function of an edge is a weighted sum of the functions of a basis and of a base function (SiLU). All functions
     are evaluated once an input, and one matrix product does the sums of all edges. In eager mode that happens block by
-    block, in training too: only the input is kept for the backward pass, which evaluates the basis again.
+    block, in training too: if there is more than one, only the input is kept for the backward pass, which evaluates the
+    basis again.
 
     An infinite input gives what a very large finite one gives (see `zoo.blocks.basis.base.finite`); NaN gives NaN.
 
@@ -117,18 +155,6 @@ class KANLinear(nn.Module):
         """`weight` as the forward pass uses it: without the pruned edges."""
         return self.weight * self.alive[:, None] if self.pruned else self.weight
 
-    def functions(self, x: Tensor) -> Tensor:
-        """The base function and the basis functions of every input, in plain operations.
-
-        Shape: ``(*, in_features) -> (*, rows, in_features)``.
-        """
-        if cost.counting():
-            values = cost.evaluation(x, self.basis.num, self.basis.macs)
-        else:
-            x = finite(x.to(wide(x.dtype)))
-            values = self.basis.values(x)
-        return values if self.base is None else torch.cat([self.base(x).unsqueeze(-2), values], -2)
-
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
@@ -139,7 +165,7 @@ class KANLinear(nn.Module):
                 f"KANLinear of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
             )
         precision = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
-        if _eager(x):
+        if eager(x):
             with torch.autocast(x.device.type, enabled=False):
                 parameters = (*self.basis.parameters(), *(() if self.base is None else self.base.parameters()))
                 y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
@@ -148,26 +174,6 @@ class KANLinear(nn.Module):
             functions = self.functions(x).flatten(-2).to(precision)
             y = F.linear(functions, weight.flatten(1).to(precision))
         return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    # --- Block by block -----------------------------------------------------------------------------------------------
-
-    def _fill(self, x: Tensor, out: Tensor) -> None:
-        """Write `functions` into ``(N, rows, in_features)``."""
-        x = finite(x.to(wide(x.dtype)))
-        if self.base is not None:
-            out[:, 0] = self.base(x)
-        self.basis.fill(x, out[:, int(self.base is not None) :])
-
-    def _pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-        """Gradients by `x`, by the parameters of the basis, and by those of the base function."""
-        x = finite(x.to(wide(x.dtype)))
-        if self.base is None:
-            return self.basis.pull_back(x, grad)
-        by_x, *others = self.basis.pull_back(x, grad[:, 1:])
-        with torch.enable_grad():
-            value = self.base(x.requires_grad_())
-        by_base, *more = torch.autograd.grad(value, (x, *self.base.parameters()), grad[:, 0].to(value.dtype))
-        return by_x + by_base, *others, *more
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -233,7 +239,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return onednn.linear(a, b, None) if onednn.usable(a, b) else F.linear(a, b)
 
 
-def _eager(x: Tensor) -> bool:
+def eager(x: Tensor) -> bool:
     """Whether nobody watches who would not see into a custom backward pass: a compiler, a tracer, a transformation."""
     return (
         type(x) in (Tensor, nn.Parameter)

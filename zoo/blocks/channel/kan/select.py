@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, merge_aux
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.basis.spaces import Spaces
-from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.channel.kan.linear import Edges, KANLinear
 from zoo.blocks.channel.kan.mixers import TwoLayers
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, parse_slot
@@ -160,11 +160,10 @@ class Selectable(nn.Module):
         return torch.cat(parts, -1).index_select(-1, self.gates.place)
 
 
-class Space:
+class Space(Edges):
     """One space of a layer: what KANLinear's forward pass needs to see of a layer, for some of the nodes."""
 
-    forward, functions = KANLinear.forward, KANLinear.functions
-    _fill, _pull_back = KANLinear._fill, KANLinear._pull_back
+    forward = KANLinear.forward
 
     def __init__(self, base: nn.Module | None, basis: Basis, weight: Tensor):
         self.base, self.basis, self.weight, self.bias = base, basis, weight, None
