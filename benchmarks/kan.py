@@ -195,14 +195,13 @@ def bench_memory(rounds: int, rows: int = 1024, width: int = 256) -> None:
     print(f"\nOne forward pass of 65,536 rows, 512 -> 512, kept for a backward pass: {peak / 1e9:.2f} GB.")
 
 
-def bench_rational(rounds: int, rows: int = 8 * 197) -> None:
-    """The table of the rational function."""
-    print(
-        "| channels | precision | mode | pass | rational / GELU | plain torch / rational |\n|---|---|---|---|---|---|"
-    )
-    for channels in (768, 192):
+def bench_rational(rounds: int) -> None:
+    """The table of the rational function, on tokens of 197 positions."""
+    print("| batch | channels | precision | mode | pass | rational / GELU | plain torch / rational |")
+    print("|---|---|---|---|---|---|---|")
+    for batch, channels in ((8, 192), (8, 768), (64, 192), (64, 768)):
         for dtype in (torch.float32, torch.bfloat16):
-            x, layer = torch.randn(rows, channels).to(dtype), zoo.blocks.GroupRational(channels)
+            x, layer = torch.randn(batch * 197, channels).to(dtype), zoo.blocks.GroupRational(channels)
             parameters = [layer.numerator, layer.denominator]
             compiled = {
                 "rational": torch.compile(layer, dynamic=False),
@@ -221,7 +220,10 @@ def bench_rational(rounds: int, rows: int = 8 * 197) -> None:
                     against = f"{took['plain'] / took['rational']:.1f}" if "plain" in took else ""
                     precision = "fp32" if dtype is torch.float32 else "bf16"
                     ratio = took["rational"] / took["gelu"]
-                    print(f"| {channels} | {precision} | {mode} | {what} | {ratio:.2f} | {against} |", flush=True)
+                    print(
+                        f"| {batch} | {channels} | {precision} | {mode} | {what} | {ratio:.2f} | {against} |",
+                        flush=True,
+                    )
 
 
 def bench_training(rounds: int, batch: int = 8) -> None:

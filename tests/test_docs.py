@@ -13,8 +13,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_there_are_six_examples():
-    assert len(EXAMPLES) == 6
+def test_there_are_seven_examples():
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(1, len(EXAMPLES) + 1))
@@ -36,7 +36,7 @@ def test_readme_names_every_model_and_block():
 def test_readme_names_the_licences_that_are_not_apache():
     for name in zoo.list_models(pretrained=True):
         info = zoo.model_info(name)
-        usual = "mit" if info.family.startswith("swin") else "apache-2.0"
+        usual = "mit" if info.family.startswith(("swin", "kat")) else "apache-2.0"
         assert info.pretrained_cfg.get("license") == usual or f"`{name}`" in README, name
 
 
