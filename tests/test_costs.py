@@ -53,9 +53,7 @@ def test_parameters_and_macs_are_the_published(name):
 
 
 def test_every_variant_of_a_published_family_has_published_figures():
-    assert {n.split(".")[0] for n in ROWS} >= {
-        name for name in FULL_VARIANTS if family_of(name).published
-    }
+    assert {n.split(".")[0] for n in ROWS} >= {name for name in FULL_VARIANTS if family_of(name).published}
 
 
 def test_attention_is_counted():

@@ -54,7 +54,9 @@ def test_every_layer_learns_travels_and_is_counted(layer, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
     zoo.save_pretrained(model, tmp_path)
     assert torch.equal(zoo.create_model(f"local-dir:{tmp_path}").eval()(x), model.eval()(x))
-    assert zoo.count_flops(model).macs >= sum(p.numel() for p in model.parameters() if p.ndim > 1 and p.shape[1] > 1) / 2
+    assert (
+        zoo.count_flops(model).macs >= sum(p.numel() for p in model.parameters() if p.ndim > 1 and p.shape[1] > 1) / 2
+    )
     compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
     torch.compiler.reset()
     assert torch.allclose(compiled(x), model(x), atol=1e-5)

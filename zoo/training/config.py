@@ -50,6 +50,7 @@ class Train:
     grad_clip: float | None = None  # largest norm of all gradients together
     ema: float | None = None  # decay of an average of the weights, which is then what is evaluated and saved
     log_every: Duration = Duration(10, "st")
+    select: Duration | None = None  # when each node of an S-KAN keeps its best space alone: `SelectKANLinear.select`
     threads: int | None = None  # of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there
 
     def __post_init__(self) -> None:
@@ -57,6 +58,8 @@ class Train:
             value = getattr(self, name)
             if (value.count if isinstance(value, Duration) else value) < 1:
                 raise ValueError(f"{name} is {value}, it must be at least 1")
+        if self.select is not None and self.ema is not None:
+            raise ValueError(f"select is {self.select}, but an average has no choice to make: set train.ema=null")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}, it must be at least 1 (or null: as torch has it)")
         if self.seed < 0:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.training.digits import DigitCanvas, Digits
+from zoo.training.formulas import Formulas
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator, seeded_globals
 from zoo.training.splits import Split
 from zoo.training.tasks import Task
@@ -26,7 +27,7 @@ from zoo.training.tasks import Task
 class FolderSplit:
     """A timm image dataset whose transform draws from random, numpy and torch, seeded for every single image."""
 
-    per_pixel = False
+    kind = "image"
 
     def __init__(self, dataset: Any, *, num_classes: int, workers: int):
         self.dataset, self.num_classes, self.workers = dataset, num_classes, workers
@@ -85,7 +86,7 @@ class ImageFolder:
         return splits
 
 
-Data = Digits | DigitCanvas | ImageFolder
+Data = Digits | DigitCanvas | ImageFolder | Formulas
 
 
 class TrainingBatches(Dataset):

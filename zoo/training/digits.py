@@ -96,7 +96,7 @@ class CanvasSplit:
 
     num_classes = 11
     workers = 0
-    per_pixel = True
+    kind = "pixel"
 
     def __init__(self, canvas: DigitCanvas, part: str, digits: TensorSplit):
         self.canvas, self.part, self.labels = canvas, part, digits.labels

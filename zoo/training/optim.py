@@ -1,17 +1,19 @@
-"""The optimizer and the learning rate of a recipe, both timm's.
+"""The optimizer and the learning rate of a recipe, both timm's; and torch's L-BFGS.
 
 Weight decay obeys the model's own marks, `model.no_weight_decay()`, and never a parameter's shape: the scale of an
 affine layer may have three axes, an expert's bias two.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
 from zoo.slots import unknown
 from zoo.training.schema import Duration
@@ -19,7 +21,7 @@ from zoo.training.schema import Duration
 
 @dataclass(frozen=True)
 class Optim:
-    """An optimizer by timm's name."""
+    """An optimizer by timm's name; or `lbfgs`, see `FullBatchLBFGS`."""
 
     name: str
     lr: float
@@ -27,10 +29,13 @@ class Optim:
     betas: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in list_optimizers():
-            raise ValueError(unknown(f"the optimizer {self.name!r}", self.name, list_optimizers()))
-        if self.betas is not None and not get_optimizer_info(self.name).has_betas:
+        names = ["lbfgs", *list_optimizers()]
+        if self.name not in names:
+            raise ValueError(unknown(f"the optimizer {self.name!r}", self.name, names))
+        if self.betas is not None and (self.name == "lbfgs" or not get_optimizer_info(self.name).has_betas):
             raise ValueError(f"{self.name} has no betas: remove optim.betas")
+        if self.name == "lbfgs" and self.weight_decay != 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {self.lr} and {self.weight_decay}")
 
@@ -61,8 +66,35 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+class FullBatchLBFGS(LBFGS):
+    """L-BFGS with a line search that fulfils the strong Wolfe conditions, for models and data that are small.
+
+    A step is 20 iterations, each along a direction made of the last 100 changes of weights and gradients, and it asks
+    for the loss and its gradients once an iteration or more. They must be those of the same data all the time. It stops
+    at no tolerance, since a small loss is what it is used for.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float):
+        options = {"max_iter": 20, "history_size": 100, "line_search_fn": "strong_wolfe"}
+        super().__init__(parameters, lr=lr, tolerance_grad=0.0, tolerance_change=0.0, **options)
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """As torch's; but the weights are as before if `closure` raises FloatingPointError on the way."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        before = [parameter.detach().clone() for parameter in parameters]
+        try:
+            return super().step(closure)
+        except FloatingPointError:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+            raise
+
+
 def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
-    """timm's optimizer on `param_groups(model)`."""
+    """timm's optimizer on `param_groups(model)`, or L-BFGS."""
+    if optim.name == "lbfgs":
+        return FullBatchLBFGS([parameter for parameter in model.parameters() if parameter.requires_grad], optim.lr)
     options = {} if optim.betas is None else {"betas": optim.betas}
     return create_optimizer_v2(param_groups(model, optim.weight_decay), opt=optim.name, lr=optim.lr, **options)
 

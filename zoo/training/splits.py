@@ -1,7 +1,7 @@
 """What a part of a data set is, and the one that is held in memory."""
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,27 +11,41 @@ from zoo.training.seeds import generator
 
 
 class Split(Protocol):
-    """One part of a data set: `len()` images, fetched by index."""
+    """One part of a data set: `len()` images, fetched by index; or vectors, which the same words stand for.
 
-    num_classes: int
-    per_pixel: bool  # whether a label is a map over the image, or one number
+    Of the kinds, ``image`` has a class for an image, ``pixel`` one for every pixel of it, and ``vector`` has numbers
+    for a vector of numbers.
+    """
+
+    num_classes: int  # of kind "vector": how many numbers
+    kind: Literal["image", "pixel", "vector"]
     workers: int
 
     def __len__(self) -> int: ...
 
     def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) in float32 and labels, (B,) or (B, H, W); augmented from `seed`, plain if it is None."""
+        """Images in float32 and labels; augmented from `seed`, plain if it is None.
+
+        Shape: ``(B, C, H, W)`` and ``(B,)`` or ``(B, H, W)``; vectors ``(B, inputs)`` and ``(B, num_classes)``.
+        """
         ...
 
 
 class TensorSplit:
-    """Images held in memory; `augment` has the options of `random_affine`, or is None for no augmentation."""
+    """Images or vectors held in memory; `augment` has the options of `random_affine`, or is None for none."""
 
     workers = 0
-    per_pixel = False
 
-    def __init__(self, images: Tensor, labels: Tensor, *, num_classes: int, augment: dict[str, float] | None = None):
-        self.images, self.labels, self.num_classes, self.augment = images, labels, num_classes, augment
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        kind: Literal["image", "vector"] = "image",
+        augment: dict[str, float] | None = None,
+    ):
+        self.images, self.labels, self.num_classes, self.kind, self.augment = images, labels, num_classes, kind, augment
 
     def __len__(self) -> int:
         return len(self.labels)

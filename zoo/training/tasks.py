@@ -8,6 +8,8 @@ with the methods below and put it into the union `Task` at the end; nothing else
 - `loss(outputs, targets)` is the scalar to minimise.
 - `metrics(outputs, targets)` has under each name what an image adds to a sum over the split, (B, ...).
 - `summarise(sums, images)` makes the numbers to report of these sums and the number of images: by `Means`, their means.
+
+Where the data are vectors, these words stand for a vector and the numbers that belong to it.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,12 @@ class Means:
         return {name: total.item() / images for name, total in sums.items()}
 
 
+def check_images(split: Split) -> None:
+    """Check that the data are images."""
+    if split.kind == "vector":
+        raise ValueError("the data has vectors with numbers to fit, not images: set task.name=regress")
+
+
 def check_classes(model: nn.Module, split: Split, key: str) -> None:
     """Check that model and data have the same classes; `key` of the recipe would change the model's."""
     if model.num_classes != split.num_classes:
@@ -44,7 +52,8 @@ class Classify(Means):
     label_smoothing: float = 0.0
 
     def check(self, model: nn.Module, split: Split) -> None:
-        if split.per_pixel:
+        check_images(split)
+        if split.kind == "pixel":
             raise ValueError("the data has a label for every pixel, not for every image: set task.name=segment")
         if isinstance(model, Segmenter):
             raise ValueError("the model gives logits for every pixel, not for every image: remove model.pyramid")
@@ -77,6 +86,7 @@ class Denoise(Means):
             raise ValueError(f"sigma is {self.sigma}, it must be above 0 (images are in [0, 1])")
 
     def check(self, model: nn.Module, split: Split) -> None:
+        check_images(split)
         if model.num_classes != 0:
             raise ValueError(f"the model gives {model.num_classes} logits, not images: set model.kwargs.head=image")
 
@@ -102,7 +112,8 @@ class Segment:
     name: ClassVar[str] = "segment"
 
     def check(self, model: nn.Module, split: Split) -> None:
-        if not split.per_pixel:
+        check_images(split)
+        if split.kind != "pixel":
             raise ValueError("the data has one label an image, not one a pixel: set data.name=digit_canvas")
         if not isinstance(model, Segmenter):
             raise ValueError(
@@ -137,4 +148,38 @@ class Segment:
         }
 
 
-Task = Classify | Denoise | Segment
+@dataclass(frozen=True)
+class Regress:
+    """Numbers from numbers: mean squared error; `rmse`, the root of its mean over all points and outputs."""
+
+    name: ClassVar[str] = "regress"
+
+    def check(self, model: nn.Module, split: Split) -> None:
+        if split.kind != "vector":
+            raise ValueError("the data has images, not vectors with numbers to fit: set data.name=formulas")
+        inputs = split.fetch([0], None)[0].shape[1]
+        if getattr(model, "input_size", None) != (inputs,):
+            raise ValueError(
+                f"the data has vectors of {inputs} numbers, which the model does not take: "
+                f"set model.kwargs.in_chans={inputs}, of a model for vectors such as kan_function"
+            )
+        if model.num_classes != split.num_classes:
+            raise ValueError(
+                f"the model gives {model.num_classes} numbers, the data has {split.num_classes}: "
+                f"set model.kwargs.num_classes={split.num_classes}"
+            )
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"mse": (outputs - targets).square().mean(1)}
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        return {"rmse": (sums["mse"].item() / images) ** 0.5}
+
+
+Task = Classify | Denoise | Segment | Regress

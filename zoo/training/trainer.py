@@ -17,6 +17,7 @@ from torch.distributed.checkpoint import state_dict as sharding
 from tqdm import tqdm
 
 from zoo.blocks.base import Aux
+from zoo.blocks.channel.kan.select import Selectable
 from zoo.slots import unknown
 from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader
@@ -50,10 +51,18 @@ class Trainer:
         self.batches = TrainingBatches(
             self.splits["train"], recipe.task, batch_size=train.batch_size, seed=train.seed, **self.share
         )
+        if recipe.optim.name == "lbfgs":
+            self._check_full_batch()
         self.total = self._steps(train.duration)
         self.step, saved = self.folder.open(recipe)
         model = self._create_model()
         recipe.task.check(model, self.splits["train"])
+        self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
+        if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
+            raise ValueError(
+                f"train.select is {train.select}: it needs nodes that can choose, as model.kwargs.layer=select gives, "
+                f"and must be before the last of the {self.total} steps"
+            )
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
         self.ema = None
         if train.ema is not None:
@@ -85,6 +94,8 @@ class Trainer:
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with seeding, cpu_threads(self.recipe), bar:
             for step, (inputs, targets) in zip(steps, loader(self.batches, steps), strict=True):
+                if train.select is not None and step == self._steps(train.select):
+                    self._select()
                 record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
                 self.step = step + 1
                 bar.update()
@@ -124,23 +135,35 @@ class Trainer:
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
         train, accelerator = self.recipe.train, self.accelerator
-        torch.manual_seed(derive_seed(train.seed, STEP, step, accelerator.process_index))
         self.scheduler.step_update(step)
         self.model.train()
-        with autocast(self.recipe, inputs.device):
-            outputs, aux = self.model(inputs, return_aux=True)
-        loss = self.recipe.task.loss(outputs.float(), targets) + self._aux_loss(aux)
-        value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
-        self._check_finite("loss", value, step)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
-        self._check_finite("norm of the gradient", norm, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        records: list[dict[str, Any]] = []
+
+        def loss_and_gradient() -> Tensor:
+            """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
+            torch.manual_seed(derive_seed(train.seed, STEP, step, accelerator.process_index))
+            self.optimizer.zero_grad()
+            with autocast(self.recipe, inputs.device):
+                outputs, aux = self.model(inputs, return_aux=True)
+            loss = self.recipe.task.loss(outputs.float(), targets) + self._aux_loss(aux)
+            value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
+            self._check_finite("loss", value, step)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
+            self._check_finite("norm of the gradient", norm, step)
+            records.append({"loss": value, "grad_norm": norm} | {key: numbers(entry) for key, entry in aux.items()})
+            return loss
+
+        self.optimizer.step(loss_and_gradient)
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {"loss": value, "grad_norm": norm, "lr": rate} | {key: numbers(entry) for key, entry in aux.items()}
+        return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _select(self) -> None:
+        """Let the nodes of S-KAN layers choose; what the optimizer knows of the function before is dropped."""
+        for module in self.selectable:
+            module.select()
+        self.optimizer.state.clear()
 
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
@@ -156,6 +179,16 @@ class Trainer:
             raise FloatingPointError(
                 f"the {what} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
                 "Lower optim.lr, lengthen schedule.warmup or set train.grad_clip; see if train.precision=fp32 helps"
+            )
+
+    def _check_full_batch(self) -> None:
+        """Check what L-BFGS needs: the same loss all the time, and all of it here."""
+        train, examples = self.recipe.train, len(self.splits["train"])
+        if train.batch_size != examples or train.grad_clip is not None or self.share["world"] > 1:
+            raise ValueError(
+                "lbfgs needs all training data in every step, gradients as they are and a single process: "
+                f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
+                f"process (there are {self.share['world']}); or take another optimizer"
             )
 
     def _create_model(self) -> nn.Module:
