@@ -18,8 +18,10 @@ wall time. Before the clock starts, layers of the same function are compared.
 import argparse
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from memory import peak_bytes
@@ -29,6 +31,7 @@ from torch.nn import functional as F
 import zoo
 from zoo.blocks.channel.kan.linear import KANLinear
 
+HERE = Path(__file__).resolve().parent
 PARTS = ("layers", "memory", "rational", "training")
 Calls = dict[str, Callable[[], object]]
 
@@ -123,11 +126,15 @@ def plain_rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def pykan_layer(in_features: int, out_features: int) -> nn.Module | None:
-    """pykan's layer of 5 intervals and order 3, if pykan is installed."""
+    """pykan's layer of 5 intervals and order 3, if pykan and what it imports (pandas, sympy, …) are installed."""
+    path = sys.path.copy()
+    sys.path = [place for place in path if Path(place).resolve() != HERE]  # its module has the name of this file
     try:
         from kan.KANLayer import KANLayer
     except ImportError:
         return None
+    finally:
+        sys.path = path
     layer = KANLayer(in_features, out_features, num=5, k=3)
     forward = layer.forward
     layer.forward = lambda x: forward(x)[0]
@@ -203,6 +210,7 @@ def bench_rational(rounds: int) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             x, layer = torch.randn(batch * 197, channels).to(dtype), zoo.blocks.GroupRational(channels)
             parameters = [layer.numerator, layer.denominator]
+            torch.compiler.reset()  # it gives up on a function that it has compiled for many shapes
             compiled = {
                 "rational": torch.compile(layer, dynamic=False),
                 "gelu": torch.compile(nn.GELU(), dynamic=False),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-CHUNK = 2**18  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
+CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
 
 
 class Basis(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.blocks.kernels import cost
 
-PIECE = 2**17  # elements a thread: half a megabyte of fp32; larger leave the caches, smaller cost calls (Zen 4)
+PIECE = 2**18  # elements a thread: a megabyte of fp32; larger leave the caches, smaller cost calls (Zen 4)
 HEADROOM = 28  # bits that the largest power leaves for coefficients and sums
 
 
