@@ -249,7 +249,7 @@ def test_sizes_in_blocks_are_sizes(monkeypatch):
         assert torch.allclose(edge_sizes(layer, x), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("basis", [name for name in zoo.list_blocks("basis") if name != "none"])
+@pytest.mark.parametrize("basis", zoo.list_blocks("basis"))
 def test_sizes_and_their_gradients_on_every_basis(basis, monkeypatch):
     layer, x, results = layer_of(3, 4, basis), inside(20).requires_grad_(), []
     for eager in (True, False):
@@ -414,7 +414,7 @@ def test_an_output_keeps_its_largest_edge_or_says_so():
 # --- One edge ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("basis", [name for name in zoo.list_blocks("basis") if name != "none"])
+@pytest.mark.parametrize("basis", zoo.list_blocks("basis"))
 def test_an_edges_function_alone(basis):
     layer, x = layer_of(3, 4, basis), inside(20)
     values = edge_values(layer, x)

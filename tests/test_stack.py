@@ -12,7 +12,7 @@ from zoo.blocks.channel.kan.grid import refine
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.registry import family_of
 
-LAYERS = [*zoo.list_blocks("basis"), "select(bases=['spline', 'fourier'])"]
+LAYERS = ["none", *zoo.list_blocks("basis"), "select(bases=['spline', 'fourier'])"]
 
 
 def test_vectors_are_no_timm_models():

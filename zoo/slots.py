@@ -263,13 +263,13 @@ def create_block(kind: str, slot: SlotLike, dim: int, **kwargs) -> nn.Module | N
 
 
 def list_blocks(kind: str) -> list[str]:
-    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm`` or ``act``.
+    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm``, ``act``, ``stem`` or ``basis``.
 
     Example:
         >>> "attention" in list_blocks("token_mixer")
         True
     """
-    return sorted({*blocks_of(kind), "none"})
+    return sorted({*blocks_of(kind), *(() if kind == "basis" else ("none",))})
 
 
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
