@@ -6,9 +6,8 @@ from torch.nn import functional as F
 
 from zoo.blocks.channel.kan.linear import Edges, eager
 from zoo.blocks.channel.kan.select import WIDE_SPACES
-from zoo.blocks.linear import init_
 from zoo.blocks.register import register
-from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
+from zoo.slots import SlotLike
 
 
 class KANConv2d(Edges, nn.Module):
@@ -64,40 +63,17 @@ class KANConv2d(Edges, nn.Module):
             raise ValueError(
                 f"KANConv2d has {in_channels} and {out_channels} channels in {groups} groups; groups must divide both"
             )
-        slot = parse_slot(basis)
-        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
         self.in_features, self.out_features, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.groups = stride, groups
-        self.basis = build_block("basis", slot, in_channels, device=device, dtype=dtype)
-        if self.basis is None:
-            raise ValueError("KANConv2d needs a basis; for a layer without one use torch.nn.Conv2d")
-        base = self.basis.base if base is None else base
-        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
-        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
-        shape = (
-            out_channels,
-            self.basis.num + (self.base is not None),
-            in_channels // groups,
-            kernel_size,
-            kernel_size,
-        )
+        rows = self._make_edges(in_channels, basis, options, base, scale, device, dtype)
+        shape = (out_channels, rows, in_channels // groups, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew; the basis looks after its own."""
-        with torch.no_grad():
-            self.coefficients.normal_(std=self.scale * self.coefficients[0].numel() ** -0.5)
-        if self.base is not None:
-            init_(self.weight[:, 0], None, "torch")
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    @property
-    def coefficients(self) -> Tensor:
-        """Coefficients of the basis, (out_channels, num, in_channels / groups, k, k): a view into `weight`."""
-        return self.weight[:, int(self.base is not None) :]
+        self._draw()
 
     def edge_weight(self) -> Tensor:
         """`weight` as the forward pass uses it."""

@@ -19,6 +19,35 @@ class Edges:
 
     basis: Basis
     base: nn.Module | None
+    weight: nn.Parameter  # (outputs, rows, ...): the base term if there is one, and the functions of the basis
+
+    def _make_edges(
+        self, features: int, basis: SlotLike, options: dict, base: str | None, scale: float | None, device, dtype
+    ) -> int:
+        """Build basis and base function; gives the number of rows of the weight."""
+        slot = parse_slot(basis)
+        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
+        self.basis = build_block("basis", slot, features, device=device, dtype=dtype)
+        if self.basis is None:
+            raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use torch.nn")
+        base = self.basis.base if base is None else base
+        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
+        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
+        return self.basis.num + (self.base is not None)
+
+    def _draw(self) -> None:
+        """Draw the weights anew; the basis looks after its own."""
+        with torch.no_grad():
+            self.coefficients.normal_(std=self.scale * self.coefficients[0].numel() ** -0.5)
+        if self.base is not None:
+            init_(self.weight[:, 0], None, "torch")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Coefficients of the basis, (outputs, num, ...): a view into `weight`."""
+        return self.weight[:, int(self.base is not None) :]
 
     def functions(self, x: Tensor) -> Tensor:
         """The base function and the basis functions of every input, in plain operations.
@@ -103,16 +132,8 @@ class KANLinear(Edges, nn.Module):
         super().__init__()
         if in_features < 1 or out_features < 1:
             raise ValueError(f"KANLinear has {in_features} inputs and {out_features} outputs; it needs 1 of each")
-        slot = parse_slot(basis)
-        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
         self.in_features, self.out_features = in_features, out_features
-        self.basis = build_block("basis", slot, in_features, device=device, dtype=dtype)
-        if self.basis is None:
-            raise ValueError("KANLinear needs a basis; for a layer without one use torch.nn.Linear")
-        base = self.basis.base if base is None else base
-        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
-        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
-        rows = self.basis.num + (self.base is not None)
+        rows = self._make_edges(in_features, basis, options, base, scale, device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=torch.bool))
@@ -122,12 +143,7 @@ class KANLinear(Edges, nn.Module):
         """Draw the weights anew and bring pruned edges back; the basis looks after its own."""
         self.alive.fill_(True)
         self.pruned = False
-        with torch.no_grad():
-            self.coefficients.normal_(std=self.scale * (self.in_features * self.basis.num) ** -0.5)
-        if self.base is not None:
-            init_(self.weight[:, 0], None, "torch")
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        self._draw()
 
     def take_sizes(self, state: Mapping[str, Tensor]) -> None:
         """Take the sizes of a layer whose grid was refined before it was saved; its own weights are lost.
@@ -145,11 +161,6 @@ class KANLinear(Edges, nn.Module):
         super()._load_from_state_dict(*args)
         if not self.alive.is_meta:
             self.pruned = not bool(self.alive.all())
-
-    @property
-    def coefficients(self) -> Tensor:
-        """Coefficients of the basis, (out_features, num, in_features): a view into `weight`."""
-        return self.weight[:, int(self.base is not None) :]
 
     def edge_weight(self) -> Tensor:
         """`weight` as the forward pass uses it: without the pruned edges."""
