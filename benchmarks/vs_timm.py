@@ -41,11 +41,13 @@ MODELS = (
 def pair(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
     """timm's model with random weights in every parameter, and zoo's with the same."""
     torch.manual_seed(0)
-    theirs = timm.create_model(name)
+    theirs = timm.create_model(name, drop_path_rate=0.0)  # some drop paths by default, at random
     with torch.no_grad():
         for parameter in theirs.parameters():  # heads start at zero, which would make the check of outputs vacuous
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    ours = zoo.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": theirs.state_dict()})
+    ours = zoo.create_model(
+        name, pretrained=True, pretrained_cfg_overlay={"state_dict": theirs.state_dict()}, drop_path_rate=0.0
+    )
     return theirs.to(dtype), ours.to(dtype)
 
 
@@ -68,14 +70,14 @@ def stepper(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor, train
 def compare(name: str, dtype: torch.dtype, train: bool, batch: int, rounds: int) -> tuple[list[float], float]:
     """Ratios of timm's time over zoo's, one a round, and zoo's median seconds."""
     theirs, ours = pair(name, dtype)
-    theirs.train(train), ours.train(train)
     size = ours.pretrained_cfg["input_size"]
     x, target = torch.randn(batch, *size, dtype=dtype), torch.randint(0, 1000, (batch,))
     with torch.no_grad():
-        a, b = theirs(x).float(), ours(x).float()
+        a, b = theirs.eval()(x).float(), ours.eval()(x).float()
     error = ((a - b).abs().max() / a.abs().max()).item()
     if error > (1e-4 if dtype is torch.float32 else 0.1):
         raise RuntimeError(f"{name}: outputs differ by {error:.1e}, so the times would not be of the same function")
+    theirs.train(train), ours.train(train)
     steps = [stepper(theirs, x, target, train), stepper(ours, x, target, train)]
     for _ in range(2):
         for step in steps:
