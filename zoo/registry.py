@@ -188,22 +188,18 @@ def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
 
 
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
-    vision = family_of(arch).model.vision
+    family = family_of(arch)
+    made = {} if family.model.vision else _made_cfgs(family, arch)  # timm's registry has those of images alone
     if isinstance(cfg, str) and cfg:
-        known = timm.models.get_arch_pretrained_cfgs(arch) if vision else _cfgs(arch)
+        known = made or timm.models.get_arch_pretrained_cfgs(arch)
         tags = [name.split(".", 1)[1] for name in known if "." in name]
         if cfg not in tags:
             raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
     if isinstance(cfg, Mapping):
         check_cfg_keys(cfg, "pretrained_cfg")
     check_cfg_keys(overlay or {}, "pretrained_cfg_overlay")
-    if not vision:
-        given = (
-            timm.models.PretrainedCfg(**cfg)
-            if isinstance(cfg, Mapping)
-            else _cfgs(arch)[f"{arch}.{cfg}" if cfg else arch]
-        )
-        return dataclasses.replace(given, **(overlay or {}))
+    if made and not isinstance(cfg, Mapping):
+        cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.kernels import cost
+from zoo.blocks.kernels.autograd import gradients
 
 PIECE = 2**18  # elements a thread: a megabyte of fp32; larger leave the caches, smaller cost calls (Zen 4)
 HEADROOM = 28  # bits that the largest power leaves for coefficients and sums
@@ -256,6 +257,4 @@ def _through_formula(tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad:
         tensors = tuple(t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True))
     with torch.enable_grad():
         y = formula(*tensors)
-    wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=again))
-    return tuple(next(found) if need else None for need in needs)
+    return gradients(y, tensors, needs, grad, create_graph=again)

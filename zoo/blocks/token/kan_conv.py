@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.channel.kan.linear import Edges, eager
+from zoo.blocks.channel.kan.linear import Edges, eager, product_precision
 from zoo.blocks.channel.kan.select import WIDE_SPACES
+from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.register import register
 from zoo.slots import SlotLike
 
@@ -39,6 +40,8 @@ class KANConv2d(Edges, nn.Module):
     Raises: ValueError for an even kernel, channels that the groups do not divide, an input of another width or
         precision, or a basis or option that is unknown.
     """
+
+    plain = "torch.nn.Conv2d"
 
     def __init__(
         self,
@@ -89,12 +92,7 @@ class KANConv2d(Edges, nn.Module):
         """The convolution of the functions that `edges` has by some weight."""
         if x.ndim != 4 or x.shape[-1] != self.in_features:
             raise ValueError(f"{type(self).__name__} takes (B, H, W, {self.in_features}), got {tuple(x.shape)}")
-        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-        if x.dtype != weight.dtype and not autocast:
-            raise ValueError(
-                f"{type(self).__name__} of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
-            )
-        precision = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+        precision = product_precision(type(self).__name__, x, weight)
         functions = evaluate(edges, x, precision)
         if self.groups > 1:  # torch's convolution wants the channels of a group side by side
             functions = functions.unflatten(-1, (self.groups, -1)).movedim(-2, -3)
@@ -121,10 +119,8 @@ def evaluate(edges: Edges, x: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if not eager(x):
         return edges.functions(x).to(dtype)
-    basis, base = edges.basis, edges.base
-    parameters = (*basis.parameters(), *(() if base is None else base.parameters()))
     with torch.autocast(x.device.type, enabled=False):
-        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *parameters)
+        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *edges.function_parameters())
     return functions.view(*x.shape[:-1], *functions.shape[1:])
 
 
@@ -144,10 +140,8 @@ class _Evaluate(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
-            chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
             functions = ctx.edges.functions(inputs[0]).to(grad.dtype)
-            found = iter(torch.autograd.grad(functions, chosen, grad, create_graph=True))
-            return None, None, *(next(found) if want else None for want in wanted)
+            return None, None, *gradients(functions, inputs, wanted, grad, create_graph=True)
         by_x, *others = ctx.edges._pull_back(inputs[0], grad)
         return None, None, by_x.to(inputs[0].dtype), *others
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo.blocks.basis.base import finite, wide
 from zoo.blocks.basis.spline import Spline
 from zoo.blocks.channel.kan.linear import KANLinear, eager
+from zoo.blocks.kernels.autograd import gradients
 
 LIMIT = 2**20  # values of functions on edges that are held at a time on the CPU: they stay in the cache of a core
 
@@ -45,8 +46,7 @@ def edge_sizes(layer: KANLinear, x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         if not eager(x):
             return _sizes(layer, x, weight)
-        parameters = (*layer.basis.parameters(), *(() if layer.base is None else layer.base.parameters()))
-        return _Sizes.apply(layer, x, weight, *parameters)
+        return _Sizes.apply(layer, x, weight, *layer.function_parameters())
 
 
 def _sizes(layer: KANLinear, x: Tensor, weight: Tensor) -> Tensor:
@@ -74,9 +74,8 @@ class _Sizes(torch.autograd.Function):
         x, weight, *parameters = ctx.saved_tensors
         wanted, layer = ctx.needs_input_grad[1:], ctx.layer
         if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
-            chosen = [t for t, want in zip((x, weight, *parameters), wanted, strict=True) if want]
-            found = iter(torch.autograd.grad(_sizes(layer, x, weight), chosen, grad, create_graph=True))
-            return None, *(next(found) if want else None for want in wanted)
+            sizes = _sizes(layer, x, weight)
+            return None, *gradients(sizes, (x, weight, *parameters), wanted, grad, create_graph=True)
         factors = weight.permute(2, 0, 1).contiguous()
         grad = (grad / max(1, len(x))).t().unsqueeze(-1)
         by_factors, by_x, totals = torch.zeros_like(factors), torch.empty_like(x), []

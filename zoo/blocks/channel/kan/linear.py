@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.basis.base import Basis, finite, wide
 from zoo.blocks.kernels import cost, onednn
+from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.linear import init_
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
@@ -20,6 +21,7 @@ class Edges:
     basis: Basis
     base: nn.Module | None
     weight: nn.Parameter  # (outputs, rows, ...): the base term if there is one, and the functions of the basis
+    plain: str  # torch's layer without learnt functions
 
     def _make_edges(
         self, features: int, basis: SlotLike, options: dict, base: str | None, scale: float | None, device, dtype
@@ -29,7 +31,7 @@ class Edges:
         slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
         self.basis = build_block("basis", slot, features, device=device, dtype=dtype)
         if self.basis is None:
-            raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use torch.nn")
+            raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use {self.plain}")
         base = self.basis.base if base is None else base
         self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
         self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
@@ -48,6 +50,10 @@ class Edges:
     def coefficients(self) -> Tensor:
         """Coefficients of the basis, (outputs, num, ...): a view into `weight`."""
         return self.weight[:, int(self.base is not None) :]
+
+    def function_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Those of the basis, and of the base function: in the order of the gradients of `_pull_back`."""
+        return *self.basis.parameters(), *(() if self.base is None else self.base.parameters())
 
     def functions(self, x: Tensor) -> Tensor:
         """The base function and the basis functions of every input, in plain operations.
@@ -116,6 +122,8 @@ class KANLinear(Edges, nn.Module):
     Raises: ValueError for a basis or an option that is unknown, or inputs of another width or precision.
     """
 
+    plain = "torch.nn.Linear"
+
     def __init__(
         self,
         in_features: int,
@@ -170,16 +178,11 @@ class KANLinear(Edges, nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
         weight = self.edge_weight()
-        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-        if x.dtype != weight.dtype and not autocast:
-            raise ValueError(
-                f"KANLinear of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)"
-            )
-        precision = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+        precision = product_precision("KANLinear", x, weight)
         if eager(x):
             with torch.autocast(x.device.type, enabled=False):
-                parameters = (*self.basis.parameters(), *(() if self.base is None else self.base.parameters()))
-                y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
+                rows = x.reshape(-1, self.in_features)
+                y = _Expand.apply(self, precision, rows, weight, *self.function_parameters())
             y = y.view(*x.shape[:-1], self.out_features)
         else:
             functions = self.functions(x).flatten(-2).to(precision)
@@ -215,9 +218,7 @@ class _Expand(torch.autograd.Function):
         inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
         if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
             y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
-            chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-            found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
-            return None, None, *(next(found) if want else None for want in wanted)
+            return None, None, *gradients(y, inputs, wanted, grad, create_graph=True)
         matrix = weight.flatten(1).to(ctx.precision)
         by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
         by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
@@ -248,6 +249,19 @@ def _blocks(layer: KANLinear, x: Tensor, matrix: Tensor) -> Iterator[tuple[slice
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.t()``, by the faster of the two libraries that torch has on the CPU."""
     return onednn.linear(a, b, None) if onednn.usable(a, b) else F.linear(a, b)
+
+
+def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
+    """The precision that functions are multiplied with a weight in: autocast's, or that of both.
+
+    Raises:
+        ValueError: They differ, and no autocast is on; `layer` is the name in the message.
+    """
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    if x.dtype != weight.dtype:
+        raise ValueError(f"{layer} of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)")
+    return weight.dtype
 
 
 def eager(x: Tensor) -> bool:
