@@ -4,7 +4,7 @@ import pytest
 from conftest import FULL_VARIANTS, TINY_VARIANTS
 
 import zoo
-from zoo.registry import families, family_of
+from zoo.registry import families
 
 ROWS = {name: row for family in families().values() for name, row in family.published.items()}
 
@@ -52,8 +52,9 @@ def test_parameters_and_macs_are_the_published(name):
     assert report.flops == 2 * report.macs
 
 
-def test_every_variant_of_a_published_family_has_published_figures():
-    assert {n.split(".")[0] for n in ROWS} >= {name for name in FULL_VARIANTS if family_of(name).published}
+def test_every_variant_has_published_figures_but_those_of_zoos_own_sizes():
+    own = ("hourglass", "conventional", "kan_", "mlp_", "s_convkan")
+    assert {n.split(".")[0] for n in ROWS} >= {n for n in FULL_VARIANTS if not n.startswith(own)}
 
 
 def test_attention_is_counted():
