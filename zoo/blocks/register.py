@@ -8,7 +8,10 @@ from typing import TypeVar
 
 from torch import nn
 
-KINDS = ("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample", "basis")
+KINDS = (
+    *("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample"),
+    *("basis", "router", "dispatch", "experts"),  # parts of mixers
+)
 
 _BLOCKS: dict[str, dict[str, type[nn.Module]]] = {kind: {} for kind in KINDS}
 T = TypeVar("T", bound=type[nn.Module])

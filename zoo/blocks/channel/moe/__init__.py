@@ -1,0 +1,1 @@
+"""Mixtures of experts: a router that chooses, a dispatch that sorts, experts that compute; each can be exchanged."""

@@ -1,0 +1,118 @@
+"""Which of the choices are carried out: all of them, or as many as each expert has room for."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.register import register
+
+
+@register("dispatch", "dropless")
+class Dropless(nn.Module):
+    """Every choice is carried out, however many tokens an expert gets.
+
+    Shape: a `Routing` ``->`` the same.
+
+    Source: Gale et al., "MegaBlocks" (arXiv 2211.15841), section 4.
+    Differs: nothing is padded to blocks of 128.
+    Cost: no MACs.
+    """
+
+    def __init__(self, *, device=None, dtype=None):
+        super().__init__()
+
+    def forward(self, routing: Routing) -> Routing:
+        return routing
+
+
+@register("dispatch", "capacity")
+class Capacity(nn.Module):
+    """Each expert has room for so many tokens of a group; the choices beyond are dropped and add nothing.
+
+    All first choices are placed before any second choice.
+
+    Args:
+        factor: Room of an expert over its even share ``S * K / E`` of a group's choices; in evaluation `eval_factor`,
+            by default the same.
+        rule: ``ceil``: ``ceil(factor * S * K / E)`` (V-MoE); ``tutel``: ``K * int(factor * ceil(S / E))``.
+        multiple: The room is raised to a multiple of this (V-MoE: 4).
+        priority: Who is placed first within a choice: ``position``, the earlier token; or ``gate``, the token with the
+            higher weight of its first choice (batch prioritised routing).
+
+    Shape: a `Routing` ``->`` one whose dropped choices are empty.
+
+    Example:
+        >>> routing = Routing(torch.tensor([[1], [1], [0]]), torch.tensor([[0.6], [0.9], [0.5]]), num_experts=2)
+        >>> [Capacity(factor=0.5, priority=p)(routing).experts.flatten().tolist() for p in ("position", "gate")]
+        [[1, 2, 0], [2, 1, 0]]
+
+    Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), sections 2.4 and 4.1;
+        google-research/vmoe, vmoe/moe.py; microsoft/Tutel, tutel/impls/fast_dispatch.py.
+    Differs: dropped choices are not computed, and there are no empty places in buffers.
+    Cost: no MACs.
+    Raises: ValueError for a factor that is not positive or an unknown rule or priority.
+    """
+
+    def __init__(
+        self,
+        *,
+        factor: float = 1.25,
+        eval_factor: float | None = None,
+        rule: str = "ceil",
+        multiple: int = 1,
+        priority: str = "position",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if factor <= 0 or (eval_factor is not None and eval_factor <= 0):
+            raise ValueError(f"capacity factors are {factor} and {eval_factor}; they must be positive, or use dropless")
+        if rule not in ("ceil", "tutel"):
+            raise ValueError(f"capacity rule {rule!r} is not one of 'ceil', 'tutel'")
+        if multiple < 1:
+            raise ValueError(f"capacity multiple is {multiple}; it must be at least 1")
+        if priority not in ("position", "gate"):
+            raise ValueError(f"capacity priority {priority!r} is not one of 'position', 'gate'")
+        self.factor, self.eval_factor = factor, factor if eval_factor is None else eval_factor
+        self.rule, self.multiple, self.priority = rule, multiple, priority
+
+    def room(self, tokens: int, choices: int, num_experts: int) -> int:
+        """Places of an expert for a group of so many tokens with so many choices each."""
+        factor = self.factor if self.training else self.eval_factor
+        if self.rule == "ceil":
+            room = math.ceil(tokens * choices * factor / num_experts)
+        else:
+            room = choices * int(factor * math.ceil(tokens / num_experts))
+        return math.ceil(room / self.multiple) * self.multiple
+
+    def forward(self, routing: Routing) -> Routing:
+        experts = routing.experts.unflatten(0, (routing.groups, -1))  # (G, S, K)
+        gates = routing.gates.detach().unflatten(0, (routing.groups, -1))
+        groups, tokens, choices = experts.shape
+        room = self.room(tokens, choices, routing.num_experts)
+        if room >= tokens:
+            return routing
+        if self.priority == "gate":
+            order = gates[..., 0].argsort(dim=-1, descending=True, stable=True)
+            ranked = experts.gather(1, order[..., None].expand_as(experts))
+        else:
+            order, ranked = None, experts
+        places = _places(ranked.transpose(1, 2).flatten(1), routing.num_experts).unflatten(1, (choices, tokens))
+        places = places.transpose(1, 2)
+        if order is not None:
+            places = torch.empty_like(places).scatter_(1, order[..., None].expand_as(places), places)
+        kept = torch.where(places < room, experts, routing.num_experts)
+        return dataclasses.replace(routing, experts=kept.flatten(0, 1), chosen=None)
+
+
+def _places(experts: Tensor, num_experts: int) -> Tensor:
+    """How many of the same group came to the same expert before, ``(G, N) -> (G, N)``."""
+    order = experts.argsort(dim=-1, stable=True)
+    ordered = experts.gather(1, order)
+    bounds = torch.arange(num_experts + 1, device=experts.device, dtype=experts.dtype).expand(len(experts), -1)
+    starts = torch.searchsorted(ordered, bounds.contiguous())
+    places = torch.arange(experts.shape[1], device=experts.device) - starts.gather(1, ordered)
+    return torch.empty_like(places).scatter_(1, order, places)

@@ -1,0 +1,133 @@
+"""The mixture of experts as a channel mixer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.base import Aux
+from zoo.blocks.channel.moe.experts.base import Experts
+from zoo.blocks.channel.moe.experts.mixers import MixerExperts
+from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
+from zoo.blocks.register import blocks_of, register
+from zoo.slots import SlotLike, build_block, parse_slot
+
+
+@register("channel_mixer", "moe")
+class MoE(nn.Module):
+    """A mixture of experts: each token is worked on by a few of many channel mixers, which a router chooses.
+
+    Args:
+        num_experts: Number of experts.
+        top_k: Number of experts of a token, where the router does not decide that by itself.
+        experts: Slot of the experts, of the kind ``experts`` (``mlp``, ``glu``, …) or any channel mixer; or a list with
+            a channel mixer for each expert, repeated as a cycle.
+        router: Slot of the kind ``router``.
+        dispatch: Slot of the kind ``dispatch``: ``dropless``, or ``capacity(factor=1.25)`` with dropping.
+        shared: Slot of a channel mixer that works on every token, besides the chosen experts; None for none.
+        group: Number of samples that are routed together; None for the whole batch. It matters to whatever lets tokens
+            compete (capacities, expert choice, losses) and to nothing else. With 1, no sample sees another.
+        act: Activation slot of the experts that do not set their own; None for what suits them.
+        drop: Dropout of the experts that do not set their own.
+        init: Initialisation of what does not set its own, a scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(B, *S, dim) -> (B, *S, dim)`` and the auxiliary outputs: the router's losses; ``stat/load``, the share of
+        the rows that each expert worked on, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
+        ``stat/entropy``, the entropy of the load over its maximum log E.
+
+    Example:
+        >>> y, aux = MoE(16, num_experts=4, experts="glu")(torch.randn(2, 9, 16))
+        >>> y.shape, sorted(aux)
+        (torch.Size([2, 9, 16]), ['loss/balance', 'loss/z', 'stat/dropped', 'stat/entropy', 'stat/load'])
+
+    Source: Shazeer et al., "Outrageously Large Neural Networks" (arXiv 1701.06538); shared experts from Dai et al.,
+        "DeepSeekMoE" (arXiv 2401.06066), equation 9. See the routers, dispatches and experts for theirs.
+    Differs: none known.
+    Cost: dim x num_experts MACs a token for the router, and those of the experts for each choice that is not empty.
+    Raises: ValueError for a slot or option that is unknown, more choices than experts, or a list of experts that is
+        empty or longer than their number.
+    """
+
+    has_aux = True
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_experts: int = 8,
+        top_k: int = 2,
+        experts: SlotLike | list = "mlp",
+        router: SlotLike = "top_k",
+        dispatch: SlotLike = "dropless",
+        shared: SlotLike = None,
+        group: int | None = None,
+        act: str | None = None,
+        drop: float = 0.0,
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if num_experts < 1 or (group is not None and group < 1):
+            raise ValueError(f"moe has num_experts={num_experts} and group={group}; both must be at least 1")
+        self.group = group
+        dd = {"device": device, "dtype": dtype}
+        defaults = {"drop": drop, "init": init} | ({} if act is None else {"act": act})
+        self.router = build_block("router", router, dim, num_experts, top_k, defaults={"init": init}, **dd)
+        self.dispatch = build_block("dispatch", dispatch, **dd)
+        self.experts = build_experts(experts, dim, num_experts, defaults, dd)
+        self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads
+        self.shared = build_block("channel_mixer", shared, dim, defaults=defaults, **dd)
+
+    @property
+    def num_experts(self) -> int:
+        """Number of experts that a token can choose from."""
+        return self.router.num_experts
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+        wanted, kept = self._route(x)
+        y = self.experts(x.reshape(-1, x.shape[-1]), make_plan(kept)).view(x.shape)
+        if self.shared is not None:
+            y = y + self.shared(x)
+        return y, wanted.aux | _statistics(wanted, kept)
+
+    def _route(self, x: Tensor) -> tuple[Routing, Routing]:
+        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped.
+
+        The last group is smaller where the samples are no multiple of its size.
+        """
+        samples, width = x.shape[0], x.shape[-1]
+        size = min(self.group or samples, samples)
+        cut = samples // size * size
+        parts = [
+            part for part in (x[:cut].reshape(cut // size, -1, width), x[cut:].reshape(1, -1, width)) if part.numel()
+        ]
+        wanted = [self.router(part) for part in parts]
+        return join(wanted), join([self.dispatch(routing) for routing in wanted])
+
+
+def _statistics(wanted: Routing, kept: Routing) -> Aux:
+    load = count_choices(wanted)
+    total = load.sum().clamp_min(1)
+    share = load / total
+    entropy = torch.special.entr(share).sum()
+    if wanted.num_experts > 1:
+        entropy = entropy / math.log(wanted.num_experts)
+    dropped = torch.zeros_like(total) if kept is wanted else 1 - count_choices(kept).sum() / total
+    return {"stat/load": share, "stat/dropped": dropped, "stat/entropy": entropy}
+
+
+def build_experts(slot: SlotLike | list, dim: int, num_experts: int, defaults: dict, dd: dict) -> Experts:
+    """The experts of a slot: stacked ones, or a channel mixer for each."""
+    if isinstance(slot, (list, tuple)):
+        if not 0 < len(slot) <= num_experts:
+            raise ValueError(f"moe has a list of {len(slot)} for {num_experts} experts; give one a expert, or a cycle")
+        slots = [parse_slot(slot[i % len(slot)]) for i in range(num_experts)]
+    elif isinstance(slot, Experts):
+        return slot
+    else:
+        one = parse_slot(slot)
+        if one.name in blocks_of("experts"):
+            return build_block("experts", one, dim, num_experts, defaults=defaults, **dd)
+        slots = [one] * num_experts
+    return MixerExperts([build_block("channel_mixer", one, dim, defaults=defaults, **dd) for one in slots])

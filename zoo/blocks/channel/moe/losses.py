@@ -1,0 +1,64 @@
+"""Auxiliary losses of routers: functions of means over the tokens, so that means over several processes serve as well.
+
+All are for one group of tokens or several, and give the mean over the groups.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def token_mean(x: Tensor, over: ProcessGroup | None = None) -> Tensor:
+    """Mean over the tokens ``(G, S, E) -> (G, E)``; with `over` also over processes, which hold equal shares.
+
+    With several processes all tokens make one group. Each process gets the mean over all of them, and its gradient is
+    such that the mean of the processes' gradients, as DDP and FSDP make it, is that of a single process.
+    """
+    if over is None:
+        return x.mean(1)
+    from torch.distributed.nn.functional import (
+        all_reduce,
+    )  # where a build has no distributed package, nobody comes here
+
+    return all_reduce(x.flatten(0, 1).mean(0, keepdim=True), group=over) / over.size()
+
+
+def switch_balance(probs: Tensor, load: Tensor) -> Tensor:
+    """``E * sum_e f_e p_e``: 1 when balanced, at most E.
+
+    Args:
+        probs: Mean probability of each expert, ``(G, E)``; the gradient flows through these.
+        load: Share of the choices that each expert got, ``(G, E)``, each row with the sum 1.
+
+    Source: Fedus et al., "Switch Transformers" (arXiv 2101.03961), equations 4 to 6; with the first choices alone it is
+        the loss of Lepikhin et al., "GShard" (arXiv 2006.16668), algorithm 1.
+    """
+    return (probs * load).sum(-1).mean() * probs.shape[-1]
+
+
+def squared_variation(x: Tensor, unbiased: bool = False) -> Tensor:
+    """Square of the coefficient of variation over the experts, ``(G, E) ->`` scalar: of sums or means alike.
+
+    Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A: with the
+        mean probabilities the importance loss, with the chances to be chosen the load loss. `unbiased` as in Tutel.
+    """
+    if x.shape[-1] == 1:
+        return x.sum() * 0.0
+    return (x.var(-1, correction=int(unbiased)) / (x.mean(-1).square() + 1e-10)).mean()
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Mean square of the log of the softmax's denominator: keeps logits small.
+
+    Source: Zoph et al., "ST-MoE" (arXiv 2202.08906), equation 5.
+    """
+    return torch.logsumexp(logits, -1).square().mean()
+
+
+def concentration(probs: Tensor) -> Tensor:
+    """``E * sum_e p_e^2`` of mean probabilities ``(G, E)``, scaled to the sum 1: 1 when balanced, at most E.
+
+    Source: the Herfindahl index; zoo's choice where a loss through the probabilities alone is wanted.
+    """
+    shares = probs / probs.sum(-1, keepdim=True).clamp_min(1e-10)
+    return shares.square().sum(-1).mean() * probs.shape[-1]

@@ -1,0 +1,111 @@
+"""What all routers share: logits in fp32, noise, losses."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from zoo.blocks.base import Aux
+from zoo.blocks.channel.moe import losses
+from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import Linear
+from zoo.slots import unknown
+
+
+class Router(nn.Module):
+    """Base of the routers: a linear map to a logit for each expert, in fp32 whatever the model's precision.
+
+    A router defines `route`. It is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``.
+
+    Args:
+        dim: Number of channels.
+        num_experts: Number of experts.
+        top_k: Number of experts a token chooses, where the router does not decide that itself.
+        losses: Names of the losses to report, of `LOSSES`.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Attributes:
+        active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
+
+    Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
+    Cost: dim x num_experts MACs a token.
+    """
+
+    LOSSES = ("balance", "importance", "z", "concentration")
+    over: ProcessGroup | None = None  # processes whose tokens the losses are to be taken over
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        top_k: int,
+        *,
+        losses: tuple[str, ...] = ("balance", "z"),
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        losses = (losses,) if isinstance(losses, str) else tuple(losses)
+        for name in losses:
+            if name not in self.LOSSES:
+                raise ValueError(unknown(f"loss {name!r} of {type(self).__name__}", name, self.LOSSES, "losses"))
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
+        self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
+        self.active = top_k
+        self.gate = self._make_gate(dim, init, device, dtype)
+
+    def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
+        return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Routing:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.route(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if isinstance(self.gate, nn.Linear):
+            bias = None if self.gate.bias is None else self.gate.bias.to(wide)
+            return F.linear(x.to(wide), self.gate.weight.to(wide), bias)
+        return self.gate(x)
+
+    def route(self, logits: Tensor) -> Routing:
+        """The choices of the tokens, from their logits ``(G, S, E)``."""
+        raise NotImplementedError
+
+    def load(self, experts: Tensor, like: Tensor) -> Tensor:
+        """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""
+        hits = torch.zeros_like(like).scatter(
+            -1, experts.clamp(max=self.num_experts - 1), (experts < self.num_experts).to(like.dtype)
+        )
+        load = losses.token_mean(hits, self.over)
+        return load / load.sum(-1, keepdim=True).clamp_min(1e-10)
+
+    def common_losses(self, logits: Tensor, probs: Tensor, experts: Tensor) -> Aux:
+        """The losses that are asked for, of those that any router has.
+
+        Args:
+            logits, probs: ``(G, S, E)``.
+            experts: The choices, ``(G, S, K)``.
+        """
+        aux: Aux = {}
+        if {"balance", "importance", "concentration"} & set(self.losses):
+            mean = losses.token_mean(probs, self.over)
+        if "balance" in self.losses:
+            aux["loss/balance"] = losses.switch_balance(mean, self.load(experts, probs.detach()))
+        if "importance" in self.losses:
+            aux["loss/importance"] = losses.squared_variation(mean)
+        if "concentration" in self.losses:
+            aux["loss/concentration"] = losses.concentration(mean)
+        if "z" in self.losses:
+            aux["loss/z"] = losses.z_loss(logits)
+        return aux
+
+
+def noisy(logits: Tensor, std: float, training: bool) -> Tensor:
+    """Logits with Gaussian noise in training, of the standard deviation ``std / num_experts`` as in V-MoE and Tutel."""
+    if not training or std == 0:
+        return logits
+    return logits + torch.randn_like(logits) * (std / logits.shape[-1])

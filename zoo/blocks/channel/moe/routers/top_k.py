@@ -1,0 +1,97 @@
+"""Each token goes to the experts with its highest scores: the router of V-MoE, Swin-MoE, Mixtral and Switch."""
+
+import torch
+from torch import Tensor
+
+from zoo.blocks.base import Aux
+from zoo.blocks.channel.moe import losses
+from zoo.blocks.channel.moe.routers.base import Router, noisy
+from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.register import register
+
+
+@register("router", "top_k")
+class TopK(Router):
+    """Softmax over linear logits; each token takes the `top_k` experts with the highest.
+
+    Args:
+        softmax: ``after`` the choice, over the chosen logits alone, so that the weights of a token have the sum 1
+            (Mixtral; the same as dividing by the sum of the chosen); or ``before`` it, over all experts (V-MoE, Tutel,
+            Switch). By default ``after``, but ``before`` for a `top_k` of 1, whose weight would be 1 and teach nothing.
+        noise: Standard deviation, times the number of experts, of noise on the logits in training; choice and weights
+            follow the noisy logits, the losses `importance` and `z` the clean ones.
+        losses: Names of the losses to report: ``balance``, ``importance``, ``z``, ``concentration``, and where there is
+            noise ``load``.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
+
+    Example:
+        >>> TopK(8, 4, 2)(torch.randn(1, 5, 8)).experts.shape
+        torch.Size([5, 2])
+
+    Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), equation 2 and appendix
+        A; Jiang et al., "Mixtral of Experts" (arXiv 2401.04088), section 2.1; google-research/vmoe, vmoe/nn/routing.py.
+    Differs: none known.
+    Cost: dim x num_experts MACs a token.
+    Raises: ValueError for an unknown softmax or loss, negative noise, the loss `load` without noise, or a `top_k` that
+        is not from 1 to the number of experts.
+    """
+
+    LOSSES = (*Router.LOSSES, "load")
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        top_k: int,
+        *,
+        softmax: str | None = None,
+        noise: float = 0.0,
+        losses: tuple[str, ...] = ("balance", "z"),
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
+        if softmax not in (None, "before", "after"):
+            raise ValueError(f"softmax {softmax!r} of the router is not one of 'before', 'after', None")
+        if noise < 0:
+            raise ValueError(f"noise of the router is {noise}; it must be 0 for none, or positive")
+        if "load" in self.losses and noise == 0:
+            raise ValueError("the loss 'load' is the chance to be chosen under noise; set noise=1.0 or leave it out")
+        self.softmax, self.noise = softmax or ("before" if top_k == 1 else "after"), noise
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the weights of a token have the sum 1, so that equal experts make a dense layer."""
+        return self.softmax == "after"
+
+    def route(self, logits: Tensor) -> Routing:
+        groups, tokens, _ = logits.shape
+        scores = noisy(logits, self.noise, self.training)
+        probs = scores.softmax(-1)
+        top, experts = (probs if self.softmax == "before" else scores).topk(self.top_k, -1)
+        gates = top if self.softmax == "before" else top.softmax(-1)
+        return Routing(
+            experts.flatten(0, 1),
+            gates.flatten(0, 1),
+            self.num_experts,
+            groups,
+            chosen=groups * tokens * self.top_k,
+            aux=self._losses(logits, scores, probs, experts),
+        )
+
+    def _losses(self, logits: Tensor, scores: Tensor, probs: Tensor, experts: Tensor) -> Aux:
+        clean = probs if scores is logits else logits.softmax(-1)
+        aux = self.common_losses(logits, clean, experts)
+        if "load" in self.losses and scores is not logits:
+            aux["loss/load"] = losses.squared_variation(
+                losses.token_mean(self.chances(logits, scores, experts), self.over)
+            )
+        return aux
+
+    def chances(self, logits: Tensor, scores: Tensor, experts: Tensor) -> Tensor:
+        """Chance of each expert to be among a token's choices if its noise were drawn again, ``(G, S, E)``."""
+        threshold = scores.gather(-1, experts[..., -1:])
+        return torch.special.ndtr((logits - threshold) * (self.num_experts / self.noise))

@@ -1,0 +1,89 @@
+"""What passes between the parts of a mixture: a router's choices, and the rows of tokens that follow from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zoo.blocks.base import Aux
+
+
+@dataclass(frozen=True)
+class Routing:
+    """A router's choices for T tokens, up to K each.
+
+    Attributes:
+        experts: ``(T, K)``, the expert of each choice, the most wanted first; ``num_experts``, one more than the last,
+            where there is none. A token never chooses an expert twice.
+        gates: ``(T, K)``, the weight of each choice's output; differentiable.
+        num_experts: Number of experts.
+        groups: Number of groups of equal size that the tokens, in their order, belong to; capacities hold for a group.
+        chosen: Number of choices that are not empty, if that does not depend on the values.
+        aux: Losses ``loss/<name>`` of the router.
+    """
+
+    experts: Tensor
+    gates: Tensor
+    num_experts: int
+    groups: int = 1
+    chosen: int | None = None
+    aux: Aux = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows that the experts work on: copies of tokens, those of one expert behind those of another.
+
+    Attributes:
+        token: ``(R,)``, the token of each row; within an expert in the order of the tokens, each at most once.
+        gate: ``(R,)``, the weight of each row's output; differentiable.
+        ends: ``(E,)`` int32, where the rows of each expert end.
+        full: Whether the last expert ends with the last row. If not, the rows behind belong to nobody.
+    """
+
+    token: Tensor
+    gate: Tensor
+    ends: Tensor
+    full: bool = True
+
+
+def join(parts: Sequence[Routing]) -> Routing:
+    """The choices of tokens that were routed apart, one part behind the other; of losses the mean over the groups."""
+    if len(parts) == 1:
+        return parts[0]
+    groups = sum(part.groups for part in parts)
+    known = all(part.chosen is not None for part in parts)
+    return Routing(
+        torch.cat([part.experts for part in parts]),
+        torch.cat([part.gates for part in parts]),
+        parts[0].num_experts,
+        groups,
+        sum(part.chosen for part in parts) if known else None,
+        {key: sum(part.aux[key] * part.groups for part in parts) / groups for key in parts[0].aux},
+    )
+
+
+def make_plan(routing: Routing) -> Plan:
+    """Sort the choices by expert.
+
+    The order is fixed by the choices alone. Nothing waits for the host, unless the number of rows depends on the values
+    (dropped choices, a router with as many experts as it likes): then that one number is fetched, to leave the empty
+    rows out; a compiled program carries them along instead.
+    """
+    keys, order = torch.sort(routing.experts.flatten(), stable=True)
+    bounds = torch.arange(routing.num_experts, device=keys.device, dtype=keys.dtype)
+    ends = torch.searchsorted(keys, bounds, right=True)
+    rows = routing.chosen
+    if rows is None and not (order.is_meta or torch.compiler.is_compiling()):
+        rows = int(ends[-1])
+    order = order[:rows]
+    gate = routing.gates.flatten().index_select(0, order)
+    return Plan(order // routing.experts.shape[1], gate, ends.to(torch.int32), full=rows is not None)
+
+
+def count_choices(routing: Routing) -> Tensor:
+    """Number of choices of each expert, ``(E,)``, in fp32."""
+    hits = routing.gates.new_zeros(routing.num_experts + 1, dtype=torch.float32)
+    ones = hits.new_ones(()).expand(routing.experts.numel())
+    return hits.scatter_add(0, routing.experts.flatten(), ones)[:-1]
