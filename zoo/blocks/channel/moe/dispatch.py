@@ -39,8 +39,8 @@ class Capacity(nn.Module):
             by default the same.
         rule: ``ceil``: ``ceil(factor * S * K / E)`` (V-MoE); ``tutel``: ``K * int(factor * ceil(S / E))``.
         multiple: The room is raised to a multiple of this (V-MoE: 4).
-        priority: Who is placed first within a choice: ``position``, the earlier token; or ``gate``, the token with the
-            higher weight of its first choice (batch prioritised routing).
+        priority: Who is placed first within a choice: ``position``, the earlier token; or ``gate``, the token that the
+            router gives the higher priority, the probability of its first choice (batch prioritised routing).
 
     Shape: a `Routing` ``->`` one whose dropped choices are empty.
 
@@ -90,13 +90,13 @@ class Capacity(nn.Module):
 
     def forward(self, routing: Routing) -> Routing:
         experts = routing.experts.unflatten(0, (routing.groups, -1))  # (G, S, K)
-        gates = routing.gates.detach().unflatten(0, (routing.groups, -1))
         groups, tokens, choices = experts.shape
         room = self.room(tokens, choices, routing.num_experts)
         if room >= tokens:
             return routing
         if self.priority == "gate":
-            order = gates[..., 0].argsort(dim=-1, descending=True, stable=True)
+            priority = routing.gates[:, 0] if routing.priority is None else routing.priority
+            order = priority.detach().unflatten(0, (routing.groups, -1)).argsort(dim=-1, descending=True, stable=True)
             ranked = experts.gather(1, order[..., None].expand_as(experts))
         else:
             order, ranked = None, experts

@@ -20,6 +20,7 @@ class Routing:
         num_experts: Number of experts.
         groups: Number of groups of equal size that the tokens, in their order, belong to; capacities hold for a group.
         chosen: Number of choices that are not empty, if that does not depend on the values.
+        priority: ``(T,)``, who goes first where not all find room; None for the weight of the first choice.
         aux: Losses ``loss/<name>`` of the router.
     """
 
@@ -28,6 +29,7 @@ class Routing:
     num_experts: int
     groups: int = 1
     chosen: int | None = None
+    priority: Tensor | None = None
     aux: Aux = field(default_factory=dict)
 
 
@@ -40,12 +42,14 @@ class Plan:
         gate: ``(R,)``, the weight of each row's output; differentiable.
         ends: ``(E,)`` int32, where the rows of each expert end.
         full: Whether the last expert ends with the last row. If not, the rows behind belong to nobody.
+        row: ``(T, K)`` int32, the row of each choice, where no choice is empty; None otherwise.
     """
 
     token: Tensor
     gate: Tensor
     ends: Tensor
     full: bool = True
+    row: Tensor | None = None
 
 
 def join(parts: Sequence[Routing]) -> Routing:
@@ -60,6 +64,7 @@ def join(parts: Sequence[Routing]) -> Routing:
         parts[0].num_experts,
         groups,
         sum(part.chosen for part in parts) if known else None,
+        None if parts[0].priority is None else torch.cat([part.priority for part in parts]),
         {key: sum(part.aux[key] * part.groups for part in parts) / groups for key in parts[0].aux},
     )
 
@@ -78,8 +83,12 @@ def make_plan(routing: Routing) -> Plan:
     if rows is None and not (order.is_meta or torch.compiler.is_compiling()):
         rows = int(ends[-1])
     order = order[:rows]
-    gate = routing.gates.flatten().index_select(0, order)
-    return Plan(order // routing.experts.shape[1], gate, ends.to(torch.int32), full=rows is not None)
+    gate, row = routing.gates.flatten().index_select(0, order), None
+    if rows == keys.numel():
+        row = torch.empty_like(order, dtype=torch.int32)
+        row[order] = torch.arange(rows, dtype=torch.int32, device=order.device)
+        row = row.view_as(routing.experts)
+    return Plan(order // routing.experts.shape[1], gate, ends.to(torch.int32), rows is not None, row)
 
 
 def count_choices(routing: Routing) -> Tensor:

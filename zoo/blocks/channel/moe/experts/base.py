@@ -1,5 +1,7 @@
 """What all experts share: rows of tokens in, the weighted sum of what the experts make of them out."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +13,13 @@ class Experts(nn.Module):
 
     Attributes:
         num_experts: Number of experts.
+        exchange: Runs experts that are split over processes in their place (`zoo.expert_parallel`).
 
     Shape: tokens ``(T, dim)`` and their `Plan` ``-> (T, dim)``.
     """
 
     num_experts: int
+    exchange: Callable[["Experts", Tensor, Plan], Tensor] | None = None
 
     def rows(self, x: Tensor, ends: Tensor) -> Tensor:
         """What the experts make of rows that are sorted by expert.
@@ -30,6 +34,8 @@ class Experts(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
+        if self.exchange is not None:
+            return self.exchange(self, x, plan)
         return combine(self.rows(x.index_select(0, plan.token), plan.ends), plan, len(x))
 
     def keep(self, chosen: list[int]) -> None:
@@ -40,6 +46,8 @@ class Experts(nn.Module):
 def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
     """The sum of each token's rows by their weights, ``(R, dim) -> (tokens, dim)``, always in the same order."""
     y = y * plan.gate.to(y.dtype)[:, None]
+    if plan.row is not None:
+        return y.index_select(0, plan.row.flatten()).unflatten(0, plan.row.shape).sum(1)
     if not plan.full:
         y = torch.where(torch.arange(len(y), device=y.device)[:, None] < plan.ends[-1], y, 0)
     out = y.new_zeros(tokens, y.shape[1])

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.channel.moe.experts.base import Experts
-from zoo.blocks.kernels import grouped
-from zoo.blocks.linear import hidden_width, init_
+from zoo.blocks.channel.moe.routing import Plan
+from zoo.blocks.kernels import cost, experts, grouped
+from zoo.blocks.linear import hidden_width, init_, is_bare
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -40,6 +41,8 @@ class GroupedLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:
+            return  # nothing to draw, for many experts
         weights, biases = self.weight.detach(), None if self.bias is None else self.bias.detach()
         for i in range(1 if self.same else len(weights)):
             init_(weights[i], None if biases is None else biases[i], self.init)
@@ -64,6 +67,8 @@ class GroupedLinear(nn.Module):
 class _Stacked(Experts):
     """Experts of two stacked maps."""
 
+    gated = False
+    act: nn.Module
     fc1: GroupedLinear
     fc2: GroupedLinear
 
@@ -74,6 +79,19 @@ class _Stacked(Experts):
     def hidden(self, x: Tensor) -> Tensor:
         """What comes between the maps."""
         raise NotImplementedError
+
+    def forward(self, x: Tensor, plan: Plan) -> Tensor:
+        fc1, fc2 = self.fc1, self.fc2
+        drops = self.training and (self.hidden_drop is not None or self.drop is not None)
+        here = self.exchange is None
+        if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
+            given = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+            x, w1, b1, w2, b2 = given
+            if experts.usable(x, self.act, [t for t in given[1:] if t is not None]):
+                return experts.perceptrons(
+                    x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
+                )
+        return super().forward(x, plan)
 
     def rows(self, x: Tensor, ends: Tensor) -> Tensor:
         x = self.hidden(self.fc1(x, ends))
@@ -187,6 +205,8 @@ class GluExperts(_Stacked):
     Cost: 3 x dim x hidden MACs a choice.
     Raises: ValueError for a hidden width below 1.
     """
+
+    gated = True
 
     def __init__(
         self,

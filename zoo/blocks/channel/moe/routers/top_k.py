@@ -5,7 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
-from zoo.blocks.channel.moe.routers.base import Router, noisy
+from zoo.blocks.channel.moe.routers.base import Router, noisy, softmax
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
 
@@ -21,7 +21,8 @@ class TopK(Router):
         noise: Standard deviation, times the number of experts, of noise on the logits in training; choice and weights
             follow the noisy logits, the losses `importance` and `z` the clean ones.
         losses: Names of the losses to report: ``balance``, ``importance``, ``z``, ``concentration``, and where there is
-            noise ``load``.
+            noise ``load`` (in training) and ``load_importance``: the mean of both as Tutel has it, with unbiased
+            variances, and with probabilities where `load` compares logits with the noisy logit of the last choice.
         init: A scheme of `zoo.blocks.linear.INITS`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
@@ -31,14 +32,15 @@ class TopK(Router):
         torch.Size([5, 2])
 
     Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), equation 2 and appendix
-        A; Jiang et al., "Mixtral of Experts" (arXiv 2401.04088), section 2.1; google-research/vmoe, vmoe/nn/routing.py.
+        A; Jiang et al., "Mixtral of Experts" (arXiv 2401.04088), section 2.1; google-research/vmoe, vmoe/nn/routing.py;
+        microsoft/Tutel, tutel/impls/moe_layer.py and losses.py.
     Differs: none known.
     Cost: dim x num_experts MACs a token.
-    Raises: ValueError for an unknown softmax or loss, negative noise, the loss `load` without noise, or a `top_k` that
-        is not from 1 to the number of experts.
+    Raises: ValueError for an unknown softmax or loss, negative noise, a loss of the load without noise, or a `top_k`
+        that is not from 1 to the number of experts.
     """
 
-    LOSSES = (*Router.LOSSES, "load")
+    LOSSES = (*Router.LOSSES, "load", "load_importance")
 
     def __init__(
         self,
@@ -58,40 +60,42 @@ class TopK(Router):
             raise ValueError(f"softmax {softmax!r} of the router is not one of 'before', 'after', None")
         if noise < 0:
             raise ValueError(f"noise of the router is {noise}; it must be 0 for none, or positive")
-        if "load" in self.losses and noise == 0:
-            raise ValueError("the loss 'load' is the chance to be chosen under noise; set noise=1.0 or leave it out")
+        for name in self.losses:
+            if noise == 0 and name in ("load", "load_importance"):
+                raise ValueError(f"the loss {name!r} is about chances under noise; set noise=1.0 or leave it out")
         self.softmax, self.noise = softmax or ("before" if top_k == 1 else "after"), noise
 
     @property
     def sums_to_one(self) -> bool:
         """Whether the weights of a token have the sum 1, so that equal experts make a dense layer."""
-        return self.softmax == "after"
+        return self.softmax == "after" or self.top_k == self.num_experts
 
     def route(self, logits: Tensor) -> Routing:
-        groups, tokens, _ = logits.shape
-        scores = noisy(logits, self.noise, self.training)
-        probs = scores.softmax(-1)
+        return self.choose(logits, noisy(logits, self.noise, self.training))
+
+    def choose(self, logits: Tensor, scores: Tensor) -> Routing:
+        """The choices by noisy logits, and losses that know the clean ones too; both ``(G, S, E)``."""
+        probs = softmax(scores)
         top, experts = (probs if self.softmax == "before" else scores).topk(self.top_k, -1)
-        gates = top if self.softmax == "before" else top.softmax(-1)
-        return Routing(
-            experts.flatten(0, 1),
-            gates.flatten(0, 1),
-            self.num_experts,
-            groups,
-            chosen=groups * tokens * self.top_k,
-            aux=self._losses(logits, scores, probs, experts),
-        )
+        gates = top if self.softmax == "before" else softmax(top)
+        priority = None if self.softmax == "before" else probs.detach().gather(-1, experts[..., :1])
+        aux = self._losses(logits, scores, probs, experts)
+        return self.routing(experts, gates, aux, chosen=experts.numel(), priority=priority)
 
     def _losses(self, logits: Tensor, scores: Tensor, probs: Tensor, experts: Tensor) -> Aux:
-        clean = probs if scores is logits else logits.softmax(-1)
+        clean = probs if scores is logits else softmax(logits)
         aux = self.common_losses(logits, clean, experts)
         if "load" in self.losses and scores is not logits:
-            aux["loss/load"] = losses.squared_variation(
-                losses.token_mean(self.chances(logits, scores, experts), self.over)
-            )
+            aux["loss/load"] = self._variation(self.chances(logits, scores, experts))
+        if "load_importance" in self.losses:
+            load = self._variation(self.chances(clean, scores, experts), unbiased=True)
+            aux["loss/load_importance"] = (load + self._variation(clean, unbiased=True)) / 2
         return aux
 
-    def chances(self, logits: Tensor, scores: Tensor, experts: Tensor) -> Tensor:
-        """Chance of each expert to be among a token's choices if its noise were drawn again, ``(G, S, E)``."""
+    def _variation(self, x: Tensor, unbiased: bool = False) -> Tensor:
+        return losses.squared_variation(losses.token_mean(x, self.over), unbiased)
+
+    def chances(self, values: Tensor, scores: Tensor, experts: Tensor) -> Tensor:
+        """Chance of each expert's value, with new noise, to reach a token's last chosen score, ``(G, S, E)``."""
         threshold = scores.gather(-1, experts[..., -1:])
-        return torch.special.ndtr((logits - threshold) * (self.num_experts / self.noise))
+        return torch.special.ndtr((values - threshold) * (self.num_experts / self.noise))

@@ -1,0 +1,112 @@
+"""Top-k with gates that know the task: the routers of M3ViT."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
+from zoo.blocks.channel.moe.routers.base import widen
+from zoo.blocks.channel.moe.routers.top_k import TopK
+from zoo.blocks.linear import Linear
+from zoo.blocks.register import register
+
+
+@register("router", "task")
+class Task(TopK):
+    """Top-k by the gate of the task that is asked for, so that each task runs its own experts and no others.
+
+    The task is set from outside by `set_task`, for a whole model; it is no input of the layer and is not saved.
+
+    Args:
+        tasks: Number of tasks.
+        design: ``multi``, a gate for each task; or ``embedding``, one gate that sees a learnt vector of the task beside
+            the token.
+        width: Width of that vector.
+        noise: As in `TopK`.
+        losses: As in `TopK`.
+        init: A scheme of `zoo.blocks.linear.INITS`, for the gates.
+
+    Attributes:
+        task: Number of the task that is asked for, from 0.
+
+    Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
+
+    Example:
+        >>> import torch
+        >>> router, x = Task(8, 16, 2, tasks=3).eval(), torch.randn(1, 5, 8)
+        >>> first = router(x).experts
+        >>> set_task(router, 2)
+        >>> (router(x).experts == first).all()
+        tensor(False)
+
+    Source: Liang et al., "M3ViT" (arXiv 2210.14793); VITA-Group/M3ViT, models/custom_moe_layer.py and
+        models/gate_funs/noisy_gate_vmoe.py.
+    Differs: the vector of a task is a parameter of its own in each layer, where the official code computes one for all
+        layers by a small network from the task's number. The losses are those of V-MoE; the official load compares
+        logits with a probability, and its importance is of the chosen weights alone.
+    Cost: dim x num_experts MACs a token.
+    Raises: ValueError as `TopK`, and for an unknown design or less than one task.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        top_k: int,
+        *,
+        tasks: int = 2,
+        design: str = "multi",
+        width: int = 64,
+        noise: float = 1.0,
+        losses: tuple[str, ...] = ("importance", "load"),
+        init: str = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        if tasks < 1 or width < 1:
+            raise ValueError(f"task router has tasks={tasks} and width={width}; both must be at least 1")
+        if design not in ("multi", "embedding"):
+            raise ValueError(f"design {design!r} of the task router is not one of 'multi', 'embedding'")
+        self.tasks, self.design, self.width, self.task = tasks, design, width, 0  # before super(): it makes the gate
+        super().__init__(
+            dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
+        )
+        self.embedding = nn.Embedding(tasks, width, device=device, dtype=dtype) if design == "embedding" else None
+        owner = self.gate if self.embedding is None else self.embedding
+        owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
+
+    def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
+        if self.design == "embedding":
+            return Linear(dim + self.width, self.num_experts, False, init=init, device=device, dtype=dtype)
+        # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.
+        return GroupedLinear(self.tasks, dim, self.num_experts, False, init=init, device=device, dtype=dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = widen(x)
+        if self.design == "multi":
+            return F.linear(x, self.gate.weight[self.task].to(x.dtype))
+        token, task = self.gate.weight.to(x.dtype).split([x.shape[-1], self.width], 1)
+        return F.linear(x, token, task @ self.embedding.weight[self.task].to(x.dtype))
+
+
+def set_task(model: nn.Module, task: int) -> None:
+    """Ask for a task: every task router of a model routes for it from now on.
+
+    Example:
+        >>> router = Task(8, 4, 1, tasks=5)
+        >>> set_task(router, 3)
+        >>> router.task
+        3
+
+    Raises:
+        ValueError: The model has no task router, or one of them has no such task.
+    """
+    routers = [(name, module) for name, module in model.named_modules() if isinstance(module, Task)]
+    if not routers:
+        raise ValueError(
+            f"{type(model).__name__} has no router that knows tasks; build it with router='task(tasks=…)' in its moe"
+        )
+    for name, router in routers:
+        if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < router.tasks:
+            raise ValueError(f"task is {task!r}; the router {name} has {router.tasks} tasks, numbered from 0")
+    for _, router in routers:
+        router.task = task
