@@ -17,14 +17,13 @@ wall time. Before the clock starts, layers of the same function are compared.
 
 import argparse
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from memory import peak_bytes
+from timing import forward_of, medians, step_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,40 +32,6 @@ from zoo.blocks.channel.kan.linear import KANLinear
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("layers", "memory", "rational", "training")
-Calls = dict[str, Callable[[], object]]
-
-
-def medians(calls: Calls, rounds: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, and each round begins with another one.
-
-    What comes after a call that frees much memory pays for having it mapped again, so it must not always be the same.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 2):
-        turn = number % len(calls)
-        for name, call in [*calls.items()][turn:] + [*calls.items()][:turn]:
-            start = clock()
-            call()
-            if number > 1:
-                times[name].append(clock() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def forward_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
-    """A forward pass without gradients."""
-
-    def call() -> None:
-        with torch.no_grad():
-            function(x)
-
-    return call
-
-
-def step_of(function: Callable[[Tensor], Tensor], x: Tensor, parameters: list[Tensor]) -> Callable[[], object]:
-    """A forward and backward pass with the gradients of all parameters and of the input."""
-    x = x.clone().requires_grad_()
-    return lambda: torch.autograd.grad(function(x).sum(), (x, *parameters))
 
 
 # --- Other people's formulas ------------------------------------------------------------------------------------------

@@ -254,6 +254,20 @@ def test_the_grouped_product_and_its_gradients(bias):
     )
 
 
+def test_torchs_grouped_product_gives_the_same_and_leaves_nothing_to_chance():
+    """What a GPU runs: torch has the same operator for the CPU."""
+    ends = torch.tensor([2, 2, 7], dtype=torch.int32)
+    tensors = [torch.randn(*s).bfloat16().requires_grad_() for s in ((9, 16), (3, 8, 16), (3, 8))]
+    assert grouped._fits(*tensors[:2])
+    weight, found = torch.randn(9, 8), []
+    for function in (grouped._on_gpu, grouped._linear):
+        y = function(*tensors, ends)
+        found.append([y, *torch.autograd.grad((y.float() * weight).sum(), tensors)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=0.05, rtol=0.02)
+    assert all(not t[7:].any() for t in (found[0][0], found[0][1]))
+
+
 def test_the_grouped_product_is_one_node_to_a_compiler():
     torch.library.opcheck(
         grouped._linear,

@@ -1,8 +1,8 @@
 """Perceptrons of a mixture of experts on the CPU: gather, two products, activation, weights, sum, expert by expert.
 
 In single steps each of these is a pass over all rows in memory. Here an expert's rows go through all of them while they
-are in the caches, the products run by oneDNN, and the backward pass keeps what lies before the activation and nothing
-else. Wherever anything else may watch, or the activation is not one of `ACTS`, `usable` says no.
+are in the caches, the products run by oneDNN, and the weighted sum of a token's rows is one pass. Wherever anything
+else may watch, or the activation is not one of `ACTS`, `usable` says no.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,18 +48,19 @@ def perceptrons(
     token: Tensor,
     gate: Tensor,
     ends: Tensor,
+    row: Tensor | None,
     fc1: tuple[Tensor, Tensor | None],
     fc2: tuple[Tensor, Tensor | None],
     act: nn.Module,
     gated: bool,
 ) -> Tensor:
-    """The sum over a token's rows of ``gate * fc2(act(fc1(x)))``; if `gated`, of ``gate * fc2(act(a) * b)`` with
-    ``a, b = fc1(x)``.
+    """The sum over a token's rows of ``gate * fc2(act(fc1(x)))``; if `gated`, ``a, b = fc1(x)`` and ``act(a) * b``.
 
     Args:
         x: Tokens ``(T, C)``.
         token, gate: Token and weight of each row, ``(R,)``, sorted by expert.
         ends: ``(E,)``, where the rows of each expert end.
+        row: ``(T, K)`` int32, the rows of each token, if all tokens have as many.
         fc1, fc2: Weight and bias of all experts: ``(E, H, C)`` and ``(E, H)``, twice as many rows if `gated`; and
             ``(E, C, H)`` and ``(E, C)``.
 
@@ -67,110 +68,117 @@ def perceptrons(
     """
     parameters = (*fc1, *fc2)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, gate, *parameters)):
-        return _Perceptrons.apply(x, token, gate, ends, act, gated, *parameters)
-    return _forward(x, token, gate, ends, act, gated, parameters, None)
+        return _Perceptrons.apply(x, token, gate, ends, row, act, gated, *parameters)
+    return _forward(x, token, gate, ends, row, act, gated, parameters, None)
 
 
-def _forward(x, token, gate, ends, act, gated, parameters, kept: list[Tensor] | None) -> Tensor:
-    """Tensors that the backward pass needs go into the list, if there is one."""
+def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tensor] | None) -> Tensor:
+    """What the backward pass needs goes into the list, if there is one: for each expert what comes before the
+    activation, what comes behind it, and what that is multiplied by if `gated`; at the end the outputs of all rows."""
     w1, b1, w2, b2 = parameters
-    apply, _, name = ACTS[type(act)]
-    gate, out = gate.to(x.dtype)[:, None], torch.zeros_like(x)
-    for e, start, end in spans(ends):
+    half, outputs = w2.shape[2], []
+    experts = spans(ends)
+    for e, start, end in experts:
         rows = x.index_select(0, token[start:end])
-        bias = None if b1 is None else b1[e]
-        fused = "none" if kept is not None else name
-        if gated:
-            half = w2.shape[2]
-            biases = (None, None) if bias is None else bias.split(half)
-            a = _product(rows, w1[e, :half], biases[0], act, fused)
-            b = _product(rows, w1[e, half:], biases[1])
-            if kept is not None:
-                kept += [a, b]
-                a = apply(a, act)
-            hidden = a.mul_(b)
-        else:
-            hidden = _product(rows, w1[e], bias, act, fused)
-            if kept is not None:
-                kept.append(hidden)
-                hidden = apply(hidden, act)
-        y = _product(hidden, w2[e], None if b2 is None else b2[e])
-        out.index_add_(0, token[start:end], y.mul_(gate[start:end]))
-    return out
+        a = _product(rows, w1[e, :half], None if b1 is None else b1[e, :half], act if kept is None else None)
+        hidden = a if kept is None else ACTS[type(act)][0](a, act)
+        if kept is not None:
+            kept += [a, hidden]
+        if gated and kept is None:
+            hidden = _product_times(rows, w1[e, half:], None if b1 is None else b1[e, half:], hidden)
+        elif gated:
+            kept.append(_product(rows, w1[e, half:], None if b1 is None else b1[e, half:]))
+            hidden = hidden * kept[-1]
+        outputs.append(_product(hidden, w2[e], None if b2 is None else b2[e]))
+    y = torch.cat(outputs) if outputs else x.new_zeros(0, x.shape[1])
+    if kept is not None:
+        kept.append(y)
+    return _sum(y, token, gate, row, len(x), bool(outputs))
 
 
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None, name: str = "none"
-) -> Tensor:
-    """``F.linear``, and the activation if it has a name."""
+def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int, any_rows: bool) -> Tensor:
+    """The sum of each token's rows ``(R, C) -> (T, C)``, by their weights if given."""
+    if row is not None and any_rows:
+        weights = None if gate is None else gate.to(y.dtype).index_select(0, row.flatten()).view_as(row)
+        return F.embedding_bag(row, y, mode="sum", per_sample_weights=weights)
+    if gate is not None:
+        y = y * gate[: len(y), None].to(y.dtype)
+    return y.new_zeros(tokens, y.shape[1]).index_add_(0, token[: len(y)], y)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None) -> Tensor:
+    """``F.linear``, and an activation behind it."""
     if onednn.usable(x, weight):
-        return onednn.linear(x, weight, bias, name, getattr(act, "approximate", "") if name == "gelu" else "")
+        name = "none" if act is None else ACTS[type(act)][2]
+        return onednn.linear(x, weight, bias, name, act.approximate if name == "gelu" else "")
     x = F.linear(x, weight, bias)
-    return x if name == "none" else ACTS[type(act)][0](x, act)
+    return x if act is None else ACTS[type(act)][0](x, act)
+
+
+def _product_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
+    """``F.linear(x, weight, bias) * factor``."""
+    if onednn.usable(x, weight):
+        return onednn.linear_times(x, weight, bias, factor)
+    return F.linear(x, weight, bias).mul_(factor)
 
 
 class _Perceptrons(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, token, gate, ends, act, gated, *parameters):
+    def forward(ctx, x, token, gate, ends, row, act, gated, *parameters):
         kept: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            out = _forward(x, token, gate, ends, act, gated, parameters, kept)
+            out = _forward(x, token, gate, ends, row, act, gated, parameters, kept)
         ctx.act, ctx.gated = act, gated
-        ctx.save_for_backward(x, token, gate, ends, *parameters, *kept)
+        ctx.save_for_backward(x, token, gate, ends, row, *parameters, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, token, gate, ends, w1, b1, w2, b2, *kept = ctx.saved_tensors
-        apply, pull_back, _ = ACTS[type(ctx.act)]
+        x, token, gate, ends, row, w1, b1, w2, b2, *kept, y = ctx.saved_tensors
+        pull_back = ACTS[type(ctx.act)][1]
         wanted, half, parts = ctx.needs_input_grad, w2.shape[2], iter(kept)
-        by_x = torch.zeros_like(x) if wanted[0] else None
         by_gate = torch.zeros_like(gate) if wanted[2] else None
-        by_w1, by_b1, by_w2, by_b2 = (
-            _like(tensor, want) for tensor, want in zip((w1, b1, w2, b2), wanted[6:], strict=True)
-        )
-        factors, used = gate.to(x.dtype)[:, None], set()
-        for e, start, end in spans(ends):
-            used.add(e)
-            a = next(parts)
+        by_parameters = [_like(t, want) for t, want in zip((w1, b1, w2, b2), wanted[7:], strict=True)]
+        by_w1, by_b1, by_w2, by_b2 = by_parameters
+        factors, by_rows = gate.to(x.dtype)[:, None], []
+        experts = spans(ends)
+        for e, start, end in experts:
+            rows, a, active = token[start:end], next(parts), next(parts)
             b = next(parts) if ctx.gated else None
-            rows, factor = token[start:end], factors[start:end]
             by_y = grad.index_select(0, rows)
-            active = apply(a, ctx.act)
-            hidden = active if b is None else active * b
-            by_hidden = _product(by_y, w2[e].t(), None)
             if by_gate is not None:
-                scores = torch.linalg.vecdot(by_hidden, hidden)
-                if b2 is not None:
-                    scores += by_y @ b2[e]
-                by_gate[start:end] = scores
-            by_y.mul_(factor)
+                by_gate[start:end] = torch.linalg.vecdot(by_y, y[start:end])
+            by_y.mul_(factors[start:end])
             if by_w2 is not None:
-                torch.mm(by_y.t(), hidden, out=by_w2[e])
+                torch.mm(by_y.t(), active if b is None else active * b, out=by_w2[e])
             if by_b2 is not None:
                 torch.sum(by_y, 0, out=by_b2[e])
-            by_hidden.mul_(factor)
-            pieces = [(0, by_hidden)]
-            if b is not None:
-                pieces = [(0, by_hidden * b), (half, active.mul_(by_hidden))]
-            pieces[0] = (0, pull_back(pieces[0][1], a, ctx.act))
+            by_hidden = _product(by_y, w2[e].t(), None)
+            if b is None:
+                pieces = [(0, pull_back(by_hidden, a, ctx.act))]
+            else:
+                by_b = active * by_hidden
+                pieces = [(0, pull_back(by_hidden.mul_(b), a, ctx.act)), (half, by_b)]
             inputs = x.index_select(0, rows) if by_w1 is not None else None
             for first, piece in pieces:
                 if by_w1 is not None:
                     torch.mm(piece.t(), inputs, out=by_w1[e, first : first + half])
                 if by_b1 is not None:
                     torch.sum(piece, 0, out=by_b1[e, first : first + half])
-            if by_x is not None:
-                y = _product(pieces[0][1], w1[e, :half].t(), None)
-                if b is not None:
-                    y.addmm_(pieces[1][1], w1[e, half:])
-                by_x.index_add_(0, rows, y)
-        for stacked in (by_w1, by_b1, by_w2, by_b2):
-            for e in range(len(w1)) if stacked is not None else ():
-                if e not in used:
-                    stacked[e].zero_()
-        return by_x, None, by_gate, None, None, None, by_w1, by_b1, by_w2, by_b2
+            if wanted[0]:
+                by_rows.append(_product(pieces[0][1], w1[e, :half].t(), None))
+                for first, piece in pieces[1:]:
+                    by_rows[-1].addmm_(piece, w1[e, first:])
+        idle = set(range(len(w1))).difference(e for e, _, _ in experts)
+        for stacked in by_parameters:
+            for e in idle if stacked is not None else ():
+                stacked[e].zero_()
+        by_x = None
+        if wanted[0]:
+            by_rows = torch.cat(by_rows) if by_rows else torch.zeros_like(y)
+            by_x = _sum(by_rows, token, None, row, len(x), bool(experts))
+        return by_x, None, by_gate, None, None, None, None, *by_parameters
 
 
 def _like(tensor: Tensor | None, wanted: bool) -> Tensor | None:

@@ -30,11 +30,19 @@ def usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none", approximate: str = "") -> Tensor:
-    """``F.linear(x, weight, bias)``, and an activation after it: ``gelu`` (with its `approximate`) or ``relu``.
+    """``F.linear(x, weight, bias)``, and an activation: ``gelu`` (with its `approximate`), ``relu``, ``swish``.
 
     Shape: ``(*, in_features) -> (*, out_features)``.
     """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], approximate)
+
+
+def linear_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
+    """``F.linear(x, weight, bias) * factor``.
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+    """
+    return torch.ops.mkldnn._linear_pointwise.binary(x, factor, weight, bias, "mul")
 
 
 def _available() -> bool:
@@ -45,9 +53,13 @@ def _available() -> bool:
         x, w, b = torch.ones(2, 3), torch.full((4, 3), 0.5), torch.ones(4)
         with torch.no_grad():
             plain = F.linear(x, w, b)
-            return torch.allclose(linear(x, w, b), plain) and torch.allclose(
-                linear(x, w, b, "gelu", "none"), F.gelu(plain)
-            )
+            pairs = [
+                (linear(x, w, b), plain),
+                (linear(x, w, b, "gelu", "none"), F.gelu(plain)),
+                (linear(x, w, b, "swish"), F.silu(plain)),
+                (linear_times(x, w, b, plain), plain * plain),
+            ]
+            return all(torch.allclose(found, expected) for found, expected in pairs)
     except (AttributeError, RuntimeError, TypeError):
         return False
 

@@ -32,7 +32,7 @@ class MoE(nn.Module):
         init: Initialisation of what does not set its own, a scheme of `zoo.blocks.linear.INITS`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)`` and the auxiliary outputs: the router's losses; ``stat/load``, the share of
-        the rows that each expert worked on, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
+        the choices that each expert got, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
         ``stat/entropy``, the entropy of the load over its maximum log E.
 
     Example:
@@ -96,12 +96,14 @@ class MoE(nn.Module):
 
         The last group is smaller where the samples are no multiple of its size.
         """
-        samples, width = x.shape[0], x.shape[-1]
-        size = min(self.group or samples, samples)
+        samples, width = x.shape[0] if x.ndim > 1 else 1, x.shape[-1]
+        tokens = math.prod(x.shape[1:-1])
+        size = max(1, min(self.group or samples, samples))
         cut = samples // size * size
-        parts = [
-            part for part in (x[:cut].reshape(cut // size, -1, width), x[cut:].reshape(1, -1, width)) if part.numel()
-        ]
+        rows = x.reshape(samples * tokens, width)
+        parts = [rows[: cut * tokens].view(cut // size, size * tokens, width)]
+        if cut < samples:
+            parts.append(rows[cut * tokens :][None])
         wanted = [self.router(part) for part in parts]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
@@ -121,10 +123,8 @@ def build_experts(slot: SlotLike | list, dim: int, num_experts: int, defaults: d
     """The experts of a slot: stacked ones, or a channel mixer for each."""
     if isinstance(slot, (list, tuple)):
         if not 0 < len(slot) <= num_experts:
-            raise ValueError(f"moe has a list of {len(slot)} for {num_experts} experts; give one a expert, or a cycle")
+            raise ValueError(f"moe has a list of {len(slot)} for {num_experts} experts; give one an expert, or a cycle")
         slots = [parse_slot(slot[i % len(slot)]) for i in range(num_experts)]
-    elif isinstance(slot, Experts):
-        return slot
     else:
         one = parse_slot(slot)
         if one.name in blocks_of("experts"):

@@ -1,0 +1,98 @@
+"""Speed of the mixture of experts: `python benchmarks/moe.py [--device cuda]`.
+
+2,048 tokens of 384 channels, 8 gated experts of 1,536 hidden features, 2 of them for each token, against the dense
+gated perceptron of the same active width (3,072 hidden features), and, if transformers is installed, against its
+Mixtral block with the same weights in both its implementations, eager and grouped.
+
+Measured as in `timing.py`: all models stand in one process and take turns, a figure is the median of a round's ratios
+to the dense layer, so 1 is as fast as that and less is better. With backward: gradients of all weights and of the
+input. Before the clock starts the outputs of zoo and of the Mixtral block are compared. The mixtures report their
+losses and statistics in every pass.
+"""
+
+import argparse
+import platform
+import statistics
+
+import torch
+from timing import forward_of, rounds_of, step_of
+from torch import Tensor, nn
+
+import zoo
+from zoo.blocks.channel.moe.layer import MoE
+
+TOKENS, DIM, HIDDEN, EXPERTS, TOP_K = 2048, 384, 1536, 8, 2
+
+
+def mixtral(layer: MoE, implementation: str) -> nn.Module | None:
+    """transformers' block with the layer's weights; None if the package is not there."""
+    try:
+        from transformers import MixtralConfig
+        from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+    except ImportError:
+        return None
+    sizes = dict(hidden_size=DIM, intermediate_size=HIDDEN, num_local_experts=EXPERTS, num_experts_per_tok=TOP_K)
+    block = MixtralSparseMoeBlock(MixtralConfig(**sizes, experts_implementation=implementation))
+    with torch.no_grad():
+        block.gate.weight.copy_(layer.router.gate.weight)
+        block.experts.gate_up_proj.copy_(layer.experts.fc1.weight)
+        block.experts.down_proj.copy_(layer.experts.fc2.weight)
+    return block
+
+
+def make(dtype: torch.dtype, device: str) -> dict[str, nn.Module]:
+    """The dense layer and the mixtures by name, of equal weights."""
+    layer = MoE(DIM, num_experts=EXPERTS, top_k=TOP_K, experts=f"glu(hidden={HIDDEN}, bias=False)")
+    dense = zoo.create_block("channel_mixer", f"glu(hidden={TOP_K * HIDDEN}, bias=False)", DIM)
+    models = {"dense": dense, "zoo": layer}
+    models |= {f"Mixtral, {name}": mixtral(layer, how) for name, how in (("eager", "eager"), ("grouped", "grouped_mm"))}
+    x = torch.randn(1, TOKENS, DIM)
+    for name, model in models.items():
+        if name.startswith("Mixtral") and model is not None:
+            with torch.no_grad():
+                assert torch.allclose(output_of(model, x), layer(x)[0], atol=1e-5), f"{name} computes something else"
+    return {name: model.to(device, dtype) for name, model in models.items() if model is not None}
+
+
+def output_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The output without what comes beside it."""
+    y = model(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the dense layer and zoo's mixture")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    place = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {place}, {args.rounds} rounds\n")
+    for dtype, precision in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        models = make(dtype, args.device)
+        if dtype is torch.float32:
+            print("| precision | pass | " + " | ".join(models) + " |\n|" + "---|" * (len(models) + 2))
+        if args.compile:
+            models = {n: m if n.startswith("Mixtral") else torch.compile(m) for n, m in models.items()}
+        x = torch.randn(1, TOKENS, DIM, device=args.device, dtype=dtype)
+        functions = {name: lambda x, model=model: output_of(model, x) for name, model in models.items()}
+        for what in ("forward", "with backward"):
+            calls = {
+                name: forward_of(function, x)
+                if what == "forward"
+                else step_of(function, x, [*models[name].parameters()])
+                for name, function in functions.items()
+            }
+            times = rounds_of(calls, args.rounds, args.device)
+            ratios = [statistics.median(t / d for t, d in zip(times[n], times["dense"], strict=True)) for n in models]
+            dense = f"{statistics.median(times['dense']) * 1e3:.1f} ms"
+            print(
+                f"| {precision} | {what} | {dense} | " + " | ".join(f"{r:.2f}" for r in ratios[1:]) + " |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
