@@ -181,9 +181,11 @@ def test_train_and_eval_forward_agree(any_size):
     "scheme, std",
     [
         ("trunc_normal", 0.02),
+        ("trunc_normal_005", 0.005),
         ("xavier", (2 / (400 + 200)) ** 0.5),
         ("lecun", 400**-0.5),
         ("zeros", 0.0),
+        ("prior", 0.0),
         ("torch", (1 / 3 / 400) ** 0.5),
         ("open_gate", 1e-6),
     ],
@@ -194,7 +196,7 @@ def test_initialisation_schemes(scheme, std):
     layer.weight.data.fill_(7)
     layer.reset_parameters()
     assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
-    assert set(INITS) == {"trunc_normal", "xavier", "lecun", "zeros", "torch", "open_gate"}
+    assert set(INITS) == {"trunc_normal", "trunc_normal_005", "xavier", "lecun", "zeros", "prior", "torch", "open_gate"}
 
 
 def test_low_precision_weights_have_no_outliers():

@@ -17,11 +17,14 @@ from zoo.blocks.basis.chebyshev import Chebyshev
 from zoo.blocks.basis.fourier import Fourier
 from zoo.blocks.basis.gaussian import Gaussian
 from zoo.blocks.basis.rational import Rational
+from zoo.blocks.basis.sech import SechSquared
 from zoo.blocks.basis.wavelet import Wavelet
 
 BASES = [
     "rbf",
     "rbf(num=3, grid_range=(-1, 3), width=0.7)",
+    "sech2",
+    "sech2(num=3, grid_range=(-1, 3), width=0.7)",
     "chebyshev",
     "chebyshev(degree=1)",
     "fourier",
@@ -243,6 +246,7 @@ def test_a_basis_alone_carries_the_signal(name):
     "name, macs",
     [
         ("rbf(num=8)", 8),
+        ("sech2(num=8)", 8),
         ("chebyshev(degree=4)", 3),
         ("fourier(num_frequencies=5)", 16),
         ("wavelet(num=8)", 32),
@@ -262,6 +266,9 @@ def test_costs_by_hand(name, macs):
         (lambda: Gaussian(2, num=1), "num=1; a range of centres needs at least 2"),
         (lambda: Gaussian(2, grid_range=(1, -1)), r"grid_range=\(1, -1\); it must be \(low, high\)"),
         (lambda: Gaussian(2, width=0.0), "width=0.0; it must be positive"),
+        (lambda: SechSquared(2, num=1), "num=1; a range of centres needs at least 2"),
+        (lambda: SechSquared(2, grid_range=(1, -1)), r"grid_range=\(1, -1\); it must be \(low, high\)"),
+        (lambda: SechSquared(2, width=0.0), "width=0.0; it must be positive"),
         (lambda: Chebyshev(2, degree=0), "degree=0; it must be at least 1"),
         (lambda: Fourier(2, num_frequencies=0), "num_frequencies=0; it must be at least 1"),
         (lambda: Wavelet(2, kind="haar"), "kind='haar'; it must be one of mexican_hat, morlet, dog"),

@@ -1,12 +1,15 @@
 """Weights: reading files safely, and rules that turn official checkpoint keys into zoo's, strict both ways."""
 
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -32,6 +35,8 @@ class Rule:
     dim: int | None = None
     reason: str | None = None
     when: re.Pattern | None = None
+    order: tuple[str, ...] = ()
+    zero: bool = False
 
 
 def rename(pattern: str, target: str, operation: Operation | None = None, *, when: str | None = None) -> Rule:
@@ -50,14 +55,23 @@ def split(pattern: str, targets: Sequence[str], dim: int = 0) -> Rule:
     return Rule(re.compile(pattern), tuple(targets), dim=dim)
 
 
-def stack(pattern: str, target: str, dim: int = 0) -> Rule:
-    """All matching keys that give the same target are stacked along a new `dim`, in the order of their numbers."""
-    return Rule(re.compile(pattern), (target,), dim=dim)
+def stack(
+    pattern: str, target: str, dim: int = 0, operation: Operation | None = None, *, order: Sequence[str] = ()
+) -> Rule:
+    """All matching keys that give the same target are stacked along a new `dim`, in the order of their numbers.
+
+    With `order` that is their order: the pattern's group ``part`` is one of its entries, and a key for each has to be
+    there. An operation is applied to what was stacked.
+    """
+    return Rule(re.compile(pattern), (target,), operation, dim=dim, order=tuple(order))
 
 
-def drop(pattern: str, reason: str) -> Rule:
-    """Matching keys are left out. The reason is for the reader of the family's file."""
-    return Rule(re.compile(pattern), reason=reason)
+def drop(pattern: str, reason: str, *, zero: bool = False) -> Rule:
+    """Matching keys are left out. The reason is for the reader of the family's file.
+
+    With `zero` they are left out only if all their values are 0; else they have no place.
+    """
+    return Rule(re.compile(pattern), reason=reason, zero=zero)
 
 
 def squeeze(x: Tensor, shape: torch.Size) -> Tensor:
@@ -140,14 +154,15 @@ def remap(
 
     for key, value in source.items():
         rule = next((r for r in rules if r.pattern.search(key)), None)
-        if rule is None:
+        if rule is None or (rule.zero and value.any()):
             put(key, value, key)
         elif not rule.targets:
             continue
         elif rule.dim is None:
             put(rule.pattern.sub(rule.targets[0], key), value, key, rule.operation)
         elif len(rule.targets) == 1:
-            stacks[rule.pattern.sub(rule.targets[0], key), rule.dim].append((natural_key(key), value))
+            place = [rule.order.index(rule.pattern.search(key)["part"])] if rule.order else natural_key(key)
+            stacks[rule.pattern.sub(rule.targets[0], key), rule].append((place, value))
         else:
             names = [rule.pattern.sub(t, key) for t in rule.targets]
             if all(name in target for name in names):
@@ -156,10 +171,11 @@ def remap(
                     put(name, part, key)
             else:
                 extra.append(f"{key} (-> {', '.join(names)})")
-    for (key, dim), parts in stacks.items():
-        put(
-            key, torch.stack([value for _, value in sorted(parts, key=lambda part: part[0])], dim), f"{len(parts)} keys"
-        )
+    for (key, rule), parts in stacks.items():
+        if rule.order and len(parts) != len(rule.order):
+            continue  # the target stays unfilled
+        values = [value for _, value in sorted(parts, key=lambda part: part[0])]
+        put(key, torch.stack(values, rule.dim), f"{len(parts)} keys", rule.operation)
     missing = [key for key in target if key not in result and not skipped(key)]
     if extra or missing or shapes:
         lists = {
@@ -188,7 +204,7 @@ def natural_key(key: str) -> list:
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read tensors from a ``.safetensors`` file, or from a ``.pth`` one without running anything in it.
+    """Read tensors from a ``.safetensors`` or ``.npz`` file, or from a ``.pth`` one without running anything in it.
 
     A mapping that holds the weights under ``state_dict``, ``model`` or ``model_ema`` is opened.
 
@@ -204,6 +220,12 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch or save it again") from error
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {key: torch.from_numpy(file[key]) for key in file.files}
+        except (BadZipFile, zlib.error, OSError, ValueError, TypeError, EOFError) as error:
+            raise ValueError(f"{path} is not a whole file of numpy arrays ({error}); fetch or save it again") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

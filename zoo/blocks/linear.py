@@ -1,5 +1,7 @@
 """Linear maps over channels and over tokens, each with its published initialisation."""
 
+import math
+
 import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
@@ -27,9 +29,11 @@ def _with(fill_weight, fill_bias=nn.init.zeros_):
 
 INITS = {
     "trunc_normal": _with(lambda w: trunc_normal_(w, std=0.02)),  # DeiT, ResMLP
+    "trunc_normal_005": _with(lambda w: trunc_normal_(w, std=0.005)),  # SwinV2-MoE
     "xavier": _with(nn.init.xavier_uniform_, lambda b: nn.init.normal_(b, std=1e-6)),  # ViT, gMLP
     "lecun": _with(lecun_normal_),  # Flax's default: MLP-Mixer, ViT's patch embedding
     "zeros": _with(nn.init.zeros_),
+    "prior": _with(nn.init.zeros_, lambda b: nn.init.constant_(b, -math.log(len(b)))),  # V-MoE: each of n classes 1 / n
     "open_gate": _with(lambda w: nn.init.normal_(w, std=1e-6), nn.init.ones_),  # gMLP's and gMixer's gates
     "torch": _torch_default,
 }

@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
-from zoo.blocks.head import ImageHead, MlpHead, pool_tokens
+from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
 from zoo.blocks.linear import Linear
 from zoo.models.model import Model
 from zoo.slots import Slot
 
-HEADS = ("linear", "mlp", "image")
+HEADS = ("linear", "mlp", "image", "tanh")
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
@@ -96,7 +96,7 @@ class Backbone(Model):
         self.num_features = self.head_hidden_size = dim
         self.head_init, self.head_kind, self.drop_rate = init, head, drop
         self.grad_checkpointing = False
-        self.head_drop = nn.Dropout(drop) if drop > 0 and head != "mlp" else None
+        self.head_drop = nn.Dropout(drop) if drop > 0 and head not in ("mlp", "tanh") else None
         if head == "image":
             self.num_classes, self.global_pool = 0, self._checked_pool(global_pool)
             self.config["num_classes"] = 0
@@ -120,8 +120,9 @@ class Backbone(Model):
         options = {"init": self.head_init, "device": device, "dtype": dtype}
         if not num_classes:
             self.head = nn.Identity()
-        elif self.head_kind == "mlp":
-            self.head = MlpHead(self.num_features, num_classes, drop=self.drop_rate, **options)
+        elif self.head_kind in ("mlp", "tanh"):
+            head = MlpHead if self.head_kind == "mlp" else TanhHead
+            self.head = head(self.num_features, num_classes, drop=self.drop_rate, **options)
         else:
             self.head = Linear(self.num_features, num_classes, **options)
 

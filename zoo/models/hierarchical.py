@@ -25,8 +25,12 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
-        self.has_aux = any(block.has_aux for block in blocks)
         self.grad_checkpointing = False
+
+    @property
+    def has_aux(self) -> bool:
+        """Whether a block returns auxiliary outputs."""
+        return any(block.has_aux for block in self.blocks)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
         if self.downsample is not None:
@@ -53,8 +57,8 @@ class Hierarchical(Backbone):
         dims: Width of each stage.
         depths: Number of blocks of each stage.
         token_mixer, channel_mixer, norm: Slots of the blocks: one for all; a list with an entry a stage, each a slot or
-            a list, a cycle within the stage; or a mapping with ``at={index: slot}`` for single blocks, counted over all
-            stages (see `zoo.slots.resolve_stage_slots`).
+            a list, a cycle within the stage; or a mapping with ``at={index: slot}`` for single blocks or
+            ``every={n: slot}`` for each n-th, counted over all stages (see `zoo.slots.resolve_stage_slots`).
         act: Activation slot of all mixers that have one and do not set their own.
         init: Initialisation of everything that does not set its own, a scheme of `zoo.blocks.linear.INITS`.
         stem, downsample: Slots of the stem and of what comes before every stage but the first.
@@ -64,7 +68,7 @@ class Hierarchical(Backbone):
         res_scale: Per stage: likewise on each shortcut.
         final_norm: Slot of the norm before the head.
         pool_first: The final norm comes after the pooling, not before it.
-        head: ``linear``, or ``mlp``: a perceptron.
+        head: ``linear``; ``mlp``, a perceptron; or ``tanh``, a classifier behind a map of the features' width and tanh.
         head_init: Initialisation of the head.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout in the mixers (their option ``drop``).

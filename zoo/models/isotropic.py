@@ -24,13 +24,14 @@ class Isotropic(Backbone):
         dim: Width of the blocks.
         depth: Number of blocks.
         token_mixer, channel_mixer: One slot for all blocks, a list that is repeated as a cycle, or a mapping with
-            ``at={index: slot}`` for single blocks (see `zoo.slots`).
+            ``at={index: slot}`` for single blocks or ``every={n: slot}`` for each n-th (see `zoo.slots.resolve_slots`).
         norm: Slot of the norms before the mixers and before the head.
         act: Activation slot of all mixers that have one and do not set their own.
         init: Initialisation of the mixers that do not set their own, a scheme of `zoo.blocks.linear.INITS`.
         stem: Slot of the stem.
         stem_init, head_init: Initialisation of the stem and of the head.
-        head: ``linear``, a classifier; or ``image``, a linear map to an image of the input's size.
+        head: ``linear``, a classifier; ``tanh``, one behind a map of the features' width and tanh; or ``image``, a
+            linear map to an image of the input's size.
         layer_scale: Initial value of a learnt factor per channel on each branch; None for no factor.
         class_token: Put a class token before the patches.
         pos_embed: Add learnt position embeddings.

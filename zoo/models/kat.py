@@ -134,7 +134,8 @@ def from_vit(source: str | nn.Module, *, rational: str = "gelu", **kwargs) -> nn
     elif kwargs:
         raise ValueError(f"{', '.join(kwargs)}: arguments are for a name; this model is built already")
     mixers = [block.channel_mixer for block in source.blocks] if isinstance(source, MODEL) else []
-    if not mixers or any(type(m) is not Mlp or type(m.act) is not nn.GELU for m in mixers):
+    alike = lambda m: type(m) is Mlp and type(m.act) is nn.GELU and (m.fc1.bias is None) == (m.fc2.bias is None)
+    if not mixers or not all(map(alike, mixers)):
         raise TypeError("from_vit takes a ViT or a DeiT of zoo, whose channel mixers are perceptrons with GELU")
     weight = next(source.parameters())
     arguments = dict(source.config, init="trunc_normal")

@@ -15,6 +15,8 @@ class Mlp(nn.Module):
         ratio: Hidden width over `dim`; the hidden width is ``int(ratio * dim)``.
         hidden: Hidden width itself, instead of `ratio`.
         act: An activation slot.
+        bias: Biases on both maps.
+        fc2_bias: Bias on the second map, if it is to differ from `bias`.
         drop: Dropout after the activation and after the second map.
         init: A scheme of `zoo.blocks.linear.INITS`.
 
@@ -40,6 +42,7 @@ class Mlp(nn.Module):
         hidden: int | None = None,
         act: str = "gelu",
         bias: bool = True,
+        fc2_bias: bool | None = None,
         drop: float = 0.0,
         init: str = "trunc_normal",
         device=None,
@@ -50,7 +53,7 @@ class Mlp(nn.Module):
         self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
         self.act = build_act(act, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         x = linear_act(x, self.fc1, self.act)
@@ -63,7 +66,7 @@ class Mlp(nn.Module):
 class Hourglass(Mlp):
     """The wide-narrow-wide perceptron: a bottleneck between two wide ends, so that a skip around it runs wide.
 
-    The other arguments are those of `Mlp`.
+    The other arguments are those of `Mlp`, without `fc2_bias`.
 
     Args:
         ratio: Bottleneck width over `dim`, below 1; the bottleneck is at least one feature wide.

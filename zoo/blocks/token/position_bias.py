@@ -53,17 +53,24 @@ class OffsetMlp(nn.Sequential):
 
     It sees each offset once, and what comes of it is then looked up for all pairs of positions.
 
+    Args:
+        bounded: Bring the biases between 0 and 16; if not, they are ``W2 relu(W1 x + b)``.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
     Shape: ``(offsets, 2) -> (offsets, heads)``.
-    Source: Liu et al., "Swin Transformer V2" (arXiv 2111.09883), section 3.3.
+    Source: Liu et al., "Swin Transformer V2" (arXiv 2111.09883), section 3.3; without bounds in
+        microsoft/Swin-Transformer, models/swin_transformer_moe.py.
     Cost: 512 x (2 + heads) MACs an offset.
     """
 
-    def __init__(self, heads: int, *, device=None, dtype=None):
+    def __init__(self, heads: int, *, bounded: bool = True, init: str = "trunc_normal", device=None, dtype=None):
         super().__init__(
-            Undecayed(2, 512, device=device, dtype=dtype),
+            Undecayed(2, 512, init=init, device=device, dtype=dtype),
             nn.ReLU(),
-            Undecayed(512, heads, bias=False, device=device, dtype=dtype),
+            Undecayed(512, heads, bias=False, init=init, device=device, dtype=dtype),
         )
+        self.bounded = bounded
 
     def forward(self, offsets: Tensor) -> Tensor:
-        return 16 * super().forward(offsets).sigmoid()
+        biases = super().forward(offsets)
+        return 16 * biases.sigmoid() if self.bounded else biases

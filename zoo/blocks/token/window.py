@@ -98,7 +98,8 @@ class WindowAttention(nn.Module):
         head_dim: Least width of a head where `heads` is not given.
         qkv_bias: Bias on the projection to queries, keys and values; with `cosine` the keys have none.
         cosine: SwinV2's form: cosines of queries and keys with a learnt scale, biases from a network over offsets.
-        pretrained_window: Side of the window that this network was trained with, if it was another; with `cosine`.
+        continuous: SwinV2-MoE's form: such a network too, its biases not bounded, and no cosines.
+        pretrained_window: Side of the window that the network was trained with, if it was another.
         attn_drop: Dropout on the attention weights.
         drop: Dropout after the output projection.
         init: A scheme of `zoo.blocks.linear.INITS`; queries, keys and values are three matrices to it.
@@ -111,11 +112,13 @@ class WindowAttention(nn.Module):
         torch.Size([2, 8, 10, 64])
 
     Source: Liu et al., "Swin Transformer" (arXiv 2103.14030), equation 4; "Swin Transformer V2" (arXiv 2111.09883),
-        equations 2 to 4; microsoft/Swin-Transformer, models/swin_transformer.py and swin_transformer_v2.py.
+        equations 2 to 4; microsoft/Swin-Transformer, models/swin_transformer.py, swin_transformer_v2.py and
+        swin_transformer_moe.py.
     Differs: none known. A grid that is no whole number of windows is filled with zeros as in timm, and attended to.
     Cost: 4 x dim x dim MACs a position, and 2 x window area x dim, counting those that fill up the last windows; with
-        `cosine` 512 x (2 + heads) an offset, once a call.
-    Raises: ValueError if `dim` is not a multiple of `heads`, or for `pretrained_window` without `cosine`.
+        `cosine` or `continuous` 512 x (2 + heads) an offset, once a call.
+    Raises: ValueError if `dim` is not a multiple of `heads`, for `pretrained_window` without a network, or for both
+        `cosine` and `continuous`.
     """
 
     needs_grid = True
@@ -133,6 +136,7 @@ class WindowAttention(nn.Module):
         head_dim: int = 32,
         qkv_bias: bool = True,
         cosine: bool = False,
+        continuous: bool = False,
         pretrained_window: int = 0,
         attn_drop: float = 0.0,
         drop: float = 0.0,
@@ -142,7 +146,9 @@ class WindowAttention(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        if pretrained_window and not cosine:
+        if cosine and continuous:
+            raise ValueError("window attention is cosine=True or continuous=True, not both; leave one out")
+        if pretrained_window and not (cosine or continuous):
             raise ValueError(
                 f"window attention with a table of biases cannot use pretrained_window={pretrained_window}; "
                 "leave it out or add cosine=True"
@@ -156,10 +162,11 @@ class WindowAttention(nn.Module):
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.relative_position_bias_table = self.logit_scale = self.cpb_mlp = self.q_bias = self.v_bias = None
         if cosine:
-            self.cpb_mlp = OffsetMlp(self.heads, **dd)
             self.logit_scale = nn.Parameter(torch.empty(self.heads, 1, 1, **dd))
             if qkv_bias:
                 self.q_bias, self.v_bias = (nn.Parameter(torch.empty(dim, **dd)) for _ in "qv")
+        if cosine or continuous:
+            self.cpb_mlp = OffsetMlp(self.heads, bounded=cosine, init=init, **dd)
         else:
             self.relative_position_bias_table = nn.Parameter(torch.empty(self._offsets(), self.heads, **dd))
         self.reset_parameters()
@@ -167,7 +174,7 @@ class WindowAttention(nn.Module):
     def reset_parameters(self) -> None:
         if self.cpb_mlp is None:
             init_(self.relative_position_bias_table, None, "trunc_normal")
-        else:
+        if self.logit_scale is not None:
             nn.init.constant_(self.logit_scale, math.log(10))
         if self.q_bias is not None:
             nn.init.zeros_(self.q_bias)
@@ -248,7 +255,7 @@ class WindowAttention(nn.Module):
 
     def _attend(self, qkv: Tensor, biases: list[Tensor], counts: list[int]) -> Tensor:
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
-        if self.cpb_mlp is None:
+        if self.logit_scale is None:
             (q, k, v), scale = qkv.unbind(2), qkv.shape[-1] ** -0.5
         else:
             qk, v = qkv.split([2, 1], dim=2)

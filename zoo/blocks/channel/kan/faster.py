@@ -1,0 +1,64 @@
+"""FasterKAN as a channel mixer: two layers of bumps made of the hyperbolic tangent, a norm before each."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.linear import hidden_width, init_
+from zoo.blocks.register import register
+
+
+class FasterLinear(KANLinear):
+    """A layer of `SechSquared` bumps without base term and bias, initialised as FasterKAN's."""
+
+    def _draw(self) -> None:
+        init_(self.weight.detach().flatten(1), None, "xavier")
+
+
+@register("channel_mixer", "faster_kan")
+class FasterKAN(nn.Module):
+    """Two Kolmogorov-Arnold layers with a layer norm before each, whose functions are sums of ``1 - tanh^2`` bumps.
+
+    Args:
+        num, grid_range, width: Of the bumps, see `zoo.blocks.basis.sech.SechSquared`.
+        ratio: Hidden width over `dim`.
+        hidden: Hidden width itself, instead of `ratio`.
+        drop: Dropout before and after the second layer.
+
+    Shape: ``(*, dim) -> (*, dim)``.
+
+    Example:
+        >>> import torch
+        >>> FasterKAN(8, hidden=4)(torch.randn(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+
+    Source: FasterKAN as in DLYuanGod/MLP-KAN, fasterkan.py.
+    Differs: none known.
+    Cost: 2 x dim x hidden x num + (dim + hidden) x num MACs a position.
+    Raises: ValueError for a hidden width below 1, or what the basis refuses.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num: int = 8,
+        grid_range: tuple[float, float] = (-2.0, 2.0),
+        width: float = 0.33,
+        ratio: float = 0.5,
+        hidden: int | None = None,
+        drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        hidden, dd = hidden_width("faster_kan", dim, ratio, hidden), {"device": device, "dtype": dtype}
+        basis = dict(basis="sech2", num=num, grid_range=grid_range, width=width)
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.fc1 = FasterLinear(dim, hidden, **basis, **dd)
+        self.norm2 = nn.LayerNorm(hidden, **dd)
+        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
+        self.fc2 = FasterLinear(hidden, dim, **basis, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(self.norm1(x))
+        return self.drop(self.fc2(self.norm2(self.drop(x))))

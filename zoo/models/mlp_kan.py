@@ -1,0 +1,92 @@
+"""MLP-KAN: DeiT whose perceptrons are mixtures of four perceptrons and four Kolmogorov-Arnold networks.
+
+Paper: He et al., "MLP-KAN: Unifying Deep Representation and Function Learning", arXiv 2410.03027.
+Code:  DLYuanGod/MLP-KAN, models_kan.py and fasterkan.py (MIT).
+Weights: none released.
+
+The authors' models keep the perceptrons that the mixtures replace, unused; these leave them out, and the grids too,
+which are not trained.
+"""
+
+import torch
+from torch import Size, Tensor
+
+from zoo.models import deit
+from zoo.models.published import Published
+from zoo.models.vit import MODEL as MODEL
+from zoo.weights import drop, rename
+
+
+def moe(num_experts: int = 8, hidden: int = 192) -> dict:
+    """A mixture, its first half of perceptrons and its second of networks with half as many hidden features."""
+    half = num_experts // 2
+    experts = [dict(name="mlp", hidden=hidden)] * half + [dict(name="faster_kan", hidden=hidden // 2)] * half
+    router = dict(name="top_k", softmax="after", losses=())
+    return dict(name="moe", num_experts=num_experts, top_k=2, experts=experts, router=router)
+
+
+DEFAULTS = {
+    **deit.DEFAULTS,
+    **dict(
+        token_mixer="attention(head_dim=64, qkv_bias=False)",
+        channel_mixer=moe(),
+        norm="layernorm(eps=1e-5)",
+        final_norm="layernorm(eps=1e-6)",
+        init="torch",
+    ),
+}
+
+VARIANTS = {
+    "mlp_kan_tiny_patch16_224": dict(dim=192),
+    "mlp_kan_small_patch16_224": dict(dim=384),
+    "mlp_kan_base_patch16_224": dict(dim=768),
+    "mlp_kan_test": dict(
+        img_size=32,
+        patch_size=8,
+        dim=64,
+        depth=3,
+        num_classes=10,
+        global_pool="avg",
+        token_mixer="attention(heads=4, qkv_bias=False)",
+        channel_mixer=moe(4, 64),
+    ),
+}
+
+# Nothing is published. The parameters are those of the authors' models without what those do not use or train, which is
+# 3,551,232 in tiny, 14,179,584 in small and 56,669,952 in base; MACs are zoo's own, with equal shares for the experts.
+PUBLISHED = {
+    "mlp_kan_tiny_patch16_224": Published(19.919272, 1.437),
+    "mlp_kan_small_patch16_224": Published(43.358056, 3.570),
+    "mlp_kan_base_patch16_224": Published(100.852456, 9.926),
+}
+
+
+def _by_function(x: Tensor, shape: Size) -> Tensor:
+    """``(out, in * num) -> (out, num, in)``."""
+    return x.unflatten(1, (shape[2], shape[1])).transpose(1, 2)
+
+
+def _all_true(x: Tensor, shape: Size) -> Tensor:
+    """No edge is pruned."""
+    return torch.ones(shape, dtype=torch.bool)
+
+
+LAYER = r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.layers\."
+NEW = r"\1.channel_mixer.experts.mixers.\2."
+RULES = [
+    drop(r"^blocks\.\d+\.mlp\.", "the perceptrons of DeiT, which the authors' blocks keep and do not use"),
+    rename(r"^(cls_token|pos_embed)$", r"tokens.\1"),
+    rename(r"^patch_embed\.", "stem."),
+    rename(r"^(blocks\.\d+)\.attn\.", r"\1.token_mixer."),
+    rename(r"^(blocks\.\d+)\.kan\.gate\.", r"\1.channel_mixer.router.gate."),
+    rename(r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.fc", NEW + "fc"),
+    *(
+        rename(LAYER + rf"{i}\.{old}", f"{NEW}{new}", operation)
+        for i in (0, 1)
+        for old, new, operation in (
+            (r"layernorm\.", f"norm{i + 1}.", None),
+            (r"spline_linear\.", f"fc{i + 1}.", _by_function),
+            (r"rbf\.grid$", f"fc{i + 1}.alive", _all_true),  # fixed; in its place what KANLinear keeps
+        )
+    ),
+]
