@@ -35,10 +35,11 @@ COLUMNS = (
 
 def card() -> str:
     """The whole text of MODEL_CARD.md."""
-    return HEADER + "".join(_section(family) for family in families().values())
+    return HEADER + "".join(section(family) for family in families().values())
 
 
-def _section(family: Family) -> str:
+def section(family: Family) -> str:
+    """What the card says of one family."""
     lines = ["", f"## {family.name}", "", family.about, ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for name in zoo.list_models(family=family.name, include_tags=True):
