@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.kan.select import Selectable
+from zoo.blocks.channel.moe.balance import rebalance
+from zoo.parallel import share_losses
 from zoo.slots import unknown
 from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader
@@ -56,6 +58,8 @@ class Trainer:
         self.total = self._steps(train.duration)
         self.step, saved = self.folder.open(recipe)
         model = self._create_model()
+        if accelerator.num_processes > 1:
+            share_losses(model)
         recipe.task.check(model, self.splits["train"])
         self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
         if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
@@ -138,6 +142,7 @@ class Trainer:
         self.scheduler.step_update(step)
         self.model.train()
         records: list[dict[str, Any]] = []
+        returned: list[Aux] = []
 
         def loss_and_gradient() -> Tensor:
             """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
@@ -152,9 +157,11 @@ class Trainer:
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
             self._check_finite("norm of the gradient", norm, step)
             records.append({"loss": value, "grad_norm": norm} | {key: numbers(entry) for key, entry in aux.items()})
+            returned.append(aux)
             return loss
 
         self.optimizer.step(loss_and_gradient)
+        rebalance(accelerator.unwrap_model(self.model), returned[0])
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)
         return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
