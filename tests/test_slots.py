@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo
 from zoo.blocks.channel.mlp import Mlp
-from zoo.slots import Slot, build_block, dump_slots, parse_slot, resolve_slots
+from zoo.slots import Slot, build_block, dump_slots, parse_slot, resolve_slots, resolve_stage_slots
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,77 @@ def test_cycle_and_at():
     assert [str(s) for s in resolve_slots(mixed, 3)] == ["glu", "mlp", "mlp(ratio=2)"]
 
 
+def test_every_counts_from_one_and_at_has_the_last_word():
+    assert [str(s) for s in resolve_slots({"name": "mlp", "every": {2: "moe"}}, 5)] == ["mlp", "moe"] * 2 + ["mlp"]
+    both = {"name": "mlp", "ratio": 2, "every": {"3": "moe(num_experts=4)"}, "at": {-1: None}}
+    assert [str(s) for s in resolve_slots(both, 6)] == ["mlp(ratio=2)"] * 2 + ["moe(num_experts=4)"] + [
+        "mlp(ratio=2)",
+        "mlp(ratio=2)",
+        "none",
+    ]
+
+
+def test_the_other_blocks_may_be_a_list_or_a_mapping_of_the_same_kind():
+    stages = {"others": ["pool", ["window", "shifted_window"]], "every": {2: "attention"}}
+    assert [str(s) for s in resolve_stage_slots(stages, [1, 4])] == [
+        "pool",
+        "attention",
+        "shifted_window",
+        "attention",
+        "shifted_window",
+    ]
+    nested = {"others": {"name": "mlp", "at": {0: "glu"}}, "at": {1: "moe"}}
+    assert [str(s) for s in resolve_slots(nested, 3)] == ["glu", "moe", "mlp"]
+
+
+@pytest.mark.parametrize(
+    "own, expected",
+    [
+        (None, ["mlp(ratio=4)", "mlp(ratio=4)", "moe"]),
+        (["glu", "mlp"], ["glu", "mlp", "moe"]),
+        ({"name": "glu", "at": {0: "mlp"}}, ["mlp", "glu", "moe"]),
+    ],
+    ids=["string", "list", "mapping"],
+)
+def test_exchanging_blocks_leaves_a_models_own_slots_to_the_others(own, expected, monkeypatch, tmp_path):
+    family = zoo.registry.family_of("vit_test")
+    if own is not None:
+        monkeypatch.setitem(family.variants["vit_test"], "channel_mixer", own)
+    model = zoo.create_model("vit_test", channel_mixer={"at": {-1: "moe"}})
+    assert [str(slot) for slot in model.config["channel_mixer"]] == expected
+    zoo.save_pretrained(model, tmp_path)
+    loaded = zoo.create_model(f"local-dir:{tmp_path}")
+    assert loaded.config["channel_mixer"] == model.config["channel_mixer"]
+    again = zoo.create_model(f"local-dir:{tmp_path}", False, channel_mixer={"every": {3: "glu"}})
+    assert [str(slot) for slot in again.config["channel_mixer"]] == [*expected[:2], "glu"]
+
+
+def test_exchanging_blocks_of_a_model_of_stages_and_of_a_default_of_the_class():
+    model = zoo.create_model(
+        "poolformer_test", token_mixer={"every": {2: "attention(heads=2)"}}, downsample={"at": {0: "merge"}}
+    )
+    assert [str(s) for s in model.config["token_mixer"]] == [
+        *("pool", "attention(heads=2)", "pool", "attention(heads=2)", "pool")
+    ]
+    assert [s.name for s in model.config["downsample"]] == ["merge", "conv", "conv"]
+    swin = zoo.create_model("swin_test", norm={"at": {0: "groupnorm"}})
+    assert [s.name for s in swin.config["norm"]][:2] == ["groupnorm", "layernorm"]
+
+
 @pytest.mark.parametrize(
     "value, words",
     [
         ([], "0 entries for 3 blocks"),
         (["a"] * 4, "4 entries for 3 blocks"),
         ({"name": "mlp", "at": {3: "glu"}}, "outside the model's 3 blocks"),
-        ({"at": {0: "glu"}}, 'add "name"'),
+        ({"at": {0: "glu"}}, 'add "name", or "others" for a list'),
+        ({"every": {2: "glu"}, "at": {0: "glu"}}, 'has "every" and "at" but no slot'),
+        ({"name": "mlp", "every": {0: "glu"}}, "not from 1 to the model's 3 blocks"),
+        ({"name": "mlp", "every": {4: "glu"}}, "not from 1 to the model's 3 blocks"),
+        ({"name": "mlp", "every": {"two": "glu"}}, "has the key 'two', which must be a whole number"),
+        ({"name": "mlp", "at": {None: "glu"}}, "has the key None, which must be a whole number"),
+        ({"name": "mlp", "every": 2}, r'every=2; it must be a mapping such as \{every: \{2: "moe"\}\}'),
+        ({"others": "mlp", "ratio": 2, "at": {0: "glu"}}, '"others" beside ratio'),
     ],
 )
 def test_resolve_errors(value, words):

@@ -20,6 +20,12 @@ _PUBLIC = {
     "register_block": "slots",
     "save_pretrained": "hub",
     "count_flops": "flops",
+    "upcycle": "upcycling",
+    "prune_experts": "surgery",
+    "add_expert": "surgery",
+    "expert_load": "blocks.channel.moe.plot",
+    "plot_expert_load": "blocks.channel.moe.plot",
+    "expert_parallel": "parallel",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -44,6 +44,11 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
             "features, compiled or distributed, save the model inside it"
         )
+    if any(getattr(module, "exchange", None) is not None for module in model.modules()):
+        raise ValueError(
+            "this process has a part of the model's experts alone; load zoo.parallel.whole_state_dict(model) into a "
+            "model of the same arguments and save that"
+        )
     if any(p.is_meta for p in model.parameters()):
         raise ValueError(
             "a model on the meta device has no weights to save; materialise it by to_empty() and init_weights()"

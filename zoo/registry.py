@@ -18,7 +18,7 @@ from torch import nn
 from zoo.blocks.embed import to_pair
 from zoo.models.model import Model
 from zoo.models.published import Published
-from zoo.slots import check_type, unknown
+from zoo.slots import check_type, unknown, with_others
 from zoo.weights import Rule, fetch_state_dict, load_weights, natural_key, read_state_dict
 
 SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample", "layer")
@@ -244,7 +244,8 @@ def create_model(
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew, a first
-            convolution for other ``in_chans`` is adapted.
+            convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
+            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`).
 
     Raises:
         ValueError: A name, tag, argument, slot or option is unknown, or weights do not fit; the message says what
@@ -308,6 +309,11 @@ def assemble(
     """
     check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
     check_arguments(family.model, arguments, arch, where)
+    takes = inspect.signature(family.model).parameters
+    overrides = {  # where only some blocks are exchanged, the others stay what they are
+        key: with_others(value, arguments.get(key, takes[key].default)) if key in SLOT_ARGUMENTS else value
+        for key, value in overrides.items()
+    }
     names = {"first_conv": "stem.proj", "classifier": "head"}  # zoo's own names, for timm's tools
     names |= {key: family.cfg[key] for key in names if key in family.cfg}
     cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None, **names)

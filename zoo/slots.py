@@ -1,7 +1,8 @@
 """Slots: ``"name(option=value)"`` -> a checked block, one for each place of a model.
 
 A slot is a string, a mapping ``{"name": ..., option: value}``, a class or partial, or None. A model takes one slot for
-all its blocks, a list (a cycle over the blocks), or a mapping with ``at={index: slot}`` that exchanges single blocks.
+all its blocks, a list (a cycle over the blocks), or a mapping that exchanges blocks: ``at={index: slot}`` single ones,
+``every={n: slot}`` each n-th. Such a mapping that has no name leaves the model's own slots to the other blocks.
 """
 
 import ast
@@ -19,9 +20,10 @@ from torch import nn
 from zoo.blocks.register import blocks_of
 from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
 
-SlotLike = (
-    Any  # str | Mapping | type | functools.partial | Slot | None; a list or an `at` mapping where a model takes them
-)
+# str | Mapping | type | functools.partial | Slot | None; where a model takes them a list, or a mapping with EXCHANGES
+SlotLike = Any
+EXCHANGES = ("every", "at")  # in this order
+OTHERS = "others"  # in such a mapping, instead of a name: a list, or whatever else a model takes
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,22 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
         ['pool', 'attention', 'pool', 'attention']
         >>> [str(s) for s in resolve_slots({"name": "mlp", "ratio": 2, "at": {-1: "glu"}}, 3)]
         ['mlp(ratio=2)', 'mlp(ratio=2)', 'glu']
+        >>> [str(s) for s in resolve_slots({"others": ["mlp", "glu"], "every": {2: "moe"}}, 5)]
+        ['mlp', 'moe', 'mlp', 'moe', 'mlp']
 
     Args:
-        value: One slot; a list of slots, repeated as a cycle; or a mapping with the key ``at``.
+        value: One slot; a list of slots, repeated as a cycle; or a mapping with the key ``every``, whose slot goes to
+            the blocks n - 1, 2n - 1, …, or ``at``, or both, of which ``at`` has the last word. The other blocks get the
+            slot that the rest of the mapping is, or what is under the key ``others``.
         depth: Number of blocks.
         what: Name of the slot in error messages.
 
     Raises:
-        ValueError: The list is empty or longer than `depth`, or an index of `at` is outside the blocks.
+        ValueError: The list is empty or longer than `depth`, an index of `at` or a number of `every` is outside the
+            blocks, or nothing is said of the other blocks.
     """
-    if isinstance(value, Mapping) and "at" in value:
-        return _resolve_at(value, depth, what, lambda base: resolve_slots(base, depth, what))
+    if exchanges(value):
+        return _exchange(value, depth, what, lambda others: resolve_slots(others, depth, what))
     if isinstance(value, (list, tuple)):
         if not 0 < len(value) <= depth:
             raise ValueError(
@@ -132,16 +139,16 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
     Args:
         value: One slot for all blocks; a list with an entry a stage, each a slot or a list, a cycle within the stage; a
             list of one list, that cycle in every stage; a list with a slot for every block of the model; or a mapping
-            with the key ``at``, whose indices count the blocks of all stages.
+            with the keys ``at`` and ``every`` as in `resolve_slots`, which count the blocks of all stages.
         depths: Number of blocks of each stage.
         what: Name of the slot in error messages.
 
     Raises:
-        ValueError: The list is of another length, or an index of `at` is outside the blocks.
+        ValueError: The list is of another length, or a mapping is wrong as in `resolve_slots`.
     """
     total = sum(depths)
-    if isinstance(value, Mapping) and "at" in value:
-        return _resolve_at(value, total, what, lambda base: resolve_stage_slots(base, depths, what))
+    if exchanges(value):
+        return _exchange(value, total, what, lambda others: resolve_stage_slots(others, depths, what))
     if not isinstance(value, (list, tuple)):
         return [parse_slot(value)] * total
     if len(value) == 1 and isinstance(value[0], (list, tuple)):
@@ -161,18 +168,58 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
     )
 
 
-def _resolve_at(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
-    """The slots of a mapping with ``at``: those of the rest of it, single ones exchanged."""
-    base = {k: v for k, v in value.items() if k != "at"}
-    if not base:
-        raise ValueError(f'{what} has "at" but no slot for the other blocks; add "name"')
-    slots = list(resolve(base))
-    for index, slot in value["at"].items():
-        place = int(index)  # JSON and YAML keys may be strings
+def exchanges(value: SlotLike) -> bool:
+    """Whether it is a mapping that exchanges blocks by ``at`` or ``every``."""
+    return isinstance(value, Mapping) and any(key in value for key in EXCHANGES)
+
+
+def with_others(value: SlotLike, own: SlotLike) -> SlotLike:
+    """A mapping that exchanges blocks and says nothing of the others, with a model's own slots for these.
+
+    Example:
+        >>> with_others({"at": {-1: "moe"}}, ["pool", "attention"])
+        {'at': {-1: 'moe'}, 'others': ['pool', 'attention']}
+
+    Returns:
+        The completed mapping; any other value as it is.
+    """
+    return {**value, OTHERS: own} if exchanges(value) and not set(value) - set(EXCHANGES) else value
+
+
+def _exchange(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
+    """The slots of a mapping with ``at`` or ``every``: those of the other blocks, some exchanged."""
+    others = {k: v for k, v in value.items() if k not in EXCHANGES}
+    given = " and ".join(f'"{key}"' for key in EXCHANGES if key in value)
+    if not others:
+        raise ValueError(f'{what} has {given} but no slot for the other blocks; add "name", or "{OTHERS}" for a list')
+    if OTHERS in others and len(others) > 1:
+        raise ValueError(
+            f'{what} has "{OTHERS}" beside {", ".join(sorted(others.keys() - {OTHERS}))}; it is all that the other '
+            "blocks get, so write their options into it"
+        )
+    slots = list(resolve(others.get(OTHERS, others)))
+    for key in EXCHANGES:
+        if not isinstance(value.get(key, {}), Mapping):
+            raise ValueError(f'{what} has {key}={value[key]!r}; it must be a mapping such as {{{key}: {{2: "moe"}}}}')
+    for number, slot in value.get("every", {}).items():
+        step = _number(number, f"{what}: every={{{number}: …}}")
+        if not 1 <= step <= depth:
+            raise ValueError(f"{what}: every={{{number}: …}} is not from 1 to the model's {depth} blocks")
+        slots[step - 1 :: step] = [parse_slot(slot)] * (depth // step)
+    for index, slot in value.get("at", {}).items():
+        place = _number(index, f"{what}: at={{{index}: …}}")
         if not -depth <= place < depth:
             raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
         slots[place] = parse_slot(slot)
     return slots
+
+
+def _number(key: int | str, where: str) -> int:
+    """A key of a mapping as a whole number; those of JSON and YAML may be strings."""
+    try:
+        return int(key)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} has the key {key!r}, which must be a whole number") from None
 
 
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:

@@ -80,7 +80,11 @@ class MetaBlock(nn.Module):
         self.channel_mixer = channel_mixer
         self.scale2, self.res_scale2 = scale(second, layer_scale), scale(second, res_scale)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else None
-        self.has_aux = _has_aux(token_mixer) or _has_aux(channel_mixer)
+
+    @property
+    def has_aux(self) -> bool:
+        """Whether a mixer returns auxiliary outputs; one may be exchanged after the block was built."""
+        return _has_aux(self.token_mixer) or _has_aux(self.channel_mixer)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []

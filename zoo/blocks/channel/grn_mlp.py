@@ -36,6 +36,8 @@ class GrnMlp(nn.Module):
     Raises: ValueError for a hidden width below 1.
     """
 
+    per_position = False  # the norm is over the positions of a sample, which the experts of a mixture do not see
+
     def __init__(
         self,
         dim: int,
