@@ -51,9 +51,20 @@ def test_readme_commands_exist():
         assert not path or (ROOT / path).exists(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", families())
 def test_model_card_is_what_the_registry_says(name):
     assert zoo.card.section(families()[name]) in CARD, "MODEL_CARD.md is old; run `make card`"
+
+
+@pytest.mark.parametrize("name", families())
+def test_model_card_has_every_model_of_a_family_and_the_first_as_it_is(name):
+    """All else of the card follows from what is compared with the published figures elsewhere."""
+    family = families()[name]
+    first, *_ = names = zoo.list_models(family=name, include_tags=True)
+    assert zoo.card.row(family, first) in CARD and family.about in CARD, "MODEL_CARD.md is old; run `make card`"
+    listed = re.findall(r"^\| `([^`]+)`", CARD[CARD.index(f"\n## {name}\n") :].split("\n## ", 2)[1], re.M)
+    assert [n.split(".")[0] for n in listed] == [n.split(".")[0] for n in names], "MODEL_CARD.md is old"
 
 
 def test_model_card_has_the_families_and_nothing_else():

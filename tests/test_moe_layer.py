@@ -357,11 +357,13 @@ def test_costs_of_a_sparse_model_by_hand():
         (dict(experts="mlq"), "channel_mixer 'mlq' is unknown; did you mean"),
         (dict(experts="mlp(hiden=3)"), "has no option 'hiden'; did you mean 'hidden'"),
         (dict(router="topk"), "router 'topk' is unknown; did you mean 'top_k'"),
+        (dict(router="none"), "router 'none' is unknown"),
         (dict(dispatch="capacity(factor=0)"), "must be positive"),
         (dict(experts=[]), "list of 0 for 8 experts"),
         (dict(experts=["mlp"] * 9), "list of 9 for 8 experts"),
         (dict(experts=["none"]), "none cannot be an expert"),
         (dict(experts=["moe"]), "MoE cannot be an expert"),
+        (dict(experts="grn_mlp"), "looks at all positions"),
         (dict(group=0), "group=0"),
     ],
 )

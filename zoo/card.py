@@ -43,27 +43,29 @@ def section(family: Family) -> str:
     lines = ["", f"## {family.name}", "", family.about, ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for name in zoo.list_models(family=family.name, include_tags=True):
-        lines.append("| " + " | ".join(_row(family, name)) + " |")
+        lines.append(row(family, name))
     return "\n".join(lines) + "\n"
 
 
-def _row(family: Family, name: str) -> tuple[str, ...]:
+def row(family: Family, name: str) -> str:
+    """The line of one model."""
     arch = name.split(".")[0]
     cfg = timm.models.PretrainedCfg(**zoo.model_info(name).pretrained_cfg)
     size, classes, report = _costs(arch, cfg.num_classes)
-    row = family.published.get(name)
+    published = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
-    return (
+    cells = (
         f"`{name if cfg.has_weights else arch}`",
         _millions(report.params),
         _millions(report.active_params),
         f"{report.macs / 1e9:.3g}",
         " x ".join(map(str, size)),
         str(classes),
-        "" if row is None or row.top1 is None else str(row.top1),
+        "" if published is None or published.top1 is None else str(published.top1),
         weights,
         (cfg.license or "not stated") if cfg.has_weights else "",
     )
+    return "| " + " | ".join(cells) + " |"
 
 
 def _millions(number: int) -> str:

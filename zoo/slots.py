@@ -26,6 +26,9 @@ EXCHANGES = ("every", "at")  # in this order
 OTHERS = "others"  # in such a mapping, instead of a name: a list, or whatever else a model takes
 
 
+NEVER_NONE = ("basis", "router", "dispatch", "experts")  # kinds that cannot be left out
+
+
 @dataclass(frozen=True)
 class Slot:
     """A block by name with its options, or by class; `name` is None for a class that no name stands for."""
@@ -263,7 +266,7 @@ def build_block(
         cls, title = slot.factory, getattr(slot.factory, "__name__", repr(slot.factory))
     else:
         known = blocks_of(kind)
-        if slot.name == "none" and "none" not in known:
+        if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
             if slot.options:
                 raise ValueError(f"{kind} none has no options, and {slot} gives {', '.join(slot.options)}")
             return None
@@ -310,13 +313,14 @@ def create_block(kind: str, slot: SlotLike, dim: int, **kwargs) -> nn.Module | N
 
 
 def list_blocks(kind: str) -> list[str]:
-    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm``, ``act``, ``stem`` or ``basis``.
+    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm``, ``act``, ``stem``, ``downsample``,
+    ``basis``, ``router``, ``dispatch`` or ``experts``.
 
     Example:
         >>> "attention" in list_blocks("token_mixer")
         True
     """
-    return sorted({*blocks_of(kind), *(() if kind == "basis" else ("none",))})
+    return sorted({*blocks_of(kind), *(() if kind in NEVER_NONE else ("none",))})
 
 
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:

@@ -29,7 +29,7 @@ class MixerExperts(Experts):
     Source: unlike experts side by side: He et al., "MLP-KAN" (arXiv 2410.03027); DLYuanGod/MLP-KAN, models_kan.py.
     Differs: none known.
     Cost: that of the mixer of each choice; counted as if all experts had as many.
-    Raises: ValueError if a mixer reports auxiliary outputs, as a mixture does.
+    Raises: ValueError if a mixer reports auxiliary outputs, as a mixture does, or looks at all positions together.
     """
 
     def __init__(self, mixers: list[nn.Module]):
@@ -38,6 +38,11 @@ class MixerExperts(Experts):
             if mixer is None or getattr(mixer, "has_aux", False):
                 name = "none" if mixer is None else type(mixer).__name__
                 raise ValueError(f"{name} cannot be an expert; give channel mixers that return their output alone")
+            if not getattr(mixer, "per_position", True):
+                raise ValueError(
+                    f"{type(mixer).__name__} looks at all positions of a sample, and an expert sees some of them; give "
+                    "another channel mixer"
+                )
         self.mixers = nn.ModuleList(mixers)
 
     @property
