@@ -134,7 +134,8 @@ def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
     """
     if not is_bare(fc, Linear):
         return fc(x).chunk(2, dim=-1)
-    first, second = (F.linear(x, weight, bias) for weight, bias in _cut(fc))
+    linear = onednn.linear if onednn.usable(x, fc.weight[: fc.out_features // 2]) else F.linear
+    first, second = (linear(x, weight, bias) for weight, bias in _cut(fc))
     return first, second
 
 
