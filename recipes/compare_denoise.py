@@ -8,14 +8,11 @@ The seed decides the first weights, the order of the images and all noise, which
 it trains only what is not finished.
 """
 
-import argparse
-import json
 import statistics
-import sys
 from pathlib import Path
 
-from zoo.files import replacing
-from zoo.training import Recipe, RecipeError, Trainer, load_recipe
+from zoo.training import Recipe, Trainer, load_recipe
+from zoo.training.comparing import command
 from zoo.training.data import EvaluationBatches
 
 RECIPES = {name: Path(__file__).parent / f"{name}_denoise_digits.yaml" for name in ("hourglass", "conventional")}
@@ -60,19 +57,7 @@ def table(rows: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line entry; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change both recipes")
-    parser.add_argument("--output", type=Path, default=Path("runs/compare_denoise"), help="folder of the runs")
-    parser.add_argument("--json", type=Path, help="write the rows into this file")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        rows = compare(args.overrides, args.output)
-    except RecipeError as error:
-        sys.exit(f"error: {error}")
-    print(table(rows))
-    if args.json:
-        with replacing(args.json) as file:
-            file.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    command(__doc__, compare, table, "runs/compare_denoise", argv)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@
 The seed decides the first weights; the points are always the same. Run again, it trains only what is not finished.
 """
 
-import argparse
 import json
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from zoo.blocks.channel.kan.select import SelectKANLinear
-from zoo.files import replacing
-from zoo.training import RecipeError, Trainer, load_recipe
+from zoo.training import Trainer, load_recipe
+from zoo.training.comparing import command
 from zoo.training.formulas import FORMULAS
 
 HERE = Path(__file__).parent
@@ -136,20 +134,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line entry; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("against", choices=["mlp", "spaces"], help="what is compared: see above")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change all recipes")
-    parser.add_argument("--output", type=Path, default=Path("runs/compare_fit"), help="folder of the runs")
-    parser.add_argument("--json", type=Path, help="write the rows into this file")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        rows = compare(args.against, args.overrides, args.output)
-    except RecipeError as error:
-        sys.exit(f"error: {error}")
-    print(table(rows))
-    if args.json:
-        with replacing(args.json) as file:
-            file.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    command(
+        __doc__,
+        compare,
+        table,
+        "runs/compare_fit",
+        argv,
+        against={"choices": ["mlp", "spaces"], "help": "what is compared: see above"},
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ EXCHANGES = ("every", "at")  # in this order
 OTHERS = "others"  # in such a mapping, instead of a name: a list, or whatever else a model takes
 
 
-NEVER_NONE = ("basis", "router", "dispatch", "experts")  # kinds that cannot be left out
+NEVER_NONE = ("router", "dispatch", "experts")  # kinds that cannot be left out; a basis says so itself
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def list_blocks(kind: str) -> list[str]:
         >>> "attention" in list_blocks("token_mixer")
         True
     """
-    return sorted({*blocks_of(kind), *(() if kind in NEVER_NONE else ("none",))})
+    return sorted({*blocks_of(kind), *(() if kind in ("basis", *NEVER_NONE) else ("none",))})
 
 
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
