@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tens
 def cast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in the precision that autocast asks for, if it is on: operators of our own are unknown to it."""
     device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None else t.to(dtype) for t in tensors)
