@@ -5,7 +5,8 @@ Code:  DLYuanGod/MLP-KAN, models_kan.py and fasterkan.py (MIT).
 Weights: none released.
 
 The authors' models keep the perceptrons that the mixtures replace, unused; these leave them out, and the grids too,
-which are not trained.
+which are not trained. As they are initialised they double a rounding error in every block: in fp32 the logits of a tiny
+model lie 3e-2 (relative) from those in fp64, in the authors' code and in this one. In fp64 the two agree to 5e-11.
 """
 
 import torch
