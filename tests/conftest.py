@@ -1,5 +1,6 @@
 """What the tests share: the registry's names, seeded models, checkpoints in timm's layout."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def images(model: torch.nn.Module, batch: int = 2) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def losses_of_twenty_steps(path: Path, folder: Path) -> list[float]:
+    """The training losses of a recipe that runs for twenty steps, one a step."""
+    from zoo.training import Trainer, load_recipe  # needs zoo[train]
+
+    overrides = ["train.duration=20st", "train.log_every=1st", "schedule.warmup=5st"]
+    Trainer(load_recipe(path, overrides), folder).fit()
+    records = map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 20
+    return losses
 
 
 @pytest.fixture

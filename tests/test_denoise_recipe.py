@@ -6,9 +6,11 @@ import pytest
 
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
+from conftest import losses_of_twenty_steps
+
 import zoo
 from recipes import compare_denoise
-from zoo.training import Trainer, load_recipe
+from zoo.training import load_recipe
 from zoo.training.config import differences
 
 HOURGLASS, CONVENTIONAL = compare_denoise.RECIPES.values()
@@ -33,11 +35,7 @@ def test_the_budgets_are_equal_and_each_skip_is_of_its_own_kind():
 
 @pytest.mark.parametrize("path", compare_denoise.RECIPES.values(), ids=compare_denoise.RECIPES)
 def test_twenty_steps_lower_the_loss(path, tmp_path):
-    overrides = ["train.duration=20st", "train.log_every=1st", "schedule.warmup=5st"]
-    Trainer(load_recipe(path, overrides), tmp_path / "run").fit()
-    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines())
-    losses = [record["loss"] for record in records if "loss" in record]
-    assert len(losses) == 20
+    losses = losses_of_twenty_steps(path, tmp_path / "run")
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 

@@ -262,7 +262,7 @@ def test_m3vits_backbones_give_maps_and_take_a_classifier():
 def test_faster_kan_is_its_formula():
     mixer, x = zoo.create_block("channel_mixer", "faster_kan(hidden=3)", 5), torch.randn(4, 5)
     grid, y = torch.linspace(-2, 2, 8), x
-    for norm, layer in ((mixer.norm1, mixer.fc1), (mixer.norm2, mixer.fc2)):
+    for norm, layer in ((mixer.norm1, mixer.fc1), (mixer.norm, mixer.fc2)):
         bumps = 1 - torch.tanh((norm(y)[..., None] - grid) / 0.33) ** 2  # (N, in, 8)
         y = torch.einsum("nig,ogi->no", bumps, layer.weight)
     assert torch.allclose(mixer(x), y, atol=1e-6)

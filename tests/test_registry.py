@@ -150,7 +150,7 @@ def test_published_tags_are_timms():
 
 
 def test_import_is_lazy():
-    lazy = ("fvcore", "sklearn", "accelerate", "zoo.hub", "zoo.training")
+    lazy = ("fvcore", "sklearn", "accelerate", "zoo.hub", "zoo.parallel", "zoo.exchange", "zoo.training")
     code = f"import sys, zoo; print([m for m in {lazy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -14,8 +14,8 @@ from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.parallel import Exchange, owned_parameters
 from zoo.blocks.channel.moe.routers.base import Router
+from zoo.exchange import Exchange, owned_parameters
 
 
 def expert_parallel(model: nn.Module, mesh: DeviceMesh, *, dim: str | int = -1) -> nn.Module:

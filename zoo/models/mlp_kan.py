@@ -83,9 +83,9 @@ RULES = [
     rename(r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.fc", NEW + "fc"),
     *(
         rename(LAYER + rf"{i}\.{old}", f"{NEW}{new}", operation)
-        for i in (0, 1)
+        for i, norm in ((0, "norm1."), (1, "norm."))
         for old, new, operation in (
-            (r"layernorm\.", f"norm{i + 1}.", None),
+            (r"layernorm\.", norm, None),
             (r"spline_linear\.", f"fc{i + 1}.", _by_function),
             (r"rbf\.grid$", f"fc{i + 1}.alive", _all_true),  # fixed; in its place what KANLinear keeps
         )

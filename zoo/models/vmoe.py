@@ -12,24 +12,12 @@ The classifier's biases start at -log of the number of classes; the code has -10
 
 from torch import Size, Tensor
 
-from zoo.models.isotropic import Isotropic
+from zoo.models import vit
 from zoo.models.published import Published
+from zoo.models.vit import MODEL as MODEL
 from zoo.weights import rename, reshape, stack, transpose
 
-MODEL = Isotropic
-
-DEFAULTS = dict(
-    token_mixer="attention(head_dim=64)",
-    norm="layernorm(eps=1e-6)",
-    act="gelu(approximate='tanh')",
-    global_pool="token",
-    class_token=True,
-    pos_embed=True,
-    init="xavier",
-    stem_init="lecun",
-    head_init="prior",
-    token_std=0.0,
-)
+DEFAULTS = dict(vit.DEFAULTS, act="gelu(approximate='tanh')", head_init="prior")
 
 
 def moe(factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0) -> dict:

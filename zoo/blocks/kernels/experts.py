@@ -76,34 +76,38 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
     """What the backward pass needs goes into the list, if there is one: for each expert what comes before the
     activation, what comes behind it, and what that is multiplied by if `gated`; at the end the outputs of all rows."""
     w1, b1, w2, b2 = parameters
-    half, outputs = w2.shape[2], []
-    experts = spans(ends)
-    for e, start, end in experts:
+    half, outputs = w2.shape[2], [x.new_empty(0, x.shape[1])]  # there may be no rows at all
+    for e, start, end in spans(ends):
         rows = x.index_select(0, token[start:end])
-        a = _product(rows, w1[e, :half], None if b1 is None else b1[e, :half], act if kept is None else None)
-        hidden = a if kept is None else ACTS[type(act)][0](a, act)
-        if kept is not None:
+        first, second = (
+            (w1[e, part], None if b1 is None else b1[e, part]) for part in (slice(half), slice(half, None))
+        )
+        if kept is None:
+            hidden = _product(rows, *first, act)
+            if gated:
+                hidden = _product_times(rows, *second, hidden)
+        else:
+            a = _product(rows, *first)
+            hidden = ACTS[type(act)][0](a, act)
             kept += [a, hidden]
-        if gated and kept is None:
-            hidden = _product_times(rows, w1[e, half:], None if b1 is None else b1[e, half:], hidden)
-        elif gated:
-            kept.append(_product(rows, w1[e, half:], None if b1 is None else b1[e, half:]))
-            hidden = hidden * kept[-1]
+            if gated:
+                kept.append(_product(rows, *second))
+                hidden = hidden * kept[-1]
         outputs.append(_product(hidden, w2[e], None if b2 is None else b2[e]))
-    y = torch.cat(outputs) if outputs else x.new_zeros(0, x.shape[1])
+    y = torch.cat(outputs)
     if kept is not None:
         kept.append(y)
-    return _sum(y, token, gate, row, len(x), bool(outputs))
+    return _sum(y, token, gate, row, len(x))
 
 
-def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int, any_rows: bool) -> Tensor:
+def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int) -> Tensor:
     """The sum of each token's rows ``(R, C) -> (T, C)``, by their weights if given."""
-    if row is not None and any_rows:
+    if row is not None and len(y):
         weights = None if gate is None else gate.to(y.dtype).index_select(0, row.flatten()).view_as(row)
         return F.embedding_bag(row, y, mode="sum", per_sample_weights=weights)
     if gate is not None:
-        y = y * gate[: len(y), None].to(y.dtype)
-    return y.new_zeros(tokens, y.shape[1]).index_add_(0, token[: len(y)], y)
+        y = y * gate[:, None].to(y.dtype)
+    return y.new_zeros(tokens, y.shape[1]).index_add_(0, token, y)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None) -> Tensor:
@@ -141,7 +145,7 @@ class _Perceptrons(torch.autograd.Function):
         by_gate = torch.zeros_like(gate) if wanted[2] else None
         by_parameters = [_like(t, want) for t, want in zip((w1, b1, w2, b2), wanted[7:], strict=True)]
         by_w1, by_b1, by_w2, by_b2 = by_parameters
-        factors, by_rows = gate.to(x.dtype)[:, None], []
+        factors, by_rows = gate.to(x.dtype)[:, None], [x.new_empty(0, x.shape[1])]
         experts = spans(ends)
         for e, start, end in experts:
             rows, a, active = token[start:end], next(parts), next(parts)
@@ -174,10 +178,7 @@ class _Perceptrons(torch.autograd.Function):
         for stacked in by_parameters:
             for e in idle if stacked is not None else ():
                 stacked[e].zero_()
-        by_x = None
-        if wanted[0]:
-            by_rows = torch.cat(by_rows) if by_rows else torch.zeros_like(y)
-            by_x = _sum(by_rows, token, None, row, len(x), bool(experts))
+        by_x = _sum(torch.cat(by_rows), token, None, row, len(x)) if wanted[0] else None
         return by_x, None, by_gate, None, None, None, None, *by_parameters
 
 

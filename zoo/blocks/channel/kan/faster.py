@@ -1,9 +1,12 @@
 """FasterKAN as a channel mixer: two layers of bumps made of the hyperbolic tangent, a norm before each."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from zoo.blocks.channel.kan.linear import KANLinear
-from zoo.blocks.linear import hidden_width, init_
+from zoo.blocks.channel.kan.mixers import TwoLayers
+from zoo.blocks.linear import init_
 from zoo.blocks.register import register
 
 
@@ -15,7 +18,7 @@ class FasterLinear(KANLinear):
 
 
 @register("channel_mixer", "faster_kan")
-class FasterKAN(nn.Module):
+class FasterKAN(TwoLayers):
     """Two Kolmogorov-Arnold layers with a layer norm before each, whose functions are sums of ``1 - tanh^2`` bumps.
 
     Args:
@@ -50,15 +53,10 @@ class FasterKAN(nn.Module):
         device=None,
         dtype=None,
     ):
-        super().__init__()
-        hidden, dd = hidden_width("faster_kan", dim, ratio, hidden), {"device": device, "dtype": dtype}
-        basis = dict(basis="sech2", num=num, grid_range=grid_range, width=width)
+        layer = partial(FasterLinear, basis="sech2", num=num, grid_range=grid_range, width=width)
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm="layernorm(eps=1e-5)", drop=drop, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
-        self.fc1 = FasterLinear(dim, hidden, **basis, **dd)
-        self.norm2 = nn.LayerNorm(hidden, **dd)
-        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
-        self.fc2 = FasterLinear(hidden, dim, **basis, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(self.norm1(x))
-        return self.drop(self.fc2(self.norm2(self.drop(x))))
+        return super().forward(self.norm1(x))

@@ -64,71 +64,8 @@ class GroupedLinear(nn.Module):
         return f"{experts} x ({in_features} -> {out_features}), bias={self.bias is not None}"
 
 
-class _Stacked(Experts):
-    """Experts of two stacked maps."""
-
-    gated = False
-    act: nn.Module
-    fc1: GroupedLinear
-    fc2: GroupedLinear
-
-    @property
-    def num_experts(self) -> int:
-        return len(self.fc1.weight)
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """What comes between the maps."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, plan: Plan) -> Tensor:
-        fc1, fc2 = self.fc1, self.fc2
-        drops = self.training and (self.hidden_drop is not None or self.drop is not None)
-        here = self.exchange is None
-        if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
-            given = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-            x, w1, b1, w2, b2 = given
-            if experts.usable(x, self.act, [t for t in given[1:] if t is not None]):
-                return experts.perceptrons(
-                    x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
-                )
-        return super().forward(x, plan)
-
-    def rows(self, x: Tensor, ends: Tensor) -> Tensor:
-        x = self.hidden(self.fc1(x, ends))
-        if self.hidden_drop is not None:
-            x = self.hidden_drop(x)
-        x = self.fc2(x, ends)
-        return x if self.drop is None else self.drop(x)
-
-    def keep(self, chosen: list[int]) -> None:
-        self.fc1.keep(chosen)
-        self.fc2.keep(chosen)
-
-    def _make(
-        self,
-        num_experts: int,
-        dim: int,
-        hidden: int,
-        width: int,
-        inits: tuple,
-        bias,
-        fc2_bias,
-        drop,
-        hidden_drop,
-        same,
-        dd,
-    ) -> None:
-        self.fc1 = GroupedLinear(num_experts, dim, width, bias, init=inits[0], same=same, **dd)
-        self.fc2 = GroupedLinear(
-            num_experts, hidden, dim, bias if fc2_bias is None else fc2_bias, init=inits[1], same=same, **dd
-        )
-        rate = 1 - (1 - drop) * (1 - hidden_drop)
-        self.hidden_drop = nn.Dropout(rate) if rate > 0 else None
-        self.drop = nn.Dropout(drop) if drop > 0 else None
-
-
 @register("experts", "mlp")
-class MlpExperts(_Stacked):
+class MlpExperts(Experts):
     """Two-layer perceptrons, as many as there are experts.
 
     Args:
@@ -155,6 +92,8 @@ class MlpExperts(_Stacked):
     Raises: ValueError for a hidden width below 1.
     """
 
+    gated = False
+
     def __init__(
         self,
         dim: int,
@@ -173,17 +112,52 @@ class MlpExperts(_Stacked):
         dtype=None,
     ):
         super().__init__()
-        hidden = hidden_width("mlp experts", dim, ratio, hidden)
+        hidden = hidden_width(type(self).__name__, dim, ratio, hidden)
         dd = {"device": device, "dtype": dtype}
+        width, init1 = (2 * hidden, (init, init)) if self.gated else (hidden, init)
+        self.fc1 = GroupedLinear(num_experts, dim, width, bias, init=init1, same=same, **dd)
         self.act = build_act(act, **dd)
-        self._make(num_experts, dim, hidden, hidden, (init, init), bias, fc2_bias, drop, hidden_drop, same, dd)
+        fc2_bias = bias if fc2_bias is None else fc2_bias
+        self.fc2 = GroupedLinear(num_experts, hidden, dim, fc2_bias, init=init, same=same, **dd)
+        rate = 1 - (1 - drop) * (1 - hidden_drop)
+        self.hidden_drop = nn.Dropout(rate) if rate > 0 else None
+        self.drop = nn.Dropout(drop) if drop > 0 else None
+
+    @property
+    def num_experts(self) -> int:
+        return len(self.fc1.weight)
 
     def hidden(self, x: Tensor) -> Tensor:
+        """What comes between the maps."""
         return self.act(x)
+
+    def forward(self, x: Tensor, plan: Plan) -> Tensor:
+        fc1, fc2 = self.fc1, self.fc2
+        drops = self.training and (self.hidden_drop is not None or self.drop is not None)
+        here = self.exchange is None
+        if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
+            given = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+            x, w1, b1, w2, b2 = given
+            if experts.usable(x, self.act, [t for t in given[1:] if t is not None]):
+                return experts.perceptrons(
+                    x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
+                )
+        return super().forward(x, plan)
+
+    def rows(self, x: Tensor, ends: Tensor) -> Tensor:
+        x = self.hidden(self.fc1(x, ends))
+        if self.hidden_drop is not None:
+            x = self.hidden_drop(x)
+        x = self.fc2(x, ends)
+        return x if self.drop is None else self.drop(x)
+
+    def keep(self, chosen: list[int]) -> None:
+        self.fc1.keep(chosen)
+        self.fc2.keep(chosen)
 
 
 @register("experts", "glu")
-class GluExperts(_Stacked):
+class GluExperts(MlpExperts):
     """Gated perceptrons ``fc2(act(gate) * value)``, as many as there are experts; the experts of Mixtral.
 
     The other arguments are those of `MlpExperts`.
@@ -225,12 +199,21 @@ class GluExperts(_Stacked):
         device=None,
         dtype=None,
     ):
-        super().__init__()
-        hidden = hidden_width("glu experts", dim, ratio, hidden)
-        dd = {"device": device, "dtype": dtype}
-        self.act = build_act(act, **dd)
-        inits = ((init, init), init)
-        self._make(num_experts, dim, hidden, 2 * hidden, inits, bias, fc2_bias, drop, hidden_drop, same, dd)
+        super().__init__(
+            dim,
+            num_experts,
+            ratio=ratio,
+            hidden=hidden,
+            act=act,
+            bias=bias,
+            fc2_bias=fc2_bias,
+            drop=drop,
+            hidden_drop=hidden_drop,
+            same=same,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )
 
     def hidden(self, x: Tensor) -> Tensor:
         gate, value = x.chunk(2, -1)
