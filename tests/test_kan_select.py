@@ -11,6 +11,7 @@ import zoo
 from zoo.blocks import KANLinear
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.channel.kan.select import SPACES, Gates, SelectKANLinear
+from zoo.blocks.linear import initialise
 from zoo.blocks.token.select_kan_conv import SelectKANConv2d
 
 FEW = ("spline(grid_size=2, order=2)", "chebyshev(degree=2)", "wavelet(num=2)")
@@ -237,8 +238,7 @@ def test_in_a_model(name, slots, tmp_path):
 def test_built_on_meta():
     made = SelectKANLinear(3, 6, FEW, device="meta").to_empty(device="cpu")
     for module in made.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     assert made(inputs("linear")).isfinite().all() and not made.gates.selected
     made.select()
     made.gates.reset_parameters()

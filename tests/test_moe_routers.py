@@ -23,6 +23,7 @@ from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.channel.moe.routers.sigmoid import Sigmoid
 from zoo.blocks.channel.moe.routers.task import Task, set_task
 from zoo.blocks.channel.moe.routers.top_k import TopK
+from zoo.blocks.linear import initialise
 from zoo.blocks.register import blocks_of
 from zoo.slots import build_block
 from zoo.training import Trainer, load_recipe
@@ -351,8 +352,7 @@ def test_built_on_meta_it_is_the_same_router(slot):
         tensor.detach().fill_(7)
     torch.manual_seed(3)
     for module in empty.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     for (name, expected), found in zip(
         (*router.named_parameters(), *router.named_buffers()), (*empty.parameters(), *empty.buffers()), strict=True
     ):

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, linear
 from zoo.models.model import Model
 from zoo.slots import Slot
 
@@ -195,7 +195,7 @@ class Backbone(Model):
             x = self.norm(x)
         if self.head_drop is not None:
             x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
+        return x if pre_logits else linear(x, self.head)
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
         """Logits of a batch of images, and on request what the mixers report beside them.

@@ -3,6 +3,7 @@
 from torch import nn
 
 from zoo.blocks.base import parameters_without_decay
+from zoo.blocks.linear import initialise
 
 
 class Model(nn.Module):
@@ -42,5 +43,4 @@ class Model(nn.Module):
     def init_weights(self) -> None:
         """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
         for module in reversed(list(self.modules())):  # owners of others' parameters come after these
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            initialise(module)

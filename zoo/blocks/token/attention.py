@@ -1,10 +1,10 @@
 """Multi-head self-attention over all positions."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.register import register
 
 PLAIN_LIMIT = 1024  # positions
@@ -62,9 +62,9 @@ class Attention(nn.Module):
         if heads < 1 or dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
         self.heads, self.attn_drop, self.init = heads, attn_drop, init
-        linear = _InitialisedByOwner if init == "mimetic" else Linear
-        self.qkv = linear(dim, 3 * dim, qkv_bias, init=(init,) * 3, device=device, dtype=dtype)
-        self.proj = linear(dim, dim, proj_bias, init=init, device=device, dtype=dtype)
+        qkv_init, proj_init = (leave, leave) if init == "mimetic" else ((init,) * 3, init)
+        self.qkv = Linear(dim, 3 * dim, qkv_bias, init=qkv_init, device=device, dtype=dtype)
+        self.proj = Linear(dim, dim, proj_bias, init=proj_init, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.reset_parameters()
 
@@ -75,15 +75,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         drop = self.attn_drop if self.training else 0.0
-        y = self.proj(attend(self.qkv(x).flatten(1, -2), self.heads, drop).view(x.shape))
+        y = linear(attend(linear(x, self.qkv).flatten(1, -2), self.heads, drop).view(x.shape), self.proj)
         return y if self.drop is None else self.drop(y)
-
-
-class _InitialisedByOwner(Linear):
-    """A linear map whose weights have to fit another's."""
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 @torch.no_grad()
@@ -114,13 +107,13 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
+@fx.wrap
 def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     """Attention of packed queries, keys and values: fused, or where that is slower as two matrix products.
 
     On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of
-    ImageNet's
-    lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305. In fp32 it
-    wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
+    ImageNet's lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305.
+    In fp32 it wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
 
     Shape: ``(B, N, 3 * heads * D) -> (B, N, heads * D)``.
     """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, MetaBlock
 from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.routers.base import Router
-from zoo.blocks.linear import Linear, TokenLinear, hidden_width, resample_tokens
+from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, build_block
 
@@ -185,9 +185,9 @@ class ReRepresent(nn.Module):
         self.more_tokens = TokenLinear(tokens, positions, init=init, **dd)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
-        y = self.block(self.more_channels(self.fewer_tokens(x.flatten(1, -2))))
+        y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels))
         y, aux = y if self.has_aux else (y, {})
-        y = self.more_tokens(self.fewer_channels(y)).view(x.shape)
+        y = self.more_tokens(linear(y, self.fewer_channels)).view(x.shape)
         return (y, aux) if self.has_aux else y
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
