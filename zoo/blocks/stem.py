@@ -5,6 +5,7 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.embed import check_images, conv_grid
+from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
 from zoo.slots import build_act, build_block
 
@@ -120,6 +121,8 @@ class DoubleConvStem(nn.Module):
 def conv_image(x: Tensor, conv: nn.Module) -> Tensor:
     """A convolution of an image ``(B, C, H, W)``, in the layout ``(B, H', W', C')``.
 
-    The few channels of the image are brought into channels_last order, so that the many of the result come in it.
+    The few channels of the image are brought into channels_last order, so that the many of the result come in it; a
+    tensor that stands for several, as in `torch.func.vmap`, has no such order.
     """
-    return conv(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+    x = x if guard.transformed() else x.contiguous(memory_format=torch.channels_last)
+    return conv(x).permute(0, 2, 3, 1)
