@@ -169,7 +169,7 @@ def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
     Two products with contiguous results are faster than one product and two strided halves, which whatever comes next
     would have to copy.
     """
-    if not is_bare(fc, nn.Linear) or not isinstance(x, Tensor):  # symbolic tracing sees a call of the layer
+    if not is_bare(fc, nn.Linear) or type(fc.weight) not in (Tensor, nn.Parameter):  # symbolic or quantised: not to cut
         return fc(x).chunk(2, dim=-1)
     linear = onednn.linear if onednn.usable(x, fc.weight[: fc.out_features // 2]) else F.linear
     first, second = (linear(x, weight, bias) for weight, bias in _cut(fc))
