@@ -78,7 +78,9 @@ def test_forward_mode_has_a_tangent(layer):
     expected = finite_difference(layer, x, along)
     assert torch.allclose(jvp(layer, (x,), (along,))[1], expected, atol=1e-6)
     with forward_ad.dual_level():
-        assert torch.allclose(forward_ad.unpack_dual(layer(forward_ad.make_dual(x, along))).tangent, expected, atol=1e-6)
+        assert torch.allclose(
+            forward_ad.unpack_dual(layer(forward_ad.make_dual(x, along))).tangent, expected, atol=1e-6
+        )
     weights = {name: p.detach() for name, p in layer.named_parameters()}
     ways = {name: torch.randn_like(p) for name, p in weights.items()}
     call = lambda weights: functional_call(layer, weights, (x,))
