@@ -123,8 +123,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
 
 def _eight_bits(image: Image.Image, in_chans: int) -> Image.Image:
     """By PIL's conversions, which for some modes take a way round."""
-    # PIL warns of palettes with transparent colours, unless they become RGBA.
-    if between := {"P": "RGBA", "PA": "RGBA", "LAB": "RGB", "La": "LA", "RGBa": "RGBA"}.get(image.mode):
+    # PIL warns of palettes with transparent colours unless they become RGBA, and makes no grey of LAB.
+    if between := {"P": "RGBA", "PA": "RGBA", "LAB": "RGB"}.get(image.mode):
         image = image.convert(between)
     return image.convert("L" if in_chans == 1 else "RGB")
 
