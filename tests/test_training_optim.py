@@ -19,13 +19,13 @@ SECOND_ORDER = [name for name in NAMES if get_optimizer_info(name).second_order]
 
 @pytest.fixture(autouse=True)
 def without_compiling():
-    """Kron compiles its products, for a minute."""
+    """Kron compiles its products, which takes a minute."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def recipe(*overrides):
-    kwargs = "{img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 1}"
+    kwargs = "{img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 1, dim: 8}"
     small = ("batch_size=16", "duration=9st", "eval_every=9st", "checkpoint_every=9st")
     return load_recipe(
         "recipes/mixer_digits.yaml",
@@ -138,7 +138,7 @@ def test_adahessian_is_of_second_order():
     assert "adahessian" in SECOND_ORDER
 
 
-@pytest.mark.parametrize("mixers", [{}, {"channel_mixer": "gr_kan"}, {"token_mixer": "attention"}])
+@pytest.mark.parametrize("mixers", [{}, {"channel_mixer": "rbf_kan"}, {"token_mixer": "attention"}])
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_second_derivatives_are_right(name, mixers, tmp_path):
     """What the optimizer keeps is z * Hz for signs z; Hz by differences of gradients along z. Attention is fused."""
