@@ -10,13 +10,21 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 
+def compiling() -> bool:
+    """Whether a compiler or an exporter reads the program, which cannot follow all of Python.
+
+    `torch.jit.trace` runs it as it stands, and so does `zoo.count_flops`, which traces.
+    """
+    return torch.compiler.is_compiling()
+
+
 def recording() -> bool:
     """Whether a program is being recorded that will run on other values, and on batches of other sizes.
 
     Compilers, exporters and `torch.jit.trace` do that. Then nothing may be read off the values of a tensor, and no
     size may become a constant (``x.shape[0]`` stays a symbol to all of them, ``len(x)`` does not).
     """
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compiling() or torch.jit.is_tracing()
 
 
 def transformed() -> bool:
