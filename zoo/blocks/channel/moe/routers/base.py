@@ -10,7 +10,7 @@ from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, is_bare
 from zoo.slots import unknown
 
 
@@ -75,11 +75,11 @@ class Router(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
+        if not is_bare(self.gate, nn.Linear):  # a gate of another kind, or around which an adapter stands
+            return widen(self.gate(x))
         x = widen(x)
-        if isinstance(self.gate, nn.Linear):
-            bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
-            return F.linear(x, self.gate.weight.to(x.dtype), bias)
-        return self.gate(x)
+        bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
+        return F.linear(x, self.gate.weight.to(x.dtype), bias)
 
     def route(self, logits: Tensor) -> Routing:
         """The choices of the tokens, from their logits ``(G, S, E)``."""
