@@ -21,7 +21,8 @@ from zoo.models.model import Model
 from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot
 
-HEADS = ("linear", "mlp", "image", "tanh")
+# Kinds of heads, and the name of their last layer.
+HEADS = {"linear": "head", "mlp": "head.fc2", "image": "head.proj", "tanh": "head.fc2"}
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
@@ -293,7 +294,7 @@ class Backbone(Model):
         if fmt not in FORMATS:
             raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
         take, last = self._take(indices)
-        grid = self.stem.grid(tuple(x.shape[2:]))
+        grid = self.stem.grid((x.shape[-2], x.shape[-1]))
         x, found, auxes = self._embed(x), [], []
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, given)):
@@ -346,6 +347,11 @@ class Backbone(Model):
         return take, max(take)
 
     # --- Training and tools -------------------------------------------------------------------------------------------
+
+    def facts(self, input_size: tuple[int, int, int]) -> dict[str, Any]:
+        convs = (f"stem.{name}" for name, module in self.stem.named_modules() if isinstance(module, nn.Conv2d))
+        # As in timm, features in a row have no pool size.
+        return {"first_conv": next(convs, ()), "classifier": HEADS[self.head_kind], "pool_size": None}
 
     @property
     def input_size(self) -> tuple[int, int, int]:

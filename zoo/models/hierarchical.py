@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
@@ -215,9 +216,10 @@ class Hierarchical(Backbone):
         ]
 
     def _embed(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
+        height, width = x.shape[-2], x.shape[-1]
         x = self.stem(x)
-        self._check_size(size)
+        if isinstance(x, Tensor):  # a symbol of torch.fx has no sizes to check
+            self._check_size((height, width))
         return x
 
     def _keep_levels(self, count: int) -> bool:
@@ -287,6 +289,13 @@ class Hierarchical(Backbone):
         self._set_reductions()
 
     # --- Training and tools -------------------------------------------------------------------------------------------
+
+    def facts(self, input_size: tuple[int, int, int]) -> dict[str, Any]:
+        try:
+            pool_size = self._grids(input_size[-2:])[-1]
+        except ValueError:  # a model that was built for other sizes than its configuration has
+            pool_size = None
+        return {**super().facts(input_size), "pool_size": pool_size}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs in training and compute the rest again in the backward pass."""

@@ -181,9 +181,10 @@ class Isotropic(Backbone):
         return (self.dynamic_img_size or not positions) and super()._any_size
 
     def _embed(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
+        height, width = x.shape[-2], x.shape[-1]
         x = self.stem(x)
-        self._check_size(size)
+        if isinstance(x, Tensor):  # a symbol of torch.fx has no sizes to check
+            self._check_size((height, width))
         x = x if self.tokens is None else self.tokens(x)
         return x.contiguous()  # a convolution may leave it strided, and every block would copy it again
 
