@@ -12,6 +12,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.scale import LayerScale
 
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
@@ -154,8 +155,10 @@ def merge_aux(parts: Sequence[Aux]) -> Aux:
     """Join the auxiliary outputs of several layers.
 
     Keys ``loss/<name>`` hold a tuple of differentiable, unweighted losses, ``stat/<name>`` one of detached statistics,
-    an entry a layer, in the order of the layers. `mean_losses` makes the means.
+    an entry a layer, in the order of the layers. `mean_losses` makes the means. A symbolic trace has none.
     """
+    if any(map(is_symbol, parts)):
+        return {}
     merged: dict[str, tuple[Tensor, ...]] = {}
     for part in parts:
         for key, value in part.items():

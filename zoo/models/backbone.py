@@ -16,6 +16,7 @@ from zoo.blocks.base import Aux, declared, keywords_of, mean_losses, merge_aux
 from zoo.blocks.embed import to_pair
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
 from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.symbolic import settled
 from zoo.blocks.linear import Linear, linear
 from zoo.models.model import Model
 from zoo.models.undo import all_or_nothing
@@ -250,6 +251,7 @@ class Backbone(Model):
                 cannot take.
             TypeError: A keyword is none that a mixer of the model declares.
         """
+        return_aux, given = settled(return_aux, False), settled(given, {})
         features, aux = self._features(x, given)
         logits = self.forward_head(self._unpooled(features))
         return (logits, mean_losses(aux)) if return_aux else logits

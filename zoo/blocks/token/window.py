@@ -325,11 +325,12 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
-        if table.element_size() == 2 and not torch.is_grad_enabled():
+        if guard.plain(table) and table.element_size() == 2 and not torch.is_grad_enabled():
             table = table.float()  # once, where it is small, for `_attend_half`
         bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1))
         bias = bias.view(self.heads, math.prod(self.window), -1)
-        return [bias, *(bias + mask for mask in self.masks.to(bias.dtype).unbind())]
+        masks = self.masks.to(bias.dtype)
+        return [bias, *(bias + masks[i] for i in range(len(self.counts) - 1))]
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}"

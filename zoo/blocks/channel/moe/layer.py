@@ -9,6 +9,7 @@ from zoo.blocks.base import Aux, keywords_of
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
 from zoo.slots import SlotLike, build_block, parse_slot
 
@@ -90,6 +91,8 @@ class MoE(nn.Module):
         return keywords_of(self.router)
 
     def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
+        if is_symbol(x):
+            return as_leaf(self, x, **given)
         wanted, kept = self._route(x, **given)
         y = self.experts(x.reshape(-1, x.shape[-1]), make_plan(kept)).view(x.shape)
         if self.shared is not None:
