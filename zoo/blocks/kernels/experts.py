@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import onednn
+from zoo.blocks.kernels import grouped, guard, onednn
+from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.grouped import spans
 
 _aten = torch.ops.aten
@@ -32,14 +32,11 @@ ACTS: dict[type[nn.Module], tuple[Callable, Callable, str]] = {
 def usable(x: Tensor, act: nn.Module, weights: Sequence[Tensor]) -> bool:
     """Whether `perceptrons` may stand for the single steps here and now."""
     return (
-        type(act) in ACTS
-        and type(x) is Tensor
-        and all(type(w) in (Tensor, nn.Parameter) and w.dtype == x.dtype for w in weights)
+        guard.plain(x, *weights)
+        and type(act) in ACTS
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and all(w.dtype == x.dtype for w in weights)
     )
 
 
@@ -67,7 +64,7 @@ def perceptrons(
     Shape: ``(T, C) -> (T, C)``.
     """
     parameters = (*fc1, *fc2)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, gate, *parameters)):
+    if guard.differentiated(x, gate, *parameters):
         return _Perceptrons.apply(x, token, gate, ends, row, act, gated, *parameters)
     return _forward(x, token, gate, ends, row, act, gated, parameters, None)
 
@@ -107,7 +104,7 @@ def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, toke
         return F.embedding_bag(row, y, mode="sum", per_sample_weights=weights)
     if gate is not None:
         y = y * gate[:, None].to(y.dtype)
-    return y.new_zeros(tokens, y.shape[1]).index_add_(0, token, y)
+    return y.new_zeros(tokens, y.shape[1]).index_add(0, token, y)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None) -> Tensor:
@@ -126,6 +123,18 @@ def _product_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tenso
     return F.linear(x, weight, bias).mul_(factor)
 
 
+def _steps(x, token, gate, ends, act, gated, parameters) -> Tensor:
+    """The same in single steps that autograd knows."""
+    w1, b1, w2, b2 = parameters
+    hidden = grouped.linear(x.index_select(0, token), w1, b1, ends)
+    if gated:
+        a, b = hidden.chunk(2, -1)
+        hidden = act(a) * b
+    else:
+        hidden = act(hidden)
+    return _sum(grouped.linear(hidden, w2, b2, ends), token, gate, None, x.shape[0])
+
+
 class _Perceptrons(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, token, gate, ends, row, act, gated, *parameters):
@@ -137,9 +146,16 @@ class _Perceptrons(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, token, gate, ends, row, w1, b1, w2, b2, *kept, y = ctx.saved_tensors
+        if torch.is_grad_enabled() or not guard.readable(grad):  # to be differentiated again, or several at once
+            inputs = x, gate, w1, b1, w2, b2
+            wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2], *ctx.needs_input_grad[7:])
+            again = torch.is_grad_enabled()
+            with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+                out = _steps(x, token, gate, ends, ctx.act, ctx.gated, (w1, b1, w2, b2))
+                by_x, by_gate, *by_parameters = gradients(out, inputs, wanted, grad, create_graph=again)
+            return by_x, None, by_gate, None, None, None, None, *by_parameters
         pull_back = ACTS[type(ctx.act)][1]
         wanted, half, parts = ctx.needs_input_grad, w2.shape[2], iter(kept)
         by_gate = torch.zeros_like(gate) if wanted[2] else None
