@@ -100,20 +100,31 @@ class MoE(nn.Module):
         return y, wanted.aux | _statistics(wanted, kept)
 
     def _route(self, x: Tensor, **given) -> tuple[Routing, Routing]:
-        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped.
+        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped."""
+        wanted = [self.router(part, **given) for part in self._groups(x)]
+        return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
-        The last group is smaller where the samples are no multiple of its size.
+    def _groups(self, x: Tensor) -> list[Tensor]:
+        """The tokens ``(G, S, dim)`` by group of samples; behind them, where samples are left over, a smaller group.
+
+        `torch.jit.trace` has tensors for sizes, which must decide nothing.
         """
         samples, width = x.shape[0] if x.ndim > 1 else 1, x.shape[-1]
-        tokens = math.prod(x.shape[1:-1])
-        size = max(1, min(self.group or samples, samples))
-        cut = samples // size * size
+        tokens, traced = math.prod(x.shape[1:-1]), isinstance(samples, Tensor)
+        alone = 0 if self.group == 1 else self.group  # up to so many samples there is one group, of none too
+        if self.group is None or (not traced and samples <= alone):
+            return [x.reshape(1, samples * tokens, width)]
+        if self.group == 1:
+            return [x.reshape(samples, tokens, width)]
+        if traced and int(samples) % self.group:
+            raise ValueError(
+                f"moe(group={self.group}) is traced with {int(samples)} samples, and a trace has no smaller group for "
+                f"the samples left over; trace it with a multiple of {self.group}, or use torch.export"
+            )
+        rest = 0 if traced else samples % self.group
         rows = x.reshape(samples * tokens, width)
-        parts = [rows[: cut * tokens].view(cut // size, size * tokens, width)]
-        if cut < samples:
-            parts.append(rows[cut * tokens :][None])
-        wanted = [self.router(part, **given) for part in parts]
-        return join(wanted), join([self.dispatch(routing) for routing in wanted])
+        parts = [rows[: (samples - rest) * tokens].reshape(samples // self.group, self.group * tokens, width)]
+        return [*parts, rows[None, (samples - rest) * tokens :]] if rest else parts
 
 
 def _statistics(wanted: Routing, kept: Routing) -> Aux:

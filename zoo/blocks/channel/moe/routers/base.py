@@ -89,13 +89,22 @@ class Router(nn.Module):
         raise NotImplementedError
 
     def routing(
-        self, experts: Tensor, gates: Tensor, aux: Aux, *, chosen: int | None, priority: Tensor | None = None
+        self,
+        experts: Tensor,
+        gates: Tensor,
+        aux: Aux,
+        *,
+        chosen: int | None = None,
+        full: bool = False,
+        priority: Tensor | None = None,
     ) -> Routing:
         """What the layer gets of choices and weights ``(G, S, K)`` and priorities ``(G, S)``."""
         if priority is not None:
             priority = priority.flatten()
         flat = experts.flatten(0, 1), gates.flatten(0, 1)
-        return Routing(*flat, self.num_experts, len(experts), chosen=chosen, priority=priority, aux=aux)
+        return Routing(
+            *flat, self.num_experts, experts.shape[0], chosen=chosen, full=full, priority=priority, aux=aux
+        )
 
     def load(self, experts: Tensor, like: Tensor) -> Tensor:
         """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""

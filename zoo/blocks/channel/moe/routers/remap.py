@@ -101,5 +101,5 @@ class Remap(nn.Module):
         for i, source in enumerate(self.split):
             beyond = (tokens.float() * self.planes[i]).sum(-1) > self.offsets[i]
             experts = torch.where((experts == source) & beyond[:, None], len(self.kept) + i, experts)
-        chosen = routing.chosen if self.table is None else None
-        return dataclasses.replace(routing, experts=experts, num_experts=self.num_experts, chosen=chosen)
+        kept = {} if self.table is None else {"chosen": None, "full": False}
+        return dataclasses.replace(routing, experts=experts, num_experts=self.num_experts, **kept)
