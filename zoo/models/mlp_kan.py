@@ -67,9 +67,9 @@ def _by_function(x: Tensor, shape: Size) -> Tensor:
     return x.unflatten(1, (shape[2], shape[1])).transpose(1, 2)
 
 
-def _all_true(x: Tensor, shape: Size) -> Tensor:
+def _ones(x: Tensor, shape: Size) -> Tensor:
     """No edge is pruned."""
-    return torch.ones(shape, dtype=torch.bool)
+    return torch.ones(shape)
 
 
 LAYER = r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.layers\."
@@ -87,7 +87,7 @@ RULES = [
         for old, new, operation in (
             (r"layernorm\.", norm, None),
             (r"spline_linear\.", f"fc{i + 1}.", _by_function),
-            (r"rbf\.grid$", f"fc{i + 1}.alive", _all_true),  # fixed; in its place what KANLinear keeps
+            (r"rbf\.grid$", f"fc{i + 1}.alive", _ones),  # fixed; in its place what KANLinear keeps
         )
     ),
 ]

@@ -137,8 +137,9 @@ def preserve_variance_(weight: Tensor, bias: Tensor | None, *, after: str) -> No
         nn.init.zeros_(bias)
     if not weight.is_meta:
         std = gain(after) * weight.shape[1] ** -0.5
+        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
         with torch.no_grad():
-            weight.copy_(torch.randn(weight.shape, device=weight.device) * std)
+            weight.copy_(torch.randn(weight.shape, device=weight.device, dtype=precise) * std)
 
 
 @register("channel_mixer", "gr_kan")

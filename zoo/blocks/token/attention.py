@@ -88,7 +88,8 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
     greatest. That is a decomposition a head, at width 768 about a second a layer.
     """
     dim, device = proj.in_features, proj.weight.device
-    identity = torch.eye(dim, device=device)
+    precise = torch.promote_types(torch.get_default_dtype(), torch.float32)  # decompositions exist in no lower one
+    identity = torch.eye(dim, device=device, dtype=precise)
 
     def noisy(scale: float) -> Tensor:
         return scale * (torch.empty_like(identity).uniform_(-1, 1) * (3 / dim) ** 0.5 + identity)
