@@ -23,7 +23,7 @@ from zoo.files import replacing, temporaries, writing
 from zoo.models.model import Model
 from zoo.registry import SLOT_ARGUMENTS, assemble, check_cfg_keys, family_of
 from zoo.slots import Slot, dump_slots, parse_slot, unknown
-from zoo.weights import read_state_dict, take_sizes
+from zoo.weights import read_state_dict
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -142,12 +142,15 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"{arch} cannot be saved: {_some(odd)}; quantised and distributed models are saved by what made them so"
         )
-    take_sizes(again, state)
+    sizes = {key: tuple(value.shape) for key, value in state.items()}
     built = {key: tuple(value.shape) for key, value in again.state_dict().items()}
+    for name, module in again.named_modules():
+        if hasattr(module, "take_sizes"):  # it takes the sizes of what is loaded
+            built |= {key: sizes[key] for key in built if key.startswith(f"{name}.") and key in sizes}
     told = [
-        f"{key} is {tuple(state[key].shape) if key in state else 'gone'} and was {built.get(key, 'not there')}"
-        for key in {**state, **built}
-        if key not in state or tuple(state[key].shape) != built.get(key)
+        f"{key} is {sizes.get(key, 'gone')} and was {built.get(key, 'not there')}"
+        for key in {**sizes, **built}
+        if sizes.get(key) != built.get(key)
     ]
     if told:
         raise ValueError(
@@ -159,14 +162,18 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 class _Sizes(TorchFunctionMode):
-    """Leaves tensors on the meta device without the values that they would not keep: most of the time to build there."""
+    """Spares tensors on the meta device the values that they do not keep, which takes most of the time there."""
 
-    SKIPPED = frozenset("uniform_ normal_ erfinv_ mul_ add_ sub_ div_ clamp_ fill_ zero_ copy_".split())
+    SKIPPED = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_)
+    SKIPPED += (Tensor.zero_, Tensor.copy_, nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.trunc_normal_)
+    SKIPPED += (nn.init.zeros_, nn.init.ones_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", None) in self.SKIPPED and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if func in self.SKIPPED and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **kwargs)
 
 
 def _some(told: list[str]) -> str:

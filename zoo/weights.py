@@ -360,7 +360,7 @@ def load_weights(
         )
     built, rules = model.state_dict(), tuple(rules)
     state = unwrapped(state, built, rules)
-    take_sizes(model, state)
+    _take_sizes(model, state)
     target = model.state_dict()
     if state.keys() == target.keys():
         rules = ()  # zoo's own layout, in which a name may be another's published one
@@ -410,7 +410,7 @@ def unwrapped(
     return state
 
 
-def take_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _take_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Let modules follow that can change their size after they are built, such as a spline with a refined grid."""
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
