@@ -244,8 +244,8 @@ def create_model(
         cache_dir: Where downloads are kept.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
-            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew, a first
-            convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
+            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
+            a first convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
             ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`).
 
     Raises:
@@ -329,7 +329,8 @@ def assemble(
         model = family.model(**given)
         state, name = load()
         classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
-        load_weights(model, state, () if where else family.rules, name, source_classes=classes)
+        rules, head = () if where else family.rules, not overrides.get("features_only")
+        load_weights(model, state, rules, name, source_classes=classes, head=head)
         if size is not None:
             model.set_input_size(size)
         return model

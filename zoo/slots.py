@@ -9,12 +9,15 @@ import ast
 import difflib
 import functools
 import inspect
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from zoo.blocks.register import blocks_of
@@ -40,7 +43,7 @@ class Slot:
     def __str__(self) -> str:
         if self.name is None:
             return repr(self.factory)
-        options = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        options = ", ".join(f"{k}={_literal(v)}" for k, v in self.options.items())
         return f"{self.name}({options})" if options else self.name
 
 
@@ -228,17 +231,64 @@ def _number(key: int | str, where: str) -> int:
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
     """The shortest plain form that `resolve_slots` turns into the same slots: a string, or a list of strings.
 
+    Numbers of numpy become Python's, a slot within a slot its string.
+
+    Example:
+        >>> dump_slots([Slot("moe", {"router": Slot("top_k"), "capacity_factor": float("inf")})] * 2)
+        "moe(router='top_k', capacity_factor=1e999)"
+
     Raises:
-        ValueError: A slot was given as a class, which a file cannot hold.
+        ValueError: A slot, or an option within it, is a class, an array or whatever else has no literal; a name or an
+            option is no identifier.
     """
-    unnamed = [s for s in slots if s.name is None]
-    if unnamed:
+    names = [_dump(slot, what) for slot in slots]
+    return names[0] if len(set(names)) == 1 else names
+
+
+def _dump(slot: Slot, what: str) -> str:
+    if slot.name is None:
         raise ValueError(
-            f"{what} was given as {unnamed[0]}, which cannot be saved by name; register the class with "
+            f"{what} was given as {slot}, which cannot be saved by name; register the class with "
             "zoo.register_block and give its name, or save the state dict yourself"
         )
-    names = [str(s) for s in slots]
-    return names[0] if len(set(names)) == 1 else names
+    for option, value in slot.options.items():
+        _literal(value, f"{what} {slot.name}: {option}")
+    text = str(slot)
+    try:
+        same = (again := parse_slot(text)).name == slot.name and str(again) == text
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"{what} {text!r} cannot be read back from a file; the names of blocks and options must be identifiers"
+        )
+    return text
+
+
+def _literal(value: Any, where: str | None = None) -> str:
+    """A value as text that `ast.literal_eval` turns into the same value.
+
+    What has no such text gives its `repr`, or with `where` a ValueError that begins so.
+    """
+    if isinstance(value, Slot) and value.name is not None:
+        return repr(_dump(value, where) if where else str(value))
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return _literal(value.item(), where)
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(_literal(v, where) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k, where)}: {_literal(v, where)}" for k, v in value.items()) + "}"
+    if type(value) is float and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # repr's `inf` is a name
+    plain = value is None or type(value) in (bool, int, float, str, bytes)
+    if where and (not plain or value != value):
+        kind = "no number" if plain else f"a {type(value).__name__}"
+        remedy = "give numbers, strings, lists or mappings of them"
+        if isinstance(value, (type, Slot, functools.partial)) or callable(value):
+            remedy = "register the class with zoo.register_block and give its name"
+        raise ValueError(f"{where} is {reprlib.repr(value)}, {kind}, which a file cannot hold; {remedy}")
+    return repr(value)
 
 
 def build_block(
