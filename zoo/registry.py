@@ -115,10 +115,9 @@ class ModelInfo:
         lines += [f"  {k} = {v!r}" for k, v in self.arguments.items()]
         lines += ["", "Weights (tag: licence):"]
         lines += [f"  {tag}: {licence}" for tag, licence in self.tags.items()] or ["  none released"]
-        if self.published:
-            lines += ["", "Published:", *(f"  {name}: {row}" for name, row in self.published.items())]
-        if self.counted:
-            lines += ["", "Counted, not published:", *(f"  {name}: {row}" for name, row in self.counted.items())]
+        for title, rows in (("Published:", self.published), ("Counted:", self.counted)):
+            told = [f"  {name}: {row}" for name, row in rows.items() if str(row)]
+            lines += ["", title, *told] if told else []
         return "\n".join(lines)
 
 
@@ -279,8 +278,7 @@ def assemble(
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
-        key: with_others(value, own(key)) if key in SLOT_ARGUMENTS else value
-        for key, value in overrides.items()
+        key: with_others(value, own(key)) if key in SLOT_ARGUMENTS else value for key, value in overrides.items()
     }
     names = {"first_conv": "stem.proj", "classifier": "head"}  # zoo's own names, for timm's tools
     names |= {key: family.cfg[key] for key in names if key in family.cfg}
@@ -344,9 +342,8 @@ def register_with_timm(include_tests: bool = False) -> None:
         module = sys.modules[family.module]
         ours = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
         ours = [arch for arch in ours if not timm.models.is_model(arch)]
-        module.default_cfgs = timm.models.generate_default_cfgs(
-            {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
-        )
+        cfgs = {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
+        module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:
             entry = functools.partial(_entry_point, arch)
             functools.update_wrapper(entry, _entry_point)

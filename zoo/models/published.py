@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-TIMM = "timm's tables of results and, for other heads, the models as timm builds them"
+TIMM = "timm's tables of results, or its models as it builds them"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Published:
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{_figures(self)} ({self.source})" if self.source else _figures(self)
+        figures = _figures(self)
+        return f"{figures} ({self.source})" if figures and self.source else figures
 
 
 @dataclass(frozen=True)
