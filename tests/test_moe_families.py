@@ -16,7 +16,7 @@ from zoo.blocks.token.position_bias import OffsetMlp
 from zoo.blocks.token.token_mlp import TokenMlp
 from zoo.blocks.token.token_moe import ReRepresent, TokenMoE
 from zoo.blocks.token.window import WindowAttention
-from zoo.models.swin_moe import PUBLISHED as SWIN
+from zoo.models.swin_moe import COUNTED as SWIN
 
 
 def parameters(name: str) -> int:
@@ -83,7 +83,7 @@ AUTHORS = {
 }
 
 
-def test_swin_moes_published_figures_are_the_authors_without_the_frozen_biases():
+def test_swin_moes_parameters_are_the_authors_without_the_frozen_biases():
     """The authors' total counts a bias of zeros, not trained, as wide as the features, for every expert."""
     assert set(SWIN) == {f"swin_moe_{name}" for name in AUTHORS}
     for name, (total, experts) in AUTHORS.items():

@@ -39,6 +39,13 @@ class Backbone(Model):
             classifier.
     """
 
+    hands_on = {
+        "act": "*.act",
+        "init": "*.init",
+        "patch_size": "stem.patch_size",
+        "proj_drop_rate": "*_mixer.drop",
+        "attn_drop_rate": "token_mixer.attn_drop",
+    }
     output_fmt = "NLC"
     num_prefix_tokens = 0
     pool_first = False  # the final norm comes after the pooling, as part of the head
@@ -127,9 +134,9 @@ class Backbone(Model):
         if global_pool not in POOLS:
             raise ValueError(f"global_pool {global_pool!r} is not one of {', '.join(map(repr, POOLS))}")
         if global_pool == "token" and not self.num_prefix_tokens:
-            raise ValueError(
-                "global_pool='token' needs a class token; create the model with class_token=True, or use 'avg'"
-            )
+            can = "class_token" in self.config  # a model of stages takes none
+            remedy = "create the model with class_token=True, or use" if can else "this kind of model has none; use"
+            raise ValueError(f"global_pool='token' needs a class token; {remedy} 'avg', 'max' or ''")
         return global_pool
 
     def _set_classifier(self, num_classes: int, global_pool: str, device, dtype) -> None:

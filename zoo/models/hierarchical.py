@@ -97,6 +97,7 @@ class Hierarchical(Backbone):
         ValueError: A slot, an option or a size is none that can be built; the message says which and what can.
     """
 
+    hands_on = {**Backbone.hands_on, "downsample": "downsample"}
     output_fmt = "NHWC"
 
     def __init__(

@@ -60,6 +60,9 @@ class Isotropic(Backbone):
         ValueError: A slot, an option or a size is none that can be built; the message says which and what can.
     """
 
+    hands_on = {**Backbone.hands_on, "init": "*_mixer.init", "stem_init": "stem.init"}
+    works_with = {"pos_drop_rate": ("class_token", "pos_embed"), "token_std": ("class_token",)}
+
     def __init__(
         self,
         *,
@@ -173,7 +176,7 @@ class Isotropic(Backbone):
 
     @classmethod
     def count_levels(cls, arguments: Mapping) -> int:
-        return 3
+        return min(3, arguments["depth"])
 
     @property
     def _any_size(self) -> bool:

@@ -16,7 +16,7 @@ saliency, 3 surface normals, 4 edges.
 
 from zoo.models import vit
 from zoo.models.isotropic import Isotropic
-from zoo.models.published import Published
+from zoo.models.published import Counted
 from zoo.weights import rename, stack, transpose
 
 MODEL = Isotropic
@@ -57,14 +57,15 @@ VARIANTS = {
     ),
 }
 
-# No counts are published. The parameters are those of the authors' backbones as their code builds them; MACs are zoo's
-# own, with a classifier for 1000 classes.
-PUBLISHED = {
-    "m3vit_tiny_patch16_cityscapes": Published(10.887360, 0.783, classes=0),
-    "m3vit_small_patch16_nyud": Published(43.420032, 39.193, classes=0),
-    "m3vit_small_patch16_pascal": Published(43.463040, 31.787, classes=0),
-    "m3vit_base_patch16_nyud": Published(171.774720, 129.390, classes=0),
-    "m3vit_base_patch16_pascal": Published(171.860736, 107.104, classes=0),
+PUBLISHED = {}
+
+# The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.
+COUNTED = {
+    "m3vit_tiny_patch16_cityscapes": Counted(10.887360, 0.783, by_zoo=("macs",)),
+    "m3vit_small_patch16_nyud": Counted(43.420032, 39.193, by_zoo=("macs",)),
+    "m3vit_small_patch16_pascal": Counted(43.463040, 31.787, by_zoo=("macs",)),
+    "m3vit_base_patch16_nyud": Counted(171.774720, 129.389, by_zoo=("macs",)),
+    "m3vit_base_patch16_pascal": Counted(171.860736, 107.103, by_zoo=("macs",)),
 }
 
 EXPERTS, NEW = r"^(blocks\.\d+)\.mlp\.experts\.", r"\1.channel_mixer.experts."

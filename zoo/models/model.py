@@ -1,5 +1,6 @@
 """What every model of zoo has in common, whatever it takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -16,9 +17,14 @@ class Model(nn.Module):
         num_classes: Number of outputs, 0 without a last layer.
         config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
         input_size: Shape of an input, without the batch.
+        hands_on: Arguments that work through blocks alone, and what has to take them, with wildcards: the ``kind`` of a
+            block, or ``kind.option``. To ask for one that no block takes is an error.
+        works_with: Arguments that do nothing unless one of some others is true or, as ``argument=name``, has that slot.
     """
 
     vision = True
+    hands_on: Mapping[str, str] = {}
+    works_with: Mapping[str, tuple[str, ...]] = {}
     num_classes: int
     config: dict
     input_size: tuple[int, ...]
