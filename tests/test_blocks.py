@@ -10,7 +10,7 @@ import zoo
 from zoo.blocks.channel.glu import Glu
 from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.kernels import onednn
-from zoo.blocks.linear import INITS, Linear, TokenLinear, linear_act, linear_act_halves
+from zoo.blocks.linear import INITS, Linear, TokenLinear, initialise, linear_act, linear_act_halves
 from zoo.blocks.token import attention
 from zoo.blocks.token.pool import Pool
 
@@ -194,7 +194,7 @@ def test_initialisation_schemes(scheme, std):
     layer = Linear(400, 200, init=scheme)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
     layer.weight.data.fill_(7)
-    layer.reset_parameters()
+    initialise(layer)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
     assert set(INITS) == {"trunc_normal", "trunc_normal_005", "xavier", "lecun", "zeros", "prior", "torch", "open_gate"}
 

@@ -15,6 +15,7 @@ import zoo
 from zoo.blocks.channel.gr_kan import COEFFICIENTS, GRKAN, GroupRational, gain
 from zoo.blocks.kernels import rational as kernel
 from zoo.blocks.kernels.rational import formula, rational
+from zoo.blocks.linear import initialise
 from zoo.models.kat import from_vit
 
 FORMS = [(8, 5, 4, True), (3, 3, 2, False), (2, 0, 1, True), (2, 2, 0, True), (1, 1, 3, False), (2, 7, 8, True)]
@@ -313,8 +314,7 @@ def test_costs():
 def test_built_on_meta_it_is_the_same_mixer():
     mixer = GRKAN(256, device="meta").to_empty(device="cpu")
     for module in mixer.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     assert torch.equal(mixer.act2.numerator, GroupRational(1).numerator)
     assert mixer.fc1.weight.std().item() == pytest.approx(256**-0.5, rel=0.01)
     assert mixer.fc2.weight.std().item() == pytest.approx(gain("swish") * 1024**-0.5, rel=0.01)

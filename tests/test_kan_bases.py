@@ -19,6 +19,7 @@ from zoo.blocks.basis.gaussian import Gaussian
 from zoo.blocks.basis.rational import Rational
 from zoo.blocks.basis.sech import SechSquared
 from zoo.blocks.basis.wavelet import Wavelet
+from zoo.blocks.linear import initialise
 
 BASES = [
     "rbf",
@@ -225,8 +226,7 @@ def test_built_on_meta(name):
     assert all(t.is_meta for t in (*made.parameters(), *made.buffers()))
     made = made.to_empty(device="cpu")
     for module in made.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     expected, x = KANLinear(3, 2, name), torch.randn(4, 3)
     assert torch.equal(made.basis.values(x), expected.basis.values(x))
 

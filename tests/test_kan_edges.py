@@ -165,7 +165,7 @@ def test_any_finer_grid_is_near():
 
 def test_refined_weights_are_parameters_like_the_old_ones():
     layer = layer_of(dtype=torch.bfloat16, base="none").requires_grad_(False)
-    layer.alive[1, 2], layer.pruned = False, True
+    layer.alive[1, 2] = 0
     refine(layer, 10)
     assert isinstance(layer.weight, nn.Parameter) and not layer.weight.requires_grad
     assert layer.weight.dtype is torch.bfloat16 and layer.weight.shape == (4, 13, 3)
@@ -280,7 +280,7 @@ def test_penalties_of_functions_that_are_zero():
     layer = layer_of()
     with torch.no_grad():
         layer.weight[0] = 0
-    layer.alive[1, 2], layer.pruned = False, True
+    layer.alive[1, 2] = 0
     rest = copy.deepcopy(layer)
     l1, entropy = penalties(layer, inside()).values()
     (gradient,) = torch.autograd.grad(l1 + entropy, layer.weight)
@@ -320,7 +320,7 @@ def test_pruned_edges_are_zero_functions():
         zeroed.weight[1, :, 0] = 0
         zeroed.weight[3, :, 2] = 0
     assert prune(layer, x) == {"": 2}
-    assert layer.pruned and (~layer.alive).nonzero().tolist() == [[1, 0], [3, 2]]
+    assert layer.pruned and (layer.alive == 0).nonzero().tolist() == [[1, 0], [3, 2]]
     assert torch.allclose(layer(x), zeroed(x), atol=1e-6)
     assert edge_values(layer, x)[:, 1, 0].abs().max() == 0
     assert prune(layer, x) == {"": 0}
@@ -365,7 +365,7 @@ def test_what_leads_nowhere_is_pruned_too():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prune(model, x, threshold=0.01) == {"0": 3, "1": 2}
-    assert (~model[0].alive).nonzero()[:, 0].tolist() == [2, 2, 2]
+    assert (model[0].alive == 0).nonzero()[:, 0].tolist() == [2, 2, 2]
     y = model(x)
     with torch.no_grad():
         model[0].weight[2] = 100
@@ -433,7 +433,7 @@ def test_an_edges_function_alone(basis):
 
 def test_a_pruned_edges_function_is_zero():
     layer = layer_of()
-    layer.alive[2, 1], layer.pruned = False, True
+    layer.alive[2, 1] = 0
     assert (edge_function(layer, 1, 2)(torch.linspace(-1, 1, 9)) == 0).all()
     for i, j in ((3, 0), (0, 4), (-1, 0)):
         with pytest.raises(ValueError, match="does not exist; the layer has"):

@@ -16,6 +16,7 @@ from zoo.blocks.basis import base as basis_base
 from zoo.blocks.basis.spline import Spline
 from zoo.blocks.channel.kan import linear
 from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.linear import initialise
 
 ORDERS = range(6)
 
@@ -318,8 +319,7 @@ def test_built_on_meta_and_materialised():
     assert all(t.is_meta for t in layer.state_dict().values())
     layer.to_empty(device="cpu")
     for module in layer.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     assert torch.equal(layer.basis.knots, KANLinear(3, 4).basis.knots) and layer.alive.all()
     assert layer(torch.randn(5, 3)).isfinite().all() and layer.coefficients.std() > 0
 

@@ -13,6 +13,7 @@ import zoo
 from zoo.blocks.channel.grn_mlp import GRN, GrnMlp
 from zoo.blocks.conv import DepthwiseConv2d, conv_nhwc, depthwise_nhwc
 from zoo.blocks.kernels import depthwise
+from zoo.blocks.linear import initialise
 from zoo.blocks.token.depthwise_conv import DepthwiseConv
 from zoo.blocks.token.large_kernel import BRANCHES, LargeKernel, branches_of
 
@@ -402,8 +403,7 @@ def test_mixers_compile_export_autocast_and_run_in_bf16(kind, slot):
         assert relative_error(copy.deepcopy(mixer).bfloat16()(x.bfloat16()).float(), y) < 0.05
     empty = zoo.create_block(kind, slot, dim=16, device="meta").to_empty(device="cpu")
     for module in empty.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     assert torch.isfinite(empty.eval()(x)).all()
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.blocks.act import SquaredReLU, StarReLU
+from zoo.blocks.linear import initialise
 from zoo.blocks.norm import GroupNorm
 from zoo.blocks.token import pool
 from zoo.blocks.token.attention import Attention
@@ -246,8 +247,7 @@ def test_blocks_can_be_built_on_meta(slot):
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.fill_(torch.nan)
     for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
+        initialise(part)
     y = module(torch.randn(2, 4, 5, 16))
     assert torch.isfinite(y).all() and y.abs().max() > 0
     for built, again in zip(make(slot).parameters(), module.parameters(), strict=True):

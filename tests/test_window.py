@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import zoo
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.kernels import onednn
+from zoo.blocks.linear import initialise
 from zoo.blocks.token import partition, window
 from zoo.blocks.token.window import ShiftedWindowAttention, WindowAttention
 from zoo.blocks.token.window_mlp import ShiftedWindowMlp, WindowMlp
@@ -311,8 +312,7 @@ def test_built_on_meta_and_filled(slot, dtype):
     build = lambda device: zoo.create_block("token_mixer", slot, 12, grid=(9, 10), device=device, dtype=dtype)
     direct, late = build("cpu"), build("meta").to_empty(device="cpu")
     for module in late.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        initialise(module)
     for name, parameter in direct.named_parameters():
         sizes = [p.float().abs().median().item() for p in (parameter, late.get_parameter(name))]
         assert sizes[1] == pytest.approx(sizes[0], rel=0.5), name

@@ -254,7 +254,8 @@ def _is_scalar(value) -> bool:
 def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
     """The analysis, and the copy of the model that it is of."""
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    for device in dict.fromkeys((torch.device("meta"), home)):
+    by_value = any(getattr(module, "cost_by_value", False) for module in model.modules())
+    for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
         try:
             return _trace(model, inputs, device)
         except Exception as failure:

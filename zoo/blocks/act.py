@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
 
 for _name, _cls in {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}.items():
@@ -62,7 +63,7 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale, bias = self.scale.to(x.dtype), self.bias.to(x.dtype)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not guard.plain(x, scale, bias):
             return scale * F.relu(x).square() + bias  # whoever compiles makes one pass of it
         return _StarReLU.apply(x, scale, bias) if torch.is_grad_enabled() else _star_relu(x, scale, bias)
 
@@ -74,15 +75,13 @@ class StarReLU(nn.Module):
 def _star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Two passes over memory; three where the scale cannot be read, or the host would wait for the device."""
     x = F.relu(x)
-    if x.device.type == "cpu" and type(x) is Tensor:
+    if x.device.type == "cpu":
         return torch.addcmul(bias, x, x, value=scale.item())
     return torch.addcmul(bias, x, x * scale)
 
 
 class _StarReLU(torch.autograd.Function):
     """StarReLU that keeps only its input for the backward pass, where autograd would keep two tensors of that size."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Downsampling between the stages of a hierarchical model: half the grid, more channels."""
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d, conv_nhwc
-from zoo.blocks.linear import Linear
+from zoo.blocks.embed import conv_grid
+from zoo.blocks.linear import Linear, linear
 from zoo.blocks.register import register
-from zoo.blocks.stem import conv_grid
 from zoo.slots import build_block
 
 
@@ -55,12 +55,18 @@ class PatchMerging(nn.Module):
         return -(-grid[0] // 2), -(-grid[1] // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        if height % 2 or width % 2:
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        # The columns of a pair come before its rows in the joint vector, as in the published weights.
-        x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.norm(self.reduction(x)) if self.norm_last else self.reduction(self.norm(x))
+        x = join_squares(x)
+        return self.norm(linear(x, self.reduction)) if self.norm_last else linear(self.norm(x), self.reduction)
+
+
+@fx.wrap
+def join_squares(x: Tensor) -> Tensor:
+    """Each 2x2 positions as one vector, ``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4 C)``."""
+    height, width = x.shape[1:3]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+    # The columns of a pair come before its rows in the joint vector, as in the published weights.
+    return x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 @register("downsample", "conv")
@@ -103,13 +109,13 @@ class ConvDownsample(nn.Module):
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.stride, self.norm_last = stride, norm_last
+        self.stride, self.norm_last, self.geometry = stride, norm_last, (kernel_size, stride, padding)
         self.norm = build_block("norm", norm, dim if norm_last else in_dim, **dd)
         self.conv = Conv2d(in_dim, dim, kernel_size, stride, padding, init=init, **dd)
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """The grid that becomes of a grid."""
-        return conv_grid(grid, self.conv)
+        return conv_grid(grid, *self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(conv_nhwc(self.conv, x)) if self.norm_last else conv_nhwc(self.conv, self.norm(x))

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed, trunc_normal_
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d
-from zoo.blocks.linear import Linear, is_bare
+from zoo.blocks.kernels import guard
+from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.slots import build_block
 
@@ -26,14 +27,32 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     return pair
 
 
-def check_images(x: Tensor, in_chans: int) -> None:
+def check_images(x: Tensor, in_chans: int, *convolutions: tuple[int, int, int]) -> None:
     """Check a batch of images.
 
+    Args:
+        x: The images.
+        in_chans: Channels that they must have.
+        convolutions: Kernel, stride and padding of what they go through, one after another.
+
     Raises:
-        ValueError: It is not ``(B, in_chans, H, W)``.
+        ValueError: It is not ``(B, in_chans, H, W)``, or smaller than one window.
     """
     if x.ndim != 4 or x.shape[1] != in_chans:
         raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(x.shape)}")
+    size = x.shape[2], x.shape[3]
+    for geometry in convolutions:
+        size = conv_grid(size, *geometry)
+
+
+def conv_grid(size: tuple[int, int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """Sizes of what a convolution makes of an image or a grid.
+
+    Raises:
+        ValueError: It is smaller than one window.
+    """
+    check_room(size, (kernel - 2 * padding,) * 2)
+    return tuple((side + 2 * padding - kernel) // stride + 1 for side in size)
 
 
 def check_room(img_size: Sequence[int], least: tuple[int, int]) -> None:
@@ -89,7 +108,7 @@ class PatchEmbed(nn.Module):
         if remainder not in ("refuse", "drop", "pad"):
             raise ValueError(f"patch: remainder {remainder!r} is not one of refuse, drop, pad")
         self.patch_size = to_pair(patch_size, "patch_size")
-        self.in_chans, self.init, self.remainder = in_chans, init, remainder
+        self.in_chans, self.remainder = in_chans, remainder
         self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, init=init, device=device, dtype=dtype)
         self.norm = build_block("norm", norm, dim, device=device, dtype=dtype)
 
@@ -100,52 +119,75 @@ class PatchEmbed(nn.Module):
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Number of patches down and across an image of this size."""
-        if self.remainder == "pad":
-            return tuple(-(-side // patch) for side, patch in zip(img_size, self.patch_size, strict=True))
-        if self.remainder == "drop":
-            check_room(img_size, self.patch_size)
-        elif any(side % patch for side, patch in zip(img_size, self.patch_size, strict=True)):
-            raise ValueError(
-                f"image size {img_size[0]} x {img_size[1]} is not a whole number of {self.patch_size[0]} x "
-                f"{self.patch_size[1]} patches; resize or pad the image, or choose another patch_size"
-            )
-        return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
+        return patch_grid(img_size, self.patch_size, self.remainder)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans)
-        grid = self.grid(x.shape[2:])
-        sides = tuple(count * patch for count, patch in zip(grid, self.patch_size, strict=True))
-        if self.remainder == "pad" and sides != tuple(x.shape[2:]):
-            x = F.pad(x, (0, sides[1] - x.shape[3], 0, sides[0] - x.shape[2]))
-        return self.norm(self._patches(x[..., : sides[0], : sides[1]], grid))
+        return self.norm(self._patches(whole_patches(x, self.in_chans, self.patch_size, self.remainder)))
 
-    def _patches(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or not is_bare(self.proj, Conv2d):
+    def _patches(self, x: Tensor) -> Tensor:
+        seen_into = is_bare(self.proj, nn.Conv2d) and guard.plain(x, self.proj.weight)
+        if not seen_into or x.dtype is not torch.bfloat16 or x.device.type != "cpu":
             return self.proj(x).permute(0, 2, 3, 1)
         # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as
         # fast.
-        (height, width), (rows, columns) = grid, self.patch_size
-        x = x.reshape(-1, self.in_chans, height, rows, width, columns).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        rows, columns = self.patch_size
+        x = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
 
     def set_patch_size(self, patch_size: int | Sequence[int]) -> None:
         """Resample the convolution to another patch size (FlexiViT's pseudo-inverse resize)."""
-        new, old = to_pair(patch_size, "patch_size"), self.proj
+        new = to_pair(patch_size, "patch_size")
         if new == self.patch_size:
             return
-        self.proj = Conv2d(
-            self.in_chans,
-            old.out_channels,
-            new,
-            new,
-            init=self.init,
-            device=old.weight.device,
-            dtype=old.weight.dtype,
-        )
+        if not isinstance(self.proj, nn.Conv2d) or "weight" not in dict(self.proj.named_parameters(recurse=False)):
+            raise ValueError(
+                f"the stem's convolution has become a {type(self.proj).__name__} whose weight cannot be resampled; set "
+                "the patch size first, or merge what was put around it"
+            )
+        weight = self.proj.weight
         with torch.no_grad():
-            self.proj.weight.copy_(resample_patch_embed(old.weight, list(new)))
-            self.proj.bias.copy_(old.bias)
-        self.patch_size = new
+            resampled = resample_patch_embed(weight, list(new)).to(weight.dtype)
+        layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+        # In the same module, which may be in evaluation, or have hooks.
+        self.proj.weight = nn.Parameter(resampled.contiguous(memory_format=layout), weight.requires_grad)
+        self.proj.kernel_size = self.proj.stride = self.patch_size = new
+
+
+def patch_grid(size: tuple[int, int], patch: tuple[int, int], remainder: str) -> tuple[int, int]:
+    """Number of patches down and across an image.
+
+    Raises:
+        ValueError: The image holds no patch, or where a remainder is refused is no whole number of them.
+    """
+    if remainder == "pad":
+        return -(-size[0] // patch[0]), -(-size[1] // patch[1])
+    if remainder == "drop":
+        check_room(size, patch)
+    elif size[0] % patch[0] or size[1] % patch[1]:
+        raise ValueError(
+            f"image size {size[0]} x {size[1]} is not a whole number of {patch[0]} x {patch[1]} patches; resize or pad "
+            "the image, or choose another patch_size"
+        )
+    return size[0] // patch[0], size[1] // patch[1]
+
+
+@fx.wrap
+def whole_patches(x: Tensor, in_chans: int, patch: tuple[int, int], remainder: str) -> Tensor:
+    """Images cut, or filled with zeros, to a whole number of patches.
+
+    Shape: ``(B, in_chans, H, W) -> (B, in_chans, rows * patch, columns * patch)``.
+
+    Raises:
+        ValueError: As `check_images` and `patch_grid`.
+    """
+    check_images(x, in_chans)
+    rows, columns = patch_grid((x.shape[2], x.shape[3]), patch, remainder)
+    height, width = rows * patch[0], columns * patch[1]
+    if remainder == "drop":
+        return x[..., :height, :width]
+    if (height, width) != (x.shape[2], x.shape[3]):
+        x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    return x
 
 
 @register("stem", "lift")
@@ -217,18 +259,28 @@ class Lift(nn.Module):
         return 1, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(
-                f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}; create the model "
-                "with the img_size and in_chans of the data"
-            )
+        check_shape(x, self.shape)
         x = x.flatten(1)
         if self.kind != "none":
-            x = F.linear(x, self.projection) if self.kind == "random" else self.proj(x)
+            x = F.linear(x, self.projection) if self.kind == "random" else linear(x, self.proj)
         return x[:, None, None]
 
     def extra_repr(self) -> str:
         return f"kind={self.kind!r}, seed={self.seed}, shape={self.shape}"
+
+
+@fx.wrap
+def check_shape(x: Tensor, shape: tuple[int, int, int]) -> None:
+    """Check a batch of images of one shape alone.
+
+    Raises:
+        ValueError: It is of another.
+    """
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(
+            f"expected images (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}; create the model with the "
+            "img_size and in_chans of the data"
+        )
 
 
 class ClassAndPosition(nn.Module):
@@ -281,24 +333,36 @@ class ClassAndPosition(nn.Module):
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        if grid == self.grid:
-            return self.pos_embed
-        prefix = 0 if self.cls_token is None else 1
-        return resample_abs_pos_embed(self.pos_embed, list(grid), list(self.grid), num_prefix_tokens=prefix)
+    @property
+    def _prefix(self) -> int:
+        return 0 if self.cls_token is None else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        grid, shape = tuple(x.shape[1:3]), x.shape
+        y = x.flatten(1, 2)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(shape[0], -1, -1).to(x.dtype), x.flatten(1, 2)], dim=1)
+            y = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), y], dim=1)
         if self.pos_embed is not None:
-            x = x.flatten(1, -2) + self._positions(grid)
-            x = x if self.cls_token is not None else x.view(shape)
-        return x if self.drop is None else self.drop(x)
+            y = y + positions_of(x, self.pos_embed, self.grid, self._prefix)
+        y = y if self.cls_token is not None else y.view(x.shape)
+        return y if self.drop is None else self.drop(y)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Resample the position embeddings to another grid, in place."""
         if self.pos_embed is not None:
             with torch.no_grad():
-                self.pos_embed = nn.Parameter(self._positions(tuple(grid)).clone(), self.pos_embed.requires_grad)
+                positions = resample_positions(self.pos_embed, tuple(grid), self.grid, self._prefix)
+                self.pos_embed = nn.Parameter(positions.clone(), self.pos_embed.requires_grad)
         self.grid = tuple(grid)
+
+
+@fx.wrap
+def positions_of(x: Tensor, pos_embed: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """Position embeddings for the grid that ``(B, H, W, dim)`` has, made for another or for this one."""
+    return resample_positions(pos_embed, (x.shape[1], x.shape[2]), grid, prefix)
+
+
+def resample_positions(pos_embed: Tensor, new: tuple[int, int], old: tuple[int, int], prefix: int) -> Tensor:
+    """Position embeddings ``(1, prefix + N, dim)`` of another grid; those of the prefix tokens stay."""
+    if new == old:
+        return pos_embed
+    return resample_abs_pos_embed(pos_embed, list(new), list(old), num_prefix_tokens=prefix)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, linear
 
 
 def pool_tokens(x: Tensor, pool: str, num_prefix_tokens: int = 0) -> Tensor:
@@ -63,8 +63,8 @@ class MlpHead(nn.Module):
         self.fc2 = Linear(hidden, num_classes, init=init, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.relu(self.fc1(x)).square())
-        return self.fc2(x if self.drop is None else self.drop(x))
+        x = self.norm(F.relu(linear(x, self.fc1)).square())
+        return linear(x if self.drop is None else self.drop(x), self.fc2)
 
 
 class TanhHead(nn.Module):
@@ -97,8 +97,8 @@ class TanhHead(nn.Module):
         self.fc2 = Linear(dim, num_classes, init=init, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x).tanh()
-        return self.fc2(x if self.drop is None else self.drop(x))
+        x = linear(x, self.fc1).tanh()
+        return linear(x if self.drop is None else self.drop(x), self.fc2)
 
 
 class ImageHead(nn.Module):
@@ -123,4 +123,4 @@ class ImageHead(nn.Module):
         self.proj = Linear(dim, channels * height * width, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).unflatten(-1, self.size)
+        return linear(x, self.proj).unflatten(-1, self.size)

@@ -1,6 +1,7 @@
 """Linear maps over channels and over tokens, each with its published initialisation."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
@@ -39,8 +40,12 @@ INITS = {
 }
 
 
-def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) -> None:
-    """Fill a weight ``(out, in, ...)`` and its bias in place by a scheme of `INITS`.
+# A scheme of `INITS`; one for each of several matrices in a weight; or a function that fills weight and bias in place.
+Init = str | tuple[str, ...] | Callable[[Tensor, Tensor | None], None]
+
+
+def init_(weight: Tensor, bias: Tensor | None, scheme: Init) -> None:
+    """Fill a weight ``(out, in, ...)`` and its bias in place by a scheme of `INITS`, or by a function of both.
 
     Low-precision tensors are filled through fp32: drawn in bf16, a truncated normal has outliers at its bounds.
 
@@ -50,6 +55,9 @@ def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) ->
     Raises:
         ValueError: A scheme is unknown.
     """
+    if callable(scheme):
+        scheme(weight, bias)
+        return
     schemes = (scheme,) if isinstance(scheme, str) else scheme
     unknown = [s for s in schemes if s not in INITS]
     if unknown:
@@ -65,34 +73,56 @@ def init_(weight: Tensor, bias: Tensor | None, scheme: str | tuple[str, ...]) ->
                     tensor.copy_(values)
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear` that is initialised once, by a named scheme, and again by `reset_parameters()`.
+def Linear(
+    in_features: int,
+    out_features: int,
+    bias: bool = True,
+    *,
+    init: Init = "trunc_normal",
+    device=None,
+    dtype=None,
+) -> nn.Linear:
+    """A `torch.nn.Linear` that is initialised once, by a scheme that it keeps; `initialise` does it again.
+
+    It is torch's own class and not one derived from it: tools that quantise, adapt or prune ask for exactly that. The
+    fast product is taken by whoever calls it, with `linear`.
 
     Args:
-        init: A scheme of `INITS`, or a tuple of them (see `init_`).
+        init: See `init_`; `leave` for weights that their owner fills.
 
     Shape: ``(*, in_features) -> (*, out_features)``.
+
+    Example:
+        >>> type(Linear(4, 3, init="zeros")) is nn.Linear
+        True
+
     Cost: in_features x out_features MACs a position.
     """
+    return make_layer(nn.Linear, init, in_features, out_features, bias, device=device, dtype=dtype)
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        init: str | tuple[str, ...] = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        self.init = init  # before super(): its constructor calls reset_parameters()
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        init_(self.weight, self.bias, self.init)
+def leave(weight: Tensor, bias: Tensor | None) -> None:
+    """An `init` that leaves a layer as it is: the module around it fills it in its own `reset_parameters`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (onednn.linear if onednn.usable(x, self.weight) else F.linear)(x, self.weight, self.bias)
+
+def make_layer(cls: type[nn.Module], init: Init, *args, device, dtype, **kwargs) -> nn.Module:
+    """A layer of torch's, filled by a scheme alone: torch's own initialisation is not drawn before."""
+    device = torch.get_default_device() if device is None else device
+    layer = nn.utils.skip_init(cls, *args, device=device, dtype=dtype, **kwargs)
+    layer.init = init
+    initialise(layer)
+    return layer
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the parameters that a module itself owns anew, by the published initialisation.
+
+    That is its ``reset_parameters()``; a layer of torch's own class, which would take torch's, has a scheme instead.
+    """
+    if type(module) in (nn.Linear, nn.Conv2d) and hasattr(module, "init"):
+        init_(module.weight, module.bias, module.init)
+    elif hasattr(module, "reset_parameters"):
+        module.reset_parameters()
 
 
 def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
@@ -104,11 +134,18 @@ def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
     return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
 
 
+def linear(x: Tensor, fc: nn.Module) -> Tensor:
+    """``fc(x)``; in inference on the CPU by the faster product."""
+    if is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight):
+        return onednn.linear(x, fc.weight, fc.bias)
+    return fc(x)
+
+
 def linear_act(x: Tensor, fc: nn.Module, act: nn.Module) -> Tensor:
     """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own, a StarReLU one."""
     if _fuses(x, fc, act):
         return onednn.linear(x, fc.weight, fc.bias, "gelu", act.approximate)
-    if is_bare(act, StarReLU) and is_bare(fc, Linear) and onednn.usable(x, fc.weight):
+    if is_bare(act, StarReLU) and is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight):
         return act.from_relu_(onednn.linear(x, fc.weight, fc.bias, "relu"))
     return act(fc(x))
 
@@ -123,7 +160,7 @@ def linear_act_halves(x: Tensor, fc: nn.Module, act: nn.Module) -> tuple[Tensor,
 
 
 def _fuses(x: Tensor, fc: nn.Module, act: nn.Module) -> bool:
-    return type(act) is nn.GELU and is_bare(fc, Linear) and onednn.usable(x, fc.weight)
+    return type(act) is nn.GELU and is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight)
 
 
 def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
@@ -132,7 +169,7 @@ def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
     Two products with contiguous results are faster than one product and two strided halves, which whatever comes next
     would have to copy.
     """
-    if not is_bare(fc, Linear):
+    if not is_bare(fc, nn.Linear) or type(fc.weight) not in (Tensor, nn.Parameter):  # symbolic or quantised: not to cut
         return fc(x).chunk(2, dim=-1)
     linear = onednn.linear if onednn.usable(x, fc.weight[: fc.out_features // 2]) else F.linear
     first, second = (linear(x, weight, bias) for weight, bias in _cut(fc))

@@ -1,12 +1,17 @@
 """Convolutional stems: overlapping windows of the image instead of separate patches."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
-from zoo.blocks.embed import check_images, check_room
+from zoo.blocks.embed import check_images, conv_grid
+from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
 from zoo.slots import build_act, build_block
+
+fx.wrap("check_images")
+
+HALVING = (3, 2, 1)  # kernel, stride and padding of a convolution that halves an image
 
 
 @register("stem", "conv")
@@ -45,18 +50,17 @@ class ConvStem(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        self.in_chans, self.stride = in_chans, stride
+        self.in_chans, self.stride, self.geometry = in_chans, stride, (kernel_size, stride, padding)
         dd = {"device": device, "dtype": dtype}
         self.proj = Conv2d(in_chans, dim, kernel_size, stride, padding, init=init, **dd)
         self.norm = build_block("norm", norm, dim, **dd)
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Number of positions down and across."""
-        return conv_grid(img_size, self.proj)
+        return conv_grid(img_size, *self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans)
-        self.grid(x.shape[2:])
+        check_images(x, self.in_chans, self.geometry)
         return self.norm(conv_image(x, self.proj))
 
 
@@ -98,18 +102,18 @@ class DoubleConvStem(nn.Module):
         self.in_chans = in_chans
         dd = {"device": device, "dtype": dtype}
         middle = max(1, dim // 2)
-        self.proj = Conv2d(in_chans, middle, 3, 2, 1, init=init, **dd)
+        self.proj = Conv2d(in_chans, middle, *HALVING, init=init, **dd)
         self.norm1 = build_block("norm", norm, middle, **dd)
         self.act = build_act(act, **dd)
-        self.conv = Conv2d(middle, dim, 3, 2, 1, init=init, **dd)
+        self.conv = Conv2d(middle, dim, *HALVING, init=init, **dd)
         self.norm2 = build_block("norm", norm, dim, **dd)
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Number of positions down and across."""
-        return conv_grid(conv_grid(img_size, self.proj), self.conv)
+        return conv_grid(conv_grid(img_size, *HALVING), *HALVING)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans)
+        check_images(x, self.in_chans, HALVING, HALVING)
         x = self.act(self.norm1(conv_image(x, self.proj)))
         return self.norm2(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
@@ -117,17 +121,8 @@ class DoubleConvStem(nn.Module):
 def conv_image(x: Tensor, conv: nn.Module) -> Tensor:
     """A convolution of an image ``(B, C, H, W)``, in the layout ``(B, H', W', C')``.
 
-    The few channels of the image are brought into channels_last order, so that the many of the result come in it.
+    The few channels of the image are brought into channels_last order, so that the many of the result come in it; a
+    tensor that stands for several, as in `torch.func.vmap`, has no such order.
     """
-    return conv(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-
-
-def conv_grid(size: tuple[int, int], conv: nn.Conv2d) -> tuple[int, int]:
-    """Sizes of what a convolution makes of an image or a grid.
-
-    Raises:
-        ValueError: It is smaller than one window.
-    """
-    sizes = zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True)
-    check_room(size, tuple(k - 2 * p for k, p in zip(conv.kernel_size, conv.padding, strict=True)))
-    return tuple((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sizes)
+    x = x if guard.transformed() else x.contiguous(memory_format=torch.channels_last)
+    return conv(x).permute(0, 2, 3, 1)

@@ -40,6 +40,7 @@ class Stack(Model):
     """
 
     vision = False
+    works_with = {"act": ("layer=none",)}
 
     def __init__(
         self,

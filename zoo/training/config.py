@@ -58,8 +58,6 @@ class Train:
             value = getattr(self, name)
             if (value.count if isinstance(value, Duration) else value) < 1:
                 raise ValueError(f"{name} is {value}, it must be at least 1")
-        if self.select is not None and self.ema is not None:
-            raise ValueError(f"select is {self.select}, but an average has no choice to make: set train.ema=null")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}, it must be at least 1 (or null: as torch has it)")
         if self.seed < 0:

@@ -173,9 +173,16 @@ class Trainer:
         return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
 
     def _select(self) -> None:
-        """Let the nodes of S-KAN layers choose; what the optimizer knows of the function before is dropped."""
+        """Let the nodes of S-KAN layers choose, and those of the averaged model the same.
+
+        What the optimizer knows of the function before is dropped.
+        """
         for module in self.selectable:
             module.select()
+        if self.ema is not None:  # else it would choose when most of the average is from after the choice
+            averaged = (module for module in self.ema.module.modules() if isinstance(module, Selectable))
+            for module, other in zip(self.selectable, averaged, strict=True):
+                other.gates.chosen.copy_(module.gates.chosen)
         self.optimizer.state.clear()
 
     def _aux_loss(self, aux: Aux) -> Tensor | float:

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.basis.base import Basis, finite, wide
+from zoo.blocks.kernels.reading import reading
 from zoo.blocks.register import register
+
+
+@reading(otherwise=False)
+def evenly_spaced(knots: Tensor) -> bool:
+    """Whether the knots of every feature are evenly spaced, up to the rounding that stored numbers have."""
+    steps = knots.double().diff()
+    rounding = 8 * torch.finfo(knots.dtype).eps * knots.abs().amax(1).double()
+    return bool(((steps.amax(1) - steps.amin(1)) <= rounding).all())
 
 
 @register("basis", "spline")
@@ -52,8 +61,7 @@ class Spline(Basis):
         low, high = map(float, grid_range)
         if not low < high:
             raise ValueError(f"spline has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        self.grid_size, self.order, self.grid_range = grid_size, order, (low, high)
-        self.num, self.macs = grid_size + order, order * (order + 1)
+        self.order, self.grid_range, self.macs = order, (low, high), order * (order + 1)
         dtype = wide(dtype or torch.get_default_dtype())
         knots = torch.empty(features, grid_size + 2 * order + 1, device=device, dtype=dtype)
         self.register_buffer("knots", knots)
@@ -64,7 +72,16 @@ class Spline(Basis):
         low, high = self.grid_range
         places = torch.arange(-self.order, self.grid_size + self.order + 1, dtype=torch.float64)
         self.knots.copy_(low + (high - low) / self.grid_size * places)
-        self.even = True
+
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals."""
+        return self.knots.shape[1] - 1 - 2 * self.order
+
+    @property
+    def num(self) -> int:
+        """Number of functions."""
+        return self.knots.shape[1] - 1 - self.order
 
     def set_knots(self, knots: Tensor) -> None:
         """Replace the knots, and with their number the number of functions.
@@ -83,15 +100,6 @@ class Spline(Basis):
         if not (knots.diff() > 0).all():
             raise ValueError("knots do not rise; each must be greater than the one before it")
         self.knots = knots.to(self.knots)
-        self.grid_size = knots.shape[1] - 1 - 2 * self.order
-        self.num = self.grid_size + self.order
-        self._look_at_knots()
-
-    def _look_at_knots(self) -> None:
-        """Note whether the knots are evenly spaced, up to the rounding that stored numbers have."""
-        steps = self.knots.double().diff()
-        rounding = 8 * torch.finfo(self.knots.dtype).eps * self.knots.abs().amax(1).double()
-        self.even = bool(((steps.amax(1) - steps.amin(1)) <= rounding).all())
 
     def _apply(self, fn, recurse: bool = True):
         """Knots keep their precision where all else is rounded to 16 bits: near ones would become the same."""
@@ -101,14 +109,17 @@ class Spline(Basis):
             self.knots = knots.to(self.knots.device)
         return self
 
-    def _load_from_state_dict(self, *args) -> None:
-        super()._load_from_state_dict(*args)
-        if not self.knots.is_meta:
-            self._look_at_knots()
+    @property
+    def even(self) -> bool:
+        """Whether the knots are evenly spaced; False too where their values cannot be read, as in a compiler.
+
+        What depends on it must be right for uneven knots wherever it is False.
+        """
+        return evenly_spaced(self.knots)
 
     @property
     def _closed(self) -> bool:
-        return self.even and self.order > 0
+        return self.order > 0 and self.even
 
     # --- In plain operations ------------------------------------------------------------------------------------------
 

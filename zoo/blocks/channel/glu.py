@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, halves, hidden_width
+from zoo.blocks.linear import Linear, halves, hidden_width, linear
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -61,5 +61,5 @@ class Glu(nn.Module):
         first, second = halves(x, self.fc1)
         x = first * self.act(second) if self.gate_last else self.act(first) * second
         if self.drop is None:
-            return self.fc2(x)
-        return self.drop(self.fc2(self.drop(x)))
+            return linear(x, self.fc2)
+        return self.drop(linear(self.drop(x), self.fc2))

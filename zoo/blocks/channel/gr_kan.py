@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kernels.rational import formula, rational
-from zoo.blocks.linear import INITS, Linear, hidden_width
+from zoo.blocks.linear import INITS, Linear, hidden_width, linear
 from zoo.blocks.register import register
 from zoo.slots import unknown
 
@@ -131,20 +131,15 @@ def gain(init: str) -> float:
     return round(float((values.square() * density).sum() / density.sum()) ** -0.5, 12)
 
 
-class _Preserving(Linear):
-    """A map that keeps the variance of what a rational at its initialisation makes of normal inputs."""
-
-    def __init__(self, in_features: int, out_features: int, bias: bool, *, after: str, device=None, dtype=None):
-        self.after = after
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-
-    def reset_parameters(self) -> None:
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-        if not self.weight.is_meta:
-            std = gain(self.after) * self.in_features**-0.5
-            with torch.no_grad():
-                self.weight.copy_(torch.randn(self.weight.shape, device=self.weight.device) * std)
+def preserve_variance_(weight: Tensor, bias: Tensor | None, *, after: str) -> None:
+    """Fill a map so that it keeps the variance of what a rational at its initialisation makes of normal inputs."""
+    if bias is not None:
+        nn.init.zeros_(bias)
+    if not weight.is_meta:
+        std = gain(after) * weight.shape[1] ** -0.5
+        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, device=weight.device, dtype=precise) * std)
 
 
 @register("channel_mixer", "gr_kan")
@@ -194,19 +189,19 @@ class GRKAN(nn.Module):
         if weights not in ("variance_preserving", *INITS):
             raise ValueError(unknown(f"weights {weights!r}", weights, ("variance_preserving", *INITS)))
 
-        def linear(inputs: int, outputs: int, after: str) -> Linear:
-            if weights == "variance_preserving":
-                return _Preserving(inputs, outputs, bias, after=after, **dd)
-            return Linear(inputs, outputs, bias, init=weights, **dd)
+        def layer(inputs: int, outputs: int, after: str) -> nn.Linear:
+            preserving = functools.partial(preserve_variance_, after=after)
+            init = preserving if weights == "variance_preserving" else weights
+            return Linear(inputs, outputs, bias, init=init, **dd)
 
         self.act1 = GroupRational(dim, groups=groups, init="identity", **dd)
-        self.fc1 = linear(dim, hidden, "identity")
+        self.fc1 = layer(dim, hidden, "identity")
         self.act2 = GroupRational(hidden, groups=groups, init=rational, **dd)
-        self.fc2 = linear(hidden, dim, rational)
+        self.fc2 = layer(hidden, dim, rational)
         self.drop = nn.Dropout(drop) if drop > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act1(x)
-        x = self.fc1(x if self.drop is None else self.drop(x))
+        x = linear(x if self.drop is None else self.drop(x), self.fc1)
         x = self.act2(x)
-        return self.fc2(x if self.drop is None else self.drop(x))
+        return linear(x if self.drop is None else self.drop(x), self.fc2)

@@ -1,10 +1,11 @@
 """The two-layer perceptron with global response normalisation: ConvNeXt V2's and UniRepLKNet's."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
-from zoo.blocks.linear import Linear, hidden_width, is_bare, linear_act
+from zoo.blocks.kernels import guard
+from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -64,10 +65,9 @@ class GrnMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = linear_act(x, self.fc1, self.act)
         y = y if self.drop is None else self.drop(y)
-        y = self._project(y.flatten(1, -2) if y.ndim > 2 else y[:, None]).view(x.shape)
+        y = self._project(_positions(y)).view(x.shape)
         if self.norm is not None:
-            image = y if y.ndim == 4 else y.flatten(0, -2)[:, None, None]
-            y = conv_nhwc(self.norm, image).view(x.shape)
+            y = conv_nhwc(self.norm, _image(y)).view(x.shape)
         return y if self.drop is None else self.drop(y)
 
     def _project(self, x: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class GrnMlp(nn.Module):
         whole mixer takes 1.1 to 1.6 times as long without; with fewer positions it would take longer with (torch 2.15,
         Zen 4, batch 8).
         """
-        few = x.shape[1] < x.shape[2]
-        if few or not is_bare(self.grn, GRN) or not is_bare(self.fc2, Linear) or torch.jit.is_tracing():
-            return self.fc2(self.grn(x))
+        seen_into = is_bare(self.grn, GRN) and is_bare(self.fc2, nn.Linear) and guard.plain(x, self.fc2.weight)
+        if not seen_into or x.shape[1] < x.shape[2]:
+            return linear(self.grn(x), self.fc2)
         weight = (self.fc2.weight * self.grn.scale(x)).transpose(1, 2)
         beta, bias = self.grn.beta, self.fc2.bias
         if beta is not None:
@@ -109,6 +109,18 @@ class GrnMlp(nn.Module):
         self.fc2.bias = nn.Parameter(bias.to(old.dtype), old.requires_grad)
         self.grn.beta = self.norm = None
         self.deployed = True
+
+
+@fx.wrap
+def _positions(x: Tensor) -> Tensor:
+    """``(B, *S, C) -> (B, N, C)``; without position dimensions one position."""
+    return x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+
+
+@fx.wrap
+def _image(x: Tensor) -> Tensor:
+    """``(B, *S, C)`` as ``(B, H, W, C)`` for a norm over all but the channels."""
+    return x if x.ndim == 4 else x.flatten(0, -2)[:, None, None]
 
 
 class GRN(nn.Module):
@@ -145,13 +157,18 @@ class GRN(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """What each channel of each sample is multiplied with, ``(B, 1, dim)``."""
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
-            # Along any but the last dimension torch's vector norm takes 2 to 18 times as long as squares and a sum,
-            # which accumulates in fp32. At 0 the root has no slope; the clamp, like the vector norm, gives it none.
-            tiny = torch.finfo(torch.float32).tiny
-            norm = x.square().sum(1, keepdim=True).float().clamp_min(tiny).sqrt()
-        else:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
+        norm = _norm_over_positions(x)
         norm = norm / (norm.mean(-1, keepdim=True) + EPS)
         return (self.gamma * norm + 1).to(x.dtype)
+
+
+@fx.wrap
+def _norm_over_positions(x: Tensor) -> Tensor:
+    """The Euclidean norm of each channel, ``(B, N, C) -> (B, 1, C)``, in fp32 at least."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
+        # Along any but the last dimension torch's vector norm takes 2 to 18 times as long as squares and a sum, which
+        # accumulates in fp32. At 0 the root has no slope; the clamp, like the vector norm, gives it none.
+        tiny = torch.finfo(torch.float32).tiny
+        return x.square().sum(1, keepdim=True).float().clamp_min(tiny).sqrt()
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, hidden_width, linear_act
+from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -58,8 +58,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = linear_act(x, self.fc1, self.act)
         if self.drop is None:
-            return self.fc2(x)
-        return self.drop(self.fc2(self.drop(x)))
+            return linear(x, self.fc2)
+        return self.drop(linear(self.drop(x), self.fc2))
 
 
 @register("channel_mixer", "hourglass")

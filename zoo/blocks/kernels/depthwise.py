@@ -17,8 +17,10 @@ Wherever anything else may watch - a compiler, an exporter, a tensor subclass - 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from zoo.blocks.kernels import guard
 
 _CPU = torch.backends.cpu.get_cpu_capability()
 _AVAILABLE = torch.backends.mkldnn.is_available() and _CPU.startswith("AVX")
@@ -30,14 +32,11 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv` may stand for torch's own convolution here and now."""
     return (
         _AVAILABLE
+        and guard.plain(x, weight)
         and x.device.type == "cpu"
         and x.numel() > 0
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dtype == weight.dtype
-        and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 

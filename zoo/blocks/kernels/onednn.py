@@ -6,8 +6,10 @@ compiler, an exporter, a tensor subclass - `usable` says no, and the caller take
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from zoo.blocks.kernels import guard
 
 LEAST_MACS = 2**22  # below, in fp32, the call costs more than it saves (Zen 4, 2 threads)
 
@@ -17,15 +19,12 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     return (
         not torch.is_grad_enabled()
         and _AVAILABLE
-        and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
+        and guard.plain(x, weight)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dtype == weight.dtype
         and x.numel() * weight.shape[0] >= LEAST_MACS
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from zoo.blocks.kernels import cost
+from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.autograd import gradients
 
 PIECE = 2**18  # elements a thread: a megabyte of fp32; larger leave the caches, smaller cost calls (Zen 4)
@@ -49,7 +49,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     _check(x, numerator, denominator)
     if cost.counting():
         return cost.evaluation(x, 1, numerator.shape[1] - 1 + denominator.shape[1]).reshape(x.shape)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if guard.recording() or guard.transformed():
         return formula(x, numerator, denominator)
     return (_Rational.apply if torch.is_grad_enabled() else _evaluate)(x, numerator, denominator)
 
@@ -108,13 +108,8 @@ def _horner(coefficients: Tensor, x: Tensor) -> Tensor:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether these are plain tensors on the CPU, here and now: nothing that stands for several, or for none."""
-    return not torch._C._are_functorch_transforms_active() and all(
-        type(t) in (Tensor, torch.nn.Parameter)
-        and t.device.type == "cpu"
-        and not torch._C._functorch.is_legacy_batchedtensor(t)  # what `is_grads_batched` makes
-        for t in tensors
-    )
+    """Whether the loops over pieces may run on these: plain tensors on the CPU."""
+    return guard.plain(*tensors) and all(t.device.type == "cpu" for t in tensors)
 
 
 def _horner_(rows: Sequence[Tensor], x: Tensor, out: Tensor) -> Tensor:
@@ -217,14 +212,16 @@ def _triton():
     return importlib.import_module("zoo.blocks.kernels.rational_triton")
 
 
-def _on_gpu(x: Tensor) -> bool:
-    return type(x) is Tensor and x.is_cuda and x.dtype is not torch.float64 and _triton() is not None
+def _on_gpu(*tensors: Tensor) -> bool:
+    """Whether the kernels for the GPU may run on these, of which the first is the input."""
+    x = tensors[0]
+    return x.is_cuda and x.dtype is not torch.float64 and guard.plain(*tensors) and _triton() is not None
 
 
 def _evaluate(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     if usable(x, numerator, denominator):
         return _forward(x.reshape(-1, x.shape[-1]), numerator, denominator).view(x.shape)
-    if _on_gpu(x):
+    if _on_gpu(x, numerator, denominator):
         return _triton().forward(x, numerator, denominator, bound(numerator, denominator, torch.float32))
     return formula(x, numerator, denominator)
 
@@ -245,7 +242,7 @@ class _Rational(torch.autograd.Function):
             rows = (t.reshape(-1, x.shape[-1]) for t in (grad, x))
             dx, *rest = _backward(*rows, numerator, denominator, needs)
             return dx if dx is None else dx.view(x.shape), *rest
-        if not torch.is_grad_enabled() and _on_gpu(x):
+        if not torch.is_grad_enabled() and _on_gpu(x, grad, numerator, denominator):
             return _triton().backward(grad, *tensors, bound(numerator, denominator, torch.float32))
         return _through_formula(tensors, needs, grad)
 

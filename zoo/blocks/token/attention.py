@@ -1,10 +1,11 @@
 """Multi-head self-attention over all positions."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear
+from zoo.blocks.kernels import guard
+from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.register import register
 
 PLAIN_LIMIT = 1024  # positions
@@ -62,9 +63,9 @@ class Attention(nn.Module):
         if heads < 1 or dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
         self.heads, self.attn_drop, self.init = heads, attn_drop, init
-        linear = _InitialisedByOwner if init == "mimetic" else Linear
-        self.qkv = linear(dim, 3 * dim, qkv_bias, init=(init,) * 3, device=device, dtype=dtype)
-        self.proj = linear(dim, dim, proj_bias, init=init, device=device, dtype=dtype)
+        qkv_init, proj_init = (leave, leave) if init == "mimetic" else ((init,) * 3, init)
+        self.qkv = Linear(dim, 3 * dim, qkv_bias, init=qkv_init, device=device, dtype=dtype)
+        self.proj = Linear(dim, dim, proj_bias, init=proj_init, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.reset_parameters()
 
@@ -75,15 +76,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         drop = self.attn_drop if self.training else 0.0
-        y = self.proj(attend(self.qkv(x).flatten(1, -2), self.heads, drop).view(x.shape))
+        y = linear(attend(linear(x, self.qkv).flatten(1, -2), self.heads, drop).view(x.shape), self.proj)
         return y if self.drop is None else self.drop(y)
-
-
-class _InitialisedByOwner(Linear):
-    """A linear map whose weights have to fit another's."""
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 @torch.no_grad()
@@ -94,7 +88,8 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
     greatest. That is a decomposition a head, at width 768 about a second a layer.
     """
     dim, device = proj.in_features, proj.weight.device
-    identity = torch.eye(dim, device=device)
+    precise = torch.promote_types(torch.get_default_dtype(), torch.float32)  # decompositions exist in no lower one
+    identity = torch.eye(dim, device=device, dtype=precise)
 
     def noisy(scale: float) -> Tensor:
         return scale * (torch.empty_like(identity).uniform_(-1, 1) * (3 / dim) ** 0.5 + identity)
@@ -114,20 +109,24 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
             nn.init.zeros_(layer.bias)
 
 
+@fx.wrap
 def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     """Attention of packed queries, keys and values: fused, or where that is slower as two matrix products.
 
     On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of
-    ImageNet's
-    lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305. In fp32 it
-    wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
+    ImageNet's lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305.
+    In fp32 it wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
 
     Shape: ``(B, N, 3 * heads * D) -> (B, N, heads * D)``.
     """
     batch, tokens, width = qkv.shape
     if qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16 and tokens <= PLAIN_LIMIT:
+        depth = width // (3 * heads)
         q, k, v = (
-            qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, -1).unbind(0)
+            qkv.view(batch, tokens, 3, heads, depth)
+            .permute(2, 0, 3, 1, 4)
+            .reshape(3, batch * heads, tokens, depth)
+            .unbind(0)
         )
         # A product scaled in the same pass; what beta = 0 multiplies is not read.
         scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
@@ -135,5 +134,21 @@ def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     else:
         # Split before the heads are told apart: the backward pass then joins three tensors in one copy.
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+        y = attend_heads(q, k, v, drop=drop)
     return y.transpose(1, 2).reshape(batch, tokens, width // 3)
+
+
+def attend_heads(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None, drop: float = 0.0
+) -> Tensor:
+    """``softmax(scale q k^T + bias) v`` by the fused call, or where `torch.func` transforms it in single steps.
+
+    The fused calls have no derivative in forward mode, and no second one.
+
+    Shape: ``(B, heads, N, D)`` three times and ``(1, heads, N, N) -> (B, heads, N, D)``.
+    """
+    if not guard.transformed():
+        return F.scaled_dot_product_attention(q, k, v, bias, drop, scale=scale)
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    return F.dropout(scores.softmax(-1), drop) @ v

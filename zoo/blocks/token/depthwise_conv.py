@@ -1,9 +1,11 @@
 """A plain depthwise convolution as a token mixer: ConvNeXt's."""
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import DepthwiseConv2d, conv_nhwc
+from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.register import register
+
+fx.wrap("as_image")
 
 
 @register("token_mixer", "depthwise_conv")
@@ -45,4 +47,4 @@ class DepthwiseConv(nn.Module):
         self.conv = DepthwiseConv2d(dim, kernel_size, bias=bias, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_nhwc(self.conv, x if x.ndim == 4 else x[:, None]).reshape(x.shape)
+        return conv_nhwc(self.conv, as_image(x)).reshape(x.shape)

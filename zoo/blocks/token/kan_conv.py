@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.channel.kan.linear import Edges, eager, product_precision
+from zoo.blocks.channel.kan.linear import Edges, Held, eager, plain_backward, product_precision
 from zoo.blocks.channel.kan.select import WIDE_SPACES
+from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.register import register
 from zoo.slots import SlotLike
@@ -82,6 +83,14 @@ class KANConv2d(Edges, nn.Module):
         """`weight` as the forward pass uses it."""
         return self.weight
 
+    def _apply(self, fn, recurse: bool = True):
+        """Show the weight in the shape of a convolution's: of five dimensions `Module.to` takes it for one in space."""
+
+        def shown(tensor: Tensor) -> Tensor:
+            return fn(tensor) if tensor.ndim != 5 else fn(tensor.flatten(1, 2)).unflatten(1, tensor.shape[1:3])
+
+        return super()._apply(shown, recurse)
+
     def forward(self, x: Tensor) -> Tensor:
         return self._add_bias(self._convolve(self, x, self.edge_weight()))
 
@@ -117,10 +126,11 @@ def evaluate(edges: Edges, x: Tensor, dtype: torch.dtype) -> Tensor:
 
     Shape: ``(*, features) -> (*, rows, features)``.
     """
-    if not eager(x):
+    parameters = edges.function_parameters()
+    if not (eager(x) and guard.plain(*parameters)):
         return edges.functions(x).to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *edges.function_parameters())
+        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *parameters)
     return functions.view(*x.shape[:-1], *functions.shape[1:])
 
 
@@ -129,7 +139,7 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, edges, dtype: torch.dtype, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.edges = edges
+        ctx.edges = Held(edges) if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(x, *parameters)
         rows = edges.basis.num + (edges.base is not None)
         functions = torch.empty(len(x), rows, x.shape[1], dtype=dtype, device=x.device)
@@ -139,9 +149,10 @@ class _Evaluate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
-            functions = ctx.edges.functions(inputs[0]).to(grad.dtype)
-            return None, None, *gradients(functions, inputs, wanted, grad, create_graph=True)
+        if not plain_backward(grad):
+            with torch.enable_grad():
+                functions = ctx.edges.functions(inputs[0]).to(grad.dtype)
+            return None, None, *gradients(functions, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
         by_x, *others = ctx.edges._pull_back(inputs[0], grad)
         return None, None, by_x.to(inputs[0].dtype), *others
 

@@ -3,11 +3,13 @@
 from collections import OrderedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import DepthwiseConv2d, batchnorm_affine, conv_nhwc, depthwise_nhwc
-from zoo.blocks.linear import Linear, is_bare
+from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
+from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
+
+fx.wrap("as_image")
 
 # Side of the large kernel -> (side, dilation) of the kernels beside it.
 BRANCHES = {
@@ -103,10 +105,10 @@ class LargeKernel(nn.Module):
         self.se = SqueezeExcite(dim, width, init=init, device=device, dtype=dtype) if se_ratio > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x if x.ndim == 4 else x[:, None]
+        image = as_image(x)
         if self.deployed:
             y = conv_nhwc(self.conv, image)
-        elif self._is_linear():
+        elif isinstance(x, Tensor) and self._is_linear():  # symbolic tracing keeps the branches as they are
             weight, bias = self._merge(torch.promote_types(self.conv.weight.dtype, torch.float32))
             y = depthwise_nhwc(image, weight.to(x.dtype), bias.to(x.dtype))
         else:
@@ -115,11 +117,11 @@ class LargeKernel(nn.Module):
         return y.reshape(x.shape)
 
     def _branchwise(self, image: Tensor) -> Tensor:
-        y = self.conv(image)
+        y = convolve(self.conv, image)
         if self.bn is not None:
             y = self.bn(y)
         for branch in self.branches.values():
-            y = y + branch(image)
+            y = y + branch.bn(convolve(branch.conv, image))
         return self.norm(y)
 
     def _is_linear(self) -> bool:
@@ -131,7 +133,7 @@ class LargeKernel(nn.Module):
         if self.bn is not None:
             norms.append(self.bn)
         return all(not m.training and is_bare(m, nn.BatchNorm2d) and m.running_var is not None for m in norms) and all(
-            is_bare(m, DepthwiseConv2d) for m in convs
+            is_bare(m, nn.Conv2d) for m in convs
         )
 
     def _merge(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -182,5 +184,5 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.flatten(1, -2)
-        scale = self.up(self.down(positions.mean(1, keepdim=True)).relu()).sigmoid()
+        scale = linear(linear(positions.mean(1, keepdim=True), self.down).relu(), self.up).sigmoid()
         return (positions * scale).view(x.shape)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.blocks.kernels import guard
+
 MASKED = -100.0  # what Swin's authors add to the scores of positions that are no neighbours
 IMAGES = 2**21  # bytes of images at a time
 
@@ -21,6 +23,17 @@ def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
     if heads < 1 or dim % heads:
         raise ValueError(f"{what} of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
     return heads
+
+
+def image_of_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """``(B, *S, C)`` with as many position dimensions as a grid, as ``(B, H, W, C)``.
+
+    Raises:
+        ValueError: It has another number of them.
+    """
+    if x.ndim != len(grid) + 2:
+        raise ValueError(f"a mixer of windows for the grid {grid} got an input of shape {tuple(x.shape)}")
+    return x if x.ndim == 4 else x[:, None]
 
 
 def window_order(
@@ -75,12 +88,13 @@ def cut_windows(x: Tensor, window: tuple[int, int], order: Tensor | None = None)
     batch, height, width, channels = x.shape
     if order is None:
         x = x.unflatten(2, (width // window[1], window[1])).unflatten(1, (height // window[0], window[0]))
-        return x.transpose(2, 3).reshape(-1, window[0] * window[1], channels)
+        places = height // window[0] * (width // window[1])
+        return x.transpose(2, 3).reshape(batch * places, window[0] * window[1], channels)
     x = x.flatten(1, 2)
     if order.numel() > height * width:
         x = F.pad(x, (0, 0, 0, 1))
     index = order[:, None] + torch.arange(batch, device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, index.flatten()).view(-1, order.shape[1], channels)
+    return x.flatten(0, 1).index_select(0, index.flatten()).view(order.shape[0] * batch, order.shape[1], channels)
 
 
 def merge_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], inverse: Tensor | None = None) -> Tensor:
@@ -90,7 +104,7 @@ def merge_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], inverse
     """
     batch, height, width, _ = shape
     if inverse is None:
-        x = x.view(batch, height // window[0], width // window[1], *window, -1)
+        x = x.view(batch, height // window[0], width // window[1], *window, shape[-1])
         return x.transpose(2, 3).reshape(shape)
     index = (inverse[0] * batch + torch.arange(batch, device=x.device)[:, None]) * x.shape[1] + inverse[1]
     return x.flatten(0, 1).index_select(0, index.flatten()).view(shape)
@@ -98,7 +112,7 @@ def merge_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], inverse
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``function(x)``; in inference on the CPU a few images at a time, so that what lies between stays in the cache."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not guard.plain(x) or x.device.type != "cpu":
         return function(x)
     chunks = min(x.shape[0], x.nbytes // IMAGES)
     return torch.cat([function(part) for part in x.chunk(chunks)]) if chunks > 1 else function(x)

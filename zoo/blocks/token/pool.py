@@ -1,10 +1,11 @@
 """Average pooling as a token mixer: no parameters at all."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.conv import depthwise_nhwc
+from zoo.blocks.conv import as_image, depthwise_nhwc
+from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
 
 LEAST_ELEMENTS = 2**17  # below, the sums of `_pool_by_sums` cost more than they save (Zen 4, one thread)
@@ -40,14 +41,21 @@ class Pool(nn.Module):
         self.size, self.subtract = size, subtract
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x if x.ndim == 4 else x[:, None]
-        kernel = (self.size if x.ndim == 4 else 1, self.size)
-        pool = _pool_by_sums if _sums_pay(image, kernel) else _pool
-        y = pool(image, kernel, self.subtract)
-        return y if x.ndim == 4 else y[:, 0]
+        return pool(x, self.size, self.subtract)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, subtract={self.subtract}"
+
+
+@fx.wrap
+def pool(x: Tensor, size: int, subtract: bool) -> Tensor:
+    """The mean of each position's neighbourhood, minus the position itself if `subtract`, by the fastest form.
+
+    Shape: ``(B, *S, C) -> (B, *S, C)``.
+    """
+    image, kernel = as_image(x), (size if x.ndim == 4 else 1, size)
+    form = _pool_by_sums if _sums_pay(image, kernel) else _pool
+    return form(image, kernel, subtract).reshape(x.shape)
 
 
 def _pool(x: Tensor, kernel: tuple[int, int], subtract: bool) -> Tensor:
@@ -65,14 +73,12 @@ def _sums_pay(x: Tensor, kernel: tuple[int, int]) -> bool:
     backward together 1.5 to 2.7 times as long as this. Whoever traces or compiles sees a pooling, not a convolution.
     """
     return (
-        torch.is_grad_enabled()
-        and x.requires_grad
+        guard.plain(x)
+        and guard.differentiated(x)
         and x.device.type == "cpu"
         and x.dtype is torch.bfloat16
         and x.numel() >= LEAST_ELEMENTS
         and kernel[0] * kernel[1] <= 256  # bf16 has no odd numbers above
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 

@@ -42,12 +42,6 @@ def log_offsets(window: tuple[int, int], pretrained: tuple[int, int] | None = No
     return offsets.sign() * torch.log2(offsets.abs() + 1) / math.log2(8)
 
 
-class Undecayed(Linear):
-    """A linear map whose weight is not decayed."""
-
-    no_decay = ("weight",)
-
-
 class OffsetMlp(nn.Sequential):
     """SwinV2's network from log-spaced offsets to a bias a head between 0 and 16: ``16 sigmoid(W2 relu(W1 x + b))``.
 
@@ -65,10 +59,11 @@ class OffsetMlp(nn.Sequential):
 
     def __init__(self, heads: int, *, bounded: bool = True, init: str = "trunc_normal", device=None, dtype=None):
         super().__init__(
-            Undecayed(2, 512, init=init, device=device, dtype=dtype),
+            Linear(2, 512, init=init, device=device, dtype=dtype),
             nn.ReLU(),
-            Undecayed(512, heads, bias=False, init=init, device=device, dtype=dtype),
+            Linear(512, heads, bias=False, init=init, device=device, dtype=dtype),
         )
+        self[0].no_decay = self[2].no_decay = ("weight",)
         self.bounded = bounded
 
     def forward(self, offsets: Tensor) -> Tensor:

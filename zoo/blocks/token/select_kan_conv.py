@@ -68,9 +68,8 @@ class SelectKANConv2d(Selectable, KANConv2d):
         self.gates = Gates(out_channels, names(bases), temperature=temperature, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.gates.selected:
-            return super().forward(x)
-        return self._add_bias(self._in_order([self._convolve(space, x, w) for space, w in self._selected()]))
+        y = self._by_space(lambda space: self._convolve(space, x, space.weight))
+        return super().forward(x) if y is None else self._add_bias(y)
 
 
 @register("token_mixer", "select_kan_conv")

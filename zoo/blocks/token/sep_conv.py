@@ -1,11 +1,13 @@
 """The inverted separable convolution of MobileNetV2 as a token mixer."""
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import DepthwiseConv2d, conv_nhwc
-from zoo.blocks.linear import Linear, hidden_width, linear_act
+from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
+from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
 from zoo.slots import build_act
+
+fx.wrap("as_image")
 
 
 @register("token_mixer", "sep_conv")
@@ -60,7 +62,6 @@ class SepConv(nn.Module):
         self.drop = nn.Dropout(drop) if drop > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        image = x if x.ndim == 4 else x[:, None]
-        y = self.pwconv2(conv_nhwc(self.dwconv, linear_act(image, self.pwconv1, self.act)))
-        y = y if x.ndim == 4 else y[:, 0]
+        y = conv_nhwc(self.dwconv, linear_act(as_image(x), self.pwconv1, self.act))
+        y = linear(y, self.pwconv2).reshape(x.shape)
         return y if self.drop is None else self.drop(y)

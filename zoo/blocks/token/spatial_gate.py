@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, TokenLinear, linear_act_halves
+from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
 from zoo.blocks.register import register
 from zoo.slots import build_act
@@ -73,7 +73,7 @@ class SpatialGate(nn.Module):
         x = x.flatten(1, -2)
         u, v = linear_act_halves(x, self.fc1, self.act)
         x = u * self.gate(self.norm(v))
-        x = self.fc2(x) if self.drop is None else self.drop(self.fc2(self.drop(x)))
+        x = linear(x, self.fc2) if self.drop is None else self.drop(linear(self.drop(x), self.fc2))
         return x.view(shape)
 
     def set_grid(self, grid: tuple[int, ...]) -> None:

@@ -2,49 +2,109 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import resize_rel_pos_bias_table
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.embed import to_pair
-from zoo.blocks.kernels import onednn
-from zoo.blocks.linear import Linear, init_, is_bare
+from zoo.blocks.kernels import guard, onednn
+from zoo.blocks.linear import Linear, init_, is_bare, linear
 from zoo.blocks.register import register
-from zoo.blocks.token.partition import cut_windows, head_count, in_chunks, merge_windows, shift_masks, window_order
+from zoo.blocks.token.attention import attend_heads
+from zoo.blocks.token.partition import (
+    cut_windows,
+    head_count,
+    image_of_grid,
+    in_chunks,
+    merge_windows,
+    shift_masks,
+    window_order,
+)
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
+
+for _name in ("cut_windows", "image_of_grid", "merge_windows"):
+    fx.wrap(_name)
 
 SCORES = 2**20  # scores at a time
 
 
+@fx.wrap
 def attend_windows(
-    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: list[int], scale: float, drop: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float, drop: float = 0.0
 ) -> Tensor:
-    """``softmax(scale q k^T + bias) v`` in each window; each bias holds for its count of windows, one after another.
+    """``softmax(scale q k^T + bias) v`` in each window; each bias holds for its count of places, one after another.
 
     On the CPU the fused call takes the slow way if the bias needs a gradient, so training takes two products.
 
-    Shape: ``(windows, N, heads, D)`` three times and ``(heads, N, N)`` for each bias ``-> (windows, N, heads, D)``.
+    Args:
+        q, k, v: Of each window; those of all images at one place come together.
+        biases: What is added to the scores, by group of places.
+        counts: Number of places in each group.
+        scale: Factor on the products.
+        drop: Dropout on the weights.
+
+    Shape: ``(places * images, N, heads, D)`` three times and ``(heads, N, N)`` for each bias
+        ``-> (places * images, N, heads, D)``.
     """
-    tokens, heads, width = q.shape[1:]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    half = q.device.type == "cpu" and q.element_size() == 2 and not torch.compiler.is_compiling()
-    if q.device.type == "cpu" and torch.is_grad_enabled():
-        q, k, v = (t.reshape(-1, tokens, width) for t in (q, k, v))
-        rows = torch.arange(len(biases) * heads).view(-1, heads)
-        rows = torch.cat([row.expand(n, -1) for row, n in zip(rows, counts, strict=True)])
-        scores = torch.cat(biases).to(q.dtype).index_select(0, rows.flatten())  # then in place: the largest tensor
-        scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
-        weights = _HalfSoftmax.apply(scores) if half and scores.numel() >= SCORES else scores.softmax(-1)
-        return torch.bmm(F.dropout(weights, drop), v).unflatten(0, (-1, heads)).transpose(1, 2)
-    if half and drop == 0:
-        return _attend_half(q, k, v, biases, counts, scale)
+    if q.device.type == "cpu" and guard.plain(q, k, v, *biases):
+        if torch.is_grad_enabled():
+            return _attend_by_products(q, k, v, biases, counts, scale, drop)
+        if q.element_size() == 2 and drop == 0:
+            return _attend_half(q, k, v, biases, counts, scale)
+    # The number of images is nowhere a constant: whoever records this runs it on batches of other sizes.
+    images = [(t,) if len(counts) == 1 else t.unflatten(0, (sum(counts), -1)).split(counts) for t in (q, k, v)]
     y = [
-        F.scaled_dot_product_attention(*qkv, bias[None].to(q.dtype), drop, scale=scale).transpose(1, 2)
-        for *qkv, bias in zip(*(t.split(counts) for t in (q, k, v)), biases, strict=True)
+        attend_heads(
+            *(t if len(counts) == 1 else t.flatten(0, 1) for t in qkv), bias[None].to(q.dtype), scale=scale, drop=drop
+        ).transpose(1, 2)
+        for *qkv, bias in zip(*images, biases, strict=True)
     ]
     return y[0] if len(y) == 1 else torch.cat(y)
+
+
+def _attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float, drop: float
+) -> Tensor:
+    """`attend_windows` where autograd records: the biases of all windows, and the products added in place.
+
+    Shape: ``(windows, heads, N, D)`` three times.
+    """
+    windows, heads, tokens, width = q.shape
+    half = q.element_size() == 2
+    q, k, v = (t.reshape(windows * heads, tokens, width) for t in (q, k, v))
+    rows = torch.arange(len(biases) * heads).view(-1, heads)
+    images = windows // sum(counts)
+    rows = torch.cat([row.expand(n * images, -1) for row, n in zip(rows, counts, strict=True)])
+    scores = torch.cat(biases).to(q.dtype).index_select(0, rows.flatten())  # then in place: the largest tensor
+    scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
+    weights = _HalfSoftmax.apply(scores) if half and scores.numel() >= SCORES else scores.softmax(-1)
+    return torch.bmm(F.dropout(weights, drop), v).view(windows, heads, tokens, width).transpose(1, 2)
+
+
+@fx.wrap
+def places_of(
+    image: Tensor,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    grid: tuple[int, ...],
+    order: Tensor,
+    inverse: Tensor,
+    counts: tuple[int, ...],
+) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
+    """What `window_order` gives for images: where they have the known grid what is known, else computed.
+
+    Where the windows lie as the image does there is no order, and one group; the windows of an image come together.
+    """
+    height, width = image.shape[1], image.shape[2]
+    if not any(shift) and height % window[0] == 0 and width % window[1] == 0:
+        return None, None, (height // window[0] * (width // window[1]),)
+    if (height, width) == (1, *grid)[-2:]:
+        return order, inverse, counts
+    return window_order((height, width), window, shift, image.device)
 
 
 class _HalfSoftmax(torch.autograd.Function):
@@ -67,13 +127,16 @@ class _HalfSoftmax(torch.autograd.Function):
         return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
-def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: list[int], scale: float) -> Tensor:
+def _attend_half(
+    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float
+) -> Tensor:
     """`attend_windows` in bf16 on the CPU, in inference: products in bf16, softmax in fp32, a few windows at a time.
 
     It takes 0.65 to 0.85 of the time of the fused call; a softmax in bf16 would take twice that in fp32 for rows of 49
     (torch 2.15, Zen 4, one thread).
     """
     windows, heads, tokens, width = q.shape
+    counts = [count * windows // sum(counts) for count in counts]
     biases, stops = [bias.float() for bias in biases], list(itertools.accumulate(counts))
     y, zero = q.new_empty(windows, tokens, heads, width), q.new_zeros(1, 1, 1)
     step = max(1, SCORES // biases[0].numel())
@@ -195,7 +258,7 @@ class WindowAttention(nn.Module):
 
     def _make_tables(self) -> None:
         """What follows from grid, window and shift; it is not saved."""
-        weight = self.proj.weight
+        weight = next(self.parameters())  # not of a layer within, around which an adapter may stand
         order, inverse, self.counts = window_order((1, *self.grid)[-2:], self.window, self.shift, weight.device)
         tables = {"order": order, "inverse": inverse}
         tables["masks"] = shift_masks(self.window, self.shift, weight.device, weight.dtype)
@@ -225,36 +288,28 @@ class WindowAttention(nn.Module):
         self.set_grid(self.grid, window_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != len(self.grid) + 2:
-            raise ValueError(f"window attention for a grid {self.grid} got an input of shape {tuple(x.shape)}")
-        image = x if x.ndim == 4 else x[:, None]
-        grid, (h, w) = tuple(image.shape[1:3]), self.window
-        if not any(self.shift) and grid[0] % h == 0 and grid[1] % w == 0:
-            order, inverse, counts = None, None, (grid[0] // h * (grid[1] // w),)
-        elif x.shape[1:-1] == self.grid:
-            order, inverse, counts = self.order, self.inverse, self.counts
-        else:
-            order, inverse, counts = window_order(grid, self.window, self.shift, x.device)
+        image = image_of_grid(x, self.grid)
+        known = self.grid, self.order, self.inverse, self.counts
+        order, inverse, counts = places_of(image, self.window, self.shift, *known)
         biases = self._biases()
 
         def attend(image: Tensor) -> Tensor:
-            y = self._qkv(cut_windows(image, self.window, order))
-            y = self._attend(y, biases, [n * image.shape[0] for n in counts])
-            return self.proj(merge_windows(y, image.shape, self.window, inverse))
+            y = self._attend(self._qkv(cut_windows(image, self.window, order)), biases, counts)
+            return linear(merge_windows(y, image.shape, self.window, inverse), self.proj)
 
         y = in_chunks(attend, image).view(x.shape)
         return y if self.drop is None else self.drop(y)
 
     def _qkv(self, x: Tensor) -> Tensor:
         if self.q_bias is None:
-            return self.qkv(x)
+            return linear(x, self.qkv)
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        if not is_bare(self.qkv, Linear):
+        if not is_bare(self.qkv, nn.Linear) or not isinstance(x, Tensor):
             return self.qkv(x) + bias
         return (onednn.linear if onednn.usable(x, self.qkv.weight) else F.linear)(x, self.qkv.weight, bias)
 
-    def _attend(self, qkv: Tensor, biases: list[Tensor], counts: list[int]) -> Tensor:
-        qkv = qkv.unflatten(-1, (3, self.heads, -1))
+    def _attend(self, qkv: Tensor, biases: list[Tensor], counts: Sequence[int]) -> Tensor:
+        qkv = qkv.unflatten(-1, (3, self.heads, qkv.shape[-1] // (3 * self.heads)))
         if self.logit_scale is None:
             (q, k, v), scale = qkv.unbind(2), qkv.shape[-1] ** -0.5
         else:
@@ -270,11 +325,12 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
-        if table.element_size() == 2 and not torch.is_grad_enabled():
+        if guard.plain(table) and table.element_size() == 2 and not torch.is_grad_enabled():
             table = table.float()  # once, where it is small, for `_attend_half`
         bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1))
         bias = bias.view(self.heads, math.prod(self.window), -1)
-        return [bias, *(bias + mask for mask in self.masks.to(bias.dtype))]
+        masks = self.masks.to(bias.dtype)
+        return [bias, *(bias + masks[i] for i in range(len(self.counts) - 1))]
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}"

@@ -3,12 +3,14 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.linear import init_, resample_tokens
 from zoo.blocks.register import register
-from zoo.blocks.token.partition import cut_windows, head_count, in_chunks
+from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
+
+fx.wrap("image_of_grid")
 
 
 class HeadwiseTokenLinear(nn.Module):
@@ -110,27 +112,49 @@ class WindowMlp(nn.Module):
             self.spatial_mlp.resample_(old, self.window)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != len(self.grid) + 2:
-            raise ValueError(f"window_mlp for a grid {self.grid} got an input of shape {tuple(x.shape)}")
-        return in_chunks(self._mix, x if x.ndim == 4 else x[:, None]).view(x.shape)
+        return in_chunks(self._mix, image_of_grid(x, self.grid)).view(x.shape)
 
-    def _mix(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        (h, w), heads = self.window, self.heads
-        # A shift is one more row and column of windows, of which a part lies outside the image; no mask, no roll.
-        top, left = (side - s if s else 0 for side, s in zip(self.window, self.shift, strict=True))
-        rows, columns = -(-(height + top) // h), -(-(width + left) // w)
-        below, right = rows * h - top - height, columns * w - left - width
-        if top or left or below or right:
-            x = F.pad(x, (0, 0, left, right, top, below))
-        # All windows side by side: one wide product a head.
-        x = cut_windows(x, self.window).unflatten(-1, (heads, -1)).permute(2, 1, 0, 3).flatten(2)
-        x = self.spatial_mlp(x).view(heads, h, w, batch, rows, columns, channels // heads)
-        x = x.permute(3, 4, 1, 5, 2, 0, 6).reshape(batch, rows * h, columns * w, channels)
-        return x[:, top : top + height, left : left + width]
+    def _mix(self, image: Tensor) -> Tensor:
+        y = self.spatial_mlp(windows_by_head(image, self.window, self.shift, self.heads))
+        return image_of_windows(y, image.shape, self.window, self.shift)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}"
+
+
+def _margins(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, ...]:
+    """Zeros above and on the left of an image, and how many windows then stand below and beside each other.
+
+    A shift is one more row and column of windows, of which a part lies outside the image; no mask, no roll.
+    """
+    (height, width), (h, w) = size, window
+    top, left = (side - s if s else 0 for side, s in zip(window, shift, strict=True))
+    return top, left, -(-(height + top) // h), -(-(width + left) // w)
+
+
+@fx.wrap
+def windows_by_head(x: Tensor, window: tuple[int, int], shift: tuple[int, int], heads: int) -> Tensor:
+    """The windows of images side by side, so that each head is one wide product.
+
+    Shape: ``(B, H, W, C) -> (heads, N, windows * C / heads)``.
+    """
+    height, width = x.shape[1], x.shape[2]
+    top, left, rows, columns = _margins((height, width), window, shift)
+    below, right = rows * window[0] - top - height, columns * window[1] - left - width
+    if top or left or below or right:
+        x = F.pad(x, (0, 0, left, right, top, below))
+    return cut_windows(x, window).unflatten(-1, (heads, x.shape[-1] // heads)).permute(2, 1, 0, 3).flatten(2)
+
+
+@fx.wrap
+def image_of_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+    """The images of a shape ``(B, H, W, C)`` that `windows_by_head` cut."""
+    batch, height, width, channels = shape
+    top, left, rows, columns = _margins((height, width), window, shift)
+    (h, w), heads = window, x.shape[0]
+    x = x.view(heads, h, w, batch, rows, columns, channels // heads)
+    x = x.permute(3, 4, 1, 5, 2, 0, 6).reshape(batch, rows * h, columns * w, channels)
+    return x[:, top : top + height, left : left + width]
 
 
 @register("token_mixer", "shifted_window_mlp")

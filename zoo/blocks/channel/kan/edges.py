@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.basis.base import finite, wide
 from zoo.blocks.basis.spline import Spline
-from zoo.blocks.channel.kan.linear import KANLinear, eager
+from zoo.blocks.channel.kan.linear import Edges, Held, KANLinear, eager, plain_backward
+from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 
 LIMIT = 2**20  # values of functions on edges that are held at a time on the CPU: they stay in the cache of a core
@@ -44,15 +45,17 @@ def edge_sizes(layer: KANLinear, x: Tensor) -> Tensor:
     x = x.reshape(-1, layer.in_features)
     weight = layer.edge_weight().to(wide(layer.weight.dtype))
     with torch.autocast(x.device.type, enabled=False):
-        if not eager(x):
+        parameters = layer.function_parameters()
+        if not (eager(x) and guard.plain(weight, *parameters)):
             return _sizes(layer, x, weight)
-        return _Sizes.apply(layer, x, weight, *layer.function_parameters())
+        return _Sizes.apply(layer, x, weight, *parameters)
 
 
-def _sizes(layer: KANLinear, x: Tensor, weight: Tensor) -> Tensor:
+def _sizes(layer: Edges, x: Tensor, weight: Tensor) -> Tensor:
     """`edge_sizes` in plain operations."""
     functions = layer.functions(x)
-    return torch.einsum("nri,ori->noi", functions, weight.to(functions.dtype)).abs().sum(0) / max(1, len(x))
+    count = torch.ones_like(functions[:, 0, 0]).sum().clamp(min=1)  # a number of samples stays one of them, recorded
+    return torch.einsum("nri,ori->noi", functions, weight.to(functions.dtype)).abs().sum(0) / count
 
 
 class _Sizes(torch.autograd.Function):
@@ -60,7 +63,7 @@ class _Sizes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, layer: KANLinear, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.layer = layer
+        ctx.layer = Held(layer) if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(x, weight, *parameters)
         total, factors = weight.new_zeros(weight.shape[2], len(weight)), weight.permute(2, 0, 1).contiguous()
         for rows in _rows(x, weight):
@@ -73,9 +76,11 @@ class _Sizes(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parameters = ctx.saved_tensors
         wanted, layer = ctx.needs_input_grad[1:], ctx.layer
-        if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
-            sizes = _sizes(layer, x, weight)
-            return None, *gradients(sizes, (x, weight, *parameters), wanted, grad, create_graph=True)
+        if not plain_backward(grad):
+            with torch.enable_grad():
+                sizes = _sizes(layer, x, weight)
+            again = torch.is_grad_enabled()
+            return None, *gradients(sizes, (x, weight, *parameters), wanted, grad, create_graph=again)
         factors = weight.permute(2, 0, 1).contiguous()
         grad = (grad / max(1, len(x))).t().unsqueeze(-1)
         by_factors, by_x, totals = torch.zeros_like(factors), torch.empty_like(x), []
@@ -109,7 +114,7 @@ def _features(functions: Tensor, factors: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(factors), size))
 
 
-def _functions(layer: KANLinear, x: Tensor, weight: Tensor) -> Tensor:
+def _functions(layer: Edges, x: Tensor, weight: Tensor) -> Tensor:
     """The functions of the inputs, (features, rows, N)."""
     functions = torch.empty(len(x), *weight.shape[1:], dtype=weight.dtype, device=x.device)
     layer._fill(x, functions)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.basis.base import Basis, finite, wide
-from zoo.blocks.kernels import cost, onednn
-from zoo.blocks.kernels.autograd import gradients
+from zoo.blocks.kernels import cost, guard, onednn
+from zoo.blocks.kernels.autograd import gradients, held
+from zoo.blocks.kernels.reading import reading
 from zoo.blocks.linear import init_
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
@@ -86,6 +87,13 @@ class Edges:
         return by_x + by_base, *others, *more
 
 
+class Held(Edges):
+    """The functions of a layer with the tensors that it has now, for its backward pass."""
+
+    def __init__(self, edges: Edges):
+        self.basis, self.base = held(edges.basis), None if edges.base is None else held(edges.base)
+
+
 class KANLinear(Edges, nn.Module):
     """A Kolmogorov-Arnold layer: each output is a sum of learnt functions, one of each input.
 
@@ -144,13 +152,13 @@ class KANLinear(Edges, nn.Module):
         rows = self._make_edges(in_features, basis, options, base, scale, device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=torch.bool))
+        # 1 for an edge, 0 for one that was pruned. In the precision of the weight, so that it can be averaged with it.
+        self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew and bring pruned edges back; the basis looks after its own."""
-        self.alive.fill_(True)
-        self.pruned = False
+        self.alive.fill_(1)
         self._draw()
 
     def take_sizes(self, state: Mapping[str, Tensor]) -> None:
@@ -167,22 +175,28 @@ class KANLinear(Edges, nn.Module):
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        if not self.alive.is_meta:
-            self.pruned = not bool(self.alive.all())
+        if self.alive.dtype is torch.bool:  # assigned from a state saved when it was of that type
+            self.alive = self.alive.to(self.weight.dtype)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether some edge is not wholly there; True too where the values cannot be read, as in a compiler."""
+        return not whole(self.alive)
 
     def edge_weight(self) -> Tensor:
         """`weight` as the forward pass uses it: without the pruned edges."""
+        if cost.counting():  # the mask is no part of what the layer costs
+            return self.weight
         return self.weight * self.alive[:, None] if self.pruned else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
-        weight = self.edge_weight()
+        weight, parameters = self.edge_weight(), self.function_parameters()
         precision = product_precision("KANLinear", x, weight)
-        if eager(x):
+        if eager(x) and guard.plain(weight, *parameters):
             with torch.autocast(x.device.type, enabled=False):
-                rows = x.reshape(-1, self.in_features)
-                y = _Expand.apply(self, precision, rows, weight, *self.function_parameters())
+                y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
             y = y.view(*x.shape[:-1], self.out_features)
         else:
             functions = self.functions(x).flatten(-2).to(precision)
@@ -203,7 +217,7 @@ class _Expand(torch.autograd.Function):
     def forward(
         ctx, layer: KANLinear, precision: torch.dtype, x: Tensor, weight: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.layer, ctx.precision = layer, precision
+        ctx.layer, ctx.precision = Held(layer) if any(ctx.needs_input_grad) else None, precision
         matrix = weight.flatten(1).to(precision)
         y, kept = torch.empty(len(x), len(weight), dtype=precision, device=x.device), None
         for rows, functions in _blocks(layer, x, matrix):
@@ -216,9 +230,10 @@ class _Expand(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, kept, *parameters = ctx.saved_tensors
         inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
-        if torch.is_grad_enabled():  # a gradient of the gradient may be asked for
-            y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
-            return None, None, *gradients(y, inputs, wanted, grad, create_graph=True)
+        if not plain_backward(grad):
+            with torch.enable_grad():
+                y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
+            return None, None, *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
         matrix = weight.flatten(1).to(ctx.precision)
         by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
         by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
@@ -265,12 +280,16 @@ def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def eager(x: Tensor) -> bool:
-    """Whether nobody watches who would not see into a custom backward pass: a compiler, a tracer, a transformation."""
-    return (
-        type(x) in (Tensor, nn.Parameter)
-        and not x.is_meta
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not cost.counting()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    """Whether nobody watches who would not see into a custom backward pass, and nobody counts costs."""
+    return guard.plain(x) and not cost.counting()
+
+
+def plain_backward(grad: Tensor) -> bool:
+    """Whether a backward pass may run in place: no gradient of the gradient can be asked for, nor several at once."""
+    return not torch.is_grad_enabled() and guard.plain(grad)
+
+
+@reading(otherwise=False)
+def whole(alive: Tensor) -> bool:
+    """Whether no edge is pruned."""
+    return alive.amin().item() == 1 and alive.amax().item() == 1

@@ -1,7 +1,8 @@
 """S-KAN: layers whose nodes choose, by training, the space of functions that their edges are made of."""
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,10 +14,14 @@ from zoo.blocks.basis.base import Basis
 from zoo.blocks.basis.spaces import Spaces
 from zoo.blocks.channel.kan.linear import Edges, KANLinear
 from zoo.blocks.channel.kan.mixers import TwoLayers
+from zoo.blocks.kernels import cost
+from zoo.blocks.kernels.autograd import with_zero_gradients
+from zoo.blocks.kernels.reading import reading
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, parse_slot
 
 SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
+MOST = 0.5  # a mark above it is a choice
 WIDE_SPACES = ("spline(grid_range=(-2.0, 2.0))", *SPACES[1:])  # for numbers of unit variance
 
 
@@ -28,8 +33,39 @@ class Selection(NamedTuple):
     probabilities: Tensor
 
 
+class Choice(NamedTuple):
+    """What the nodes of a layer have chosen.
+
+    Attributes:
+        groups: Each space that some node chose, and these nodes; empty before `select`.
+        place: Where each node is among all groups, one behind the other.
+    """
+
+    groups: list[tuple[int, Tensor]]
+    place: Tensor | None
+
+
+@reading(otherwise=None)
+def choices(marks: Tensor) -> Choice | None:
+    """What the marks of `Gates` say; None if some nodes have chosen and some have not."""
+    chosen = [[space for space, mark in enumerate(node) if mark > MOST] for node in marks.tolist()]
+    if not any(chosen):
+        return Choice([], None)
+    if any(len(spaces) != 1 for spaces in chosen):
+        return None
+    order = sorted(range(len(chosen)), key=lambda node: chosen[node])  # stable
+    place = sorted(range(len(chosen)), key=order.__getitem__)
+    groups = [(space, [*nodes]) for (space,), nodes in itertools.groupby(order, key=chosen.__getitem__)]
+    index = partial(torch.tensor, device=marks.device)
+    return Choice([(space, index(nodes)) for space, nodes in groups], index(place))
+
+
 class Gates(nn.Module):
     """A share of several spaces for each node: the softmax of trained logits, and after `select` one space alone.
+
+    The choice is a state of numbers that can be averaged with the weights: `chosen` has a mark for each node and space,
+    all zero before `select`, and after it one for what the node chose. A node has made its choice where a mark is above
+    one half. So an average of weights from before the choice and after it has chosen once most of it is from after.
 
     Args:
         nodes: Number of nodes.
@@ -50,62 +86,81 @@ class Gates(nn.Module):
             raise ValueError(f"temperature is {temperature}; it must be positive")
         self.spaces, self.temperature = tuple(spaces), temperature
         self.logits = nn.Parameter(torch.empty(nodes, len(spaces), device=device, dtype=dtype))
-        index = partial(torch.empty, nodes, device=device, dtype=torch.long)
-        self.register_buffer("chosen", index())  # -1 before `select`
-        self.register_buffer("order", index(), persistent=False)  # the nodes, sorted by what they chose
-        self.register_buffer("place", index(), persistent=False)  # where each is in that order
+        self.register_buffer("chosen", torch.empty(nodes, len(spaces), device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """All spaces with equal shares."""
         nn.init.zeros_(self.logits)
-        self.chosen.fill_(-1)
-        self.counts: list[int] = []
+        self.chosen.zero_()
 
-    def _load_from_state_dict(self, *args) -> None:
-        super()._load_from_state_dict(*args)
-        if not self.chosen.is_meta:
-            self._sort()
+    def take_sizes(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for a choice that was saved as the index of a space for each node."""
+        if state["chosen"].ndim == 1:
+            self.chosen = torch.full_like(self.chosen[:, 0], -1, dtype=torch.long)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        """Take the choice as marks, or as an index for each node, as it was saved before: -1 for none."""
+        found = state_dict.get(f"{prefix}chosen")
+        if found is not None and found.ndim == 1:
+            marks = found[:, None] == torch.arange(len(self.spaces), device=found.device)
+            state_dict[f"{prefix}chosen"] = marks.to(self.logits.dtype)
+        if self.chosen.ndim == 1:
+            self.chosen = torch.zeros_like(self.logits)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def choice(self) -> Choice | None:
+        """What the nodes have chosen; None if not all have, or the values cannot be read, as in a compiler."""
+        if cost.counting() and not self.chosen.is_meta:
+            return choices.__wrapped__(self.chosen)  # what the layer costs depends on it
+        return choices(self.chosen)
 
     @property
     def selected(self) -> bool:
-        """Whether every node has but one space."""
-        return bool(self.counts)
+        """Whether every node has but one space; False too where the values cannot be read."""
+        choice = self.choice()
+        return choice is not None and bool(choice.groups)
+
+    @property
+    def cost_by_value(self) -> bool:
+        """For `zoo.count_flops`: whether it must see values, and not only shapes."""
+        return self.selected
 
     def select(self) -> None:
         """Leave each node the space with the largest share. A second call changes nothing."""
         if not self.selected:
-            self.chosen.copy_(self.logits.argmax(1))
-            self._sort()
+            with torch.no_grad():
+                best = self().argmax(1, keepdim=True)
+                self.chosen.zero_().scatter_(1, best, 1)
 
-    def _sort(self) -> None:
-        chosen = (self.chosen.min() >= 0).item()
-        self.counts = self.chosen.bincount(minlength=len(self.spaces)).tolist() if chosen else []
-        if chosen:
-            self.order = self.chosen.argsort(stable=True)
-            self.place = self.order.argsort()
+    def _shares(self) -> tuple[Tensor, Tensor]:
+        """The shares, and the nodes that have chosen, in a form that is right for all values."""
+        marks = self.chosen > MOST
+        decided = marks.any(1, keepdim=True)
+        return torch.where(decided, marks.to(self.logits.dtype), self._softmax()), decided
 
-    def forward(self) -> Tensor:
-        if self.selected:
-            return nn.functional.one_hot(self.chosen, len(self.spaces)).to(self.logits.dtype)
+    def _softmax(self) -> Tensor:
         return (self.logits / self.temperature).softmax(1)
 
-    def groups(self) -> Iterator[tuple[int, Tensor]]:
-        """Each space that is left with the nodes that chose it."""
-        for space, nodes in enumerate(self.order.split(self.counts)):
-            if len(nodes):
-                yield space, nodes
+    def forward(self) -> Tensor:
+        choice = self.choice()
+        if choice is None:
+            return self._shares()[0]
+        return (self.chosen > MOST).to(self.logits.dtype) if choice.groups else self._softmax()
 
     def aux(self) -> Aux:
         """``loss/selection``: the entropy of the shares, 1 where they are equal, 0 where each node has made its choice.
 
         ``stat/selection``: the mean share of each space.
         """
-        shares = self()
-        if self.selected:
+        shares, choice = self(), self.choice()
+        if choice is not None and choice.groups:
             entropy = shares.new_zeros(())
         else:
             logs = (self.logits / self.temperature).log_softmax(1)
+            if choice is None:
+                shares, decided = self._shares()
+                logs = logs.masked_fill(decided, 0)
             entropy = (shares * logs).sum(1).mean() / -math.log(len(self.spaces))
         return {"loss/selection": entropy, "stat/selection": shares.detach().mean(0)}
 
@@ -145,19 +200,23 @@ class Selectable(nn.Module):
         """Leave each node its best space alone; see `Gates.select`."""
         self.gates.select()
 
-    def _selected(self) -> Iterator[tuple["Space", Tensor]]:
-        """Each space that is left, with the weight of the nodes that chose it."""
-        weight, first = super().edge_weight(), int(self.base is not None)
-        parts = weight[:, first:].split(self.basis.sizes, 1)
-        for space, nodes in self.gates.groups():
+    def _by_space(self, compute: Callable[["Space"], Tensor]) -> Tensor | None:
+        """The outputs of all nodes, computed for each space with the nodes that chose it; None before `select`.
+
+        Parameters that only other spaces use get zeros as gradients.
+        """
+        choice = self.gates.choice()
+        if choice is None or not choice.groups:
+            return None
+        weight, first, outputs = super().edge_weight(), int(self.base is not None), []
+        parts, unused = weight[:, first:].split(self.basis.sizes, 1), dict(enumerate(self.basis.parts))
+        for space, nodes in choice.groups:
             own = parts[space].index_select(0, nodes)
             if first:
                 own = torch.cat([weight[:, :1].index_select(0, nodes), own], 1)
-            yield Space(self.base, self.basis.parts[space], own), own
-
-    def _in_order(self, parts: list[Tensor]) -> Tensor:
-        """The outputs of all nodes, from those of the spaces."""
-        return torch.cat(parts, -1).index_select(-1, self.gates.place)
+            outputs.append(compute(Space(self.base, unused.pop(space), own)))
+        y = torch.cat(outputs, -1).index_select(-1, choice.place)
+        return with_zero_gradients(y, [self.gates.logits, *(p for part in unused.values() for p in part.parameters())])
 
 
 class Space(Edges):
@@ -202,8 +261,9 @@ class SelectKANLinear(Selectable, KANLinear):
     Source: Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks" (arXiv 2408.08338), no official code.
     Differs: the paper is followed in its idea and its three phases: all spaces, selection, pruning. Shares by softmax,
         their entropy as the loss of the second phase, a base term outside of the choice, and the choice by output node
-        are zoo's. The weights of spaces that were not chosen stay in the state, unused and without gradients.
-    Cost: that of `KANLinear` with all functions in one basis; after `select` only what is used.
+        are zoo's. The weights of spaces that were not chosen stay in the state, unused, and their gradients are zeros.
+    Cost: that of `KANLinear` with all functions in one basis; after `select` only what is used. A program that was
+        compiled or exported is right for every choice, and evaluates all spaces.
     Raises: ValueError for fewer than 2 bases, a temperature that is not positive, and what KANLinear refuses.
     """
 
@@ -227,9 +287,9 @@ class SelectKANLinear(Selectable, KANLinear):
         self.gates = Gates(out_features, names(bases), temperature=temperature, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.gates.selected:
+        y = self._by_space(lambda space: space.forward(x))
+        if y is None:
             return super().forward(x)
-        y = self._in_order([space.forward(x) for space, _ in self._selected()])
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 

@@ -63,7 +63,7 @@ def prune(model: nn.Module, x: Tensor | Record, *, threshold: float = 0.03) -> d
     to be read by the next one alone, it is multiplied by the score of that output, which is the largest of the edges
     that leave it: so what leads nowhere goes too, and what remains leads on. That is known in an `nn.Sequential`, and
     in a module whose method ``chain()`` lists the modules that it applies one after the other. Edges with a score below
-    the threshold, and those that are zero on all samples, are marked in ``alive``: their functions are zero then.
+    the threshold, and those that are zero on all samples, get a zero in ``alive``, a factor of every edge.
 
     Pruned edges get no gradient, and whatever an optimizer does to their weights has no effect. They are part of the
     state dict. ``layer.reset_parameters()`` brings them back, with new weights.
@@ -80,7 +80,7 @@ def prune(model: nn.Module, x: Tensor | Record, *, threshold: float = 0.03) -> d
         >>> layer = KANLinear(3, 2)
         >>> _ = layer.weight.data[0, :, 1].zero_()
         >>> prune(layer, torch.randn(20, 3), threshold=0.0), layer.alive[0].tolist()
-        ({'': 1}, [True, False, True])
+        ({'': 1}, [1.0, 0.0, 1.0])
 
     Source: Liu et al., "KAN" (arXiv 2404.19756), section 2.5.1; prune and attribute of KindXiaoming/pykan.
     Differs: the paper prunes nodes by the absolute sizes of their largest edges; pykan 0.2.8 passes scores back as
@@ -97,10 +97,9 @@ def prune(model: nn.Module, x: Tensor | Record, *, threshold: float = 0.03) -> d
         scores = edge_scores(model, x)
         died = {}
         for name, (layer, score, node) in scores.items():
-            dead = layer.alive & ((score < threshold) | (score == 0))
+            dead = (layer.alive != 0) & ((score < threshold) | (score == 0))
             died[name] = int(dead.sum())
-            layer.alive &= ~dead
-            layer.pruned = not bool(layer.alive.all())
+            layer.alive.masked_fill_(dead, 0)
             needed = (node > 0) & (node >= threshold)
             constant = (needed & ~layer.alive.any(1)).nonzero().flatten().tolist()
             if constant:

@@ -6,7 +6,7 @@ from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routing import Plan
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, linear
 from zoo.blocks.register import register
 from zoo.slots import build_act
 
@@ -77,7 +77,7 @@ class ModulatedExperts(Experts):
         return scale * x + shift
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
-        gate, value = self.trunk(x).chunk(2, -1)
+        gate, value = linear(x, self.trunk).chunk(2, -1)
         return self.adaptor(super().forward(self.act(gate) * value, plan))
 
     def keep(self, chosen: list[int]) -> None:
