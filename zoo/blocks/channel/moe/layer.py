@@ -9,6 +9,7 @@ from zoo.blocks.base import Aux, keywords_of
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
+from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
 from zoo.slots import SlotLike, build_block, parse_slot
@@ -110,6 +111,7 @@ class MoE(nn.Module):
         `torch.jit.trace` has tensors for sizes, which must decide nothing.
         """
         samples, width = x.shape[0] if x.ndim > 1 else 1, x.shape[-1]
+        samples = int(samples) if cost.counting() else samples  # this trace is thrown away
         tokens, traced = math.prod(x.shape[1:-1]), isinstance(samples, Tensor)
         alone = 0 if self.group == 1 else self.group  # up to so many samples there is one group, of none too
         if self.group is None or (not traced and samples <= alone):
