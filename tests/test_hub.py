@@ -302,6 +302,14 @@ def wrap_block(model):
     model.blocks[1] = torch.nn.Sequential(model.blocks[1])
 
 
+class Quantised(torch.Tensor):
+    pass
+
+
+def quantise(model):
+    model.head.weight = torch.nn.Parameter(torch.zeros(10, 32).as_subclass(Quantised))
+
+
 def remove_norm(model):
     model.norm = torch.nn.Identity()
 
@@ -311,6 +319,7 @@ def remove_norm(model):
     [
         (exchange_head, r"head.weight is \(3, 32\) and was \(10, 32\).*reset_classifier"),
         (wrap_block, r"blocks.1.0.norm1.weight is \(32,\) and was not there"),
+        (quantise, r"head.weight is a Quantised; quantised and distributed models are saved by what made them so"),
         (remove_norm, r"norm.weight is gone and was \(32,\)"),
         (lambda model: setattr(model, "head", torch.compile(model.head)), "head._orig_mod.weight is .* was not there"),
         (lambda model: model.config.update(dim=64), r"stem.proj.weight is \(32, .* and was \(64, "),
@@ -389,14 +398,6 @@ def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weigh
     edit(folder, lambda c: c.update(weights=weights))
     zoo.save_pretrained(model, folder)
     assert (folder / "mine.safetensors").exists() and (folder.parent / "model.safetensors").exists()
-
-
-def test_what_killed_saves_left_is_removed_by_the_next(saved):
-    model, folder = saved
-    for instant in range(1, 9):
-        subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(instant)], capture_output=True)
-    zoo.save_pretrained(model, folder)
-    assert len(list(folder.iterdir())) == 2
 
 
 def test_nothing_is_taken_for_a_leftover_while_another_process_saves(saved):
