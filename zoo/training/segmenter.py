@@ -139,11 +139,11 @@ class Segmenter(nn.Module):
         """
         folder = Path(folder)
         with writing(folder) as alone:
-            old = _named_backbones(folder / HEAD)
             name = f"backbone-{uuid.uuid4().hex[:8]}"
             new = folder / f".{name}.tmp"
             if not (folder / "backbone").exists():
                 name = "backbone"
+            old = [one for one in _named_backbones(folder / HEAD) if one != name]
             try:
                 zoo.save_pretrained(self.backbone.model, new)
                 metadata = {"format": "pt", "backbone": name, "pyramid": json.dumps(plain(self.config))}
@@ -160,7 +160,7 @@ class Segmenter(nn.Module):
                     _remove(path)
             if alone():
                 for path in folder.iterdir():
-                    if re.fullmatch(rf"\.{BACKBONE}\.tmp", path.name):
+                    if re.fullmatch(r"\.backbone-[0-9a-f]{8}\.tmp", path.name):
                         shutil.rmtree(path)
                 for path in temporaries(folder, re.escape(HEAD)):
                     path.unlink()

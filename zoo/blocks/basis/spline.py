@@ -1,6 +1,7 @@
 """B-splines of any order on any grid."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,35 @@ from zoo.blocks.kernels.reading import reading
 from zoo.blocks.register import register
 
 
-@reading(otherwise=False)
-def evenly_spaced(knots: Tensor) -> bool:
-    """Whether the knots of every feature are evenly spaced, up to the rounding that stored numbers have."""
+class EvenGrid(NamedTuple):
+    """Evenly spaced knots as the closed form wants them, in a scaled distance (see `_unit`).
+
+    Attributes:
+        start: The first knot of every feature.
+        scale: Scaled distance over distance, for every feature.
+        centres: Scaled centres of the bumps, ``(num, 1)``.
+    """
+
+    start: Tensor
+    scale: Tensor
+    centres: Tensor
+
+
+@reading(otherwise=None)
+def even_grid(knots: Tensor, order: int) -> EvenGrid | None:
+    """What the closed form needs; None if knots are unevenly spaced, by more than the rounding of stored numbers."""
     steps = knots.double().diff()
     rounding = 8 * torch.finfo(knots.dtype).eps * knots.abs().amax(1).double()
-    return bool(((steps.amax(1) - steps.amin(1)) <= rounding).all())
+    if not ((steps.amax(1) - steps.amin(1)) <= rounding).all():
+        return None
+    intervals, unit = knots.shape[1] - 1, _unit(order)
+    centres = torch.arange(intervals - order, device=knots.device, dtype=knots.dtype) + (order + 1) / 2
+    return EvenGrid(knots[:, 0].clone(), intervals * unit / (knots[:, -1] - knots[:, 0]), (centres * unit)[:, None])
+
+
+def _unit(order: int) -> float:
+    """Length of an interval in the scaled distance: chosen so that the powers need no common factor."""
+    return math.factorial(order) ** (-1 / max(order, 1))
 
 
 @register("basis", "spline")
@@ -115,20 +139,19 @@ class Spline(Basis):
 
         What depends on it must be right for uneven knots wherever it is False.
         """
-        return evenly_spaced(self.knots)
+        return even_grid(self.knots, self.order) is not None
 
-    @property
-    def _closed(self) -> bool:
-        return self.order > 0 and self.even
+    def _grid(self) -> EvenGrid | None:
+        """For the closed form; None where it does not hold, which is for steps too."""
+        return even_grid(self.knots, self.order) if self.order else None
 
     # --- In plain operations ------------------------------------------------------------------------------------------
 
     def values(self, x: Tensor) -> Tensor:
-        x = finite(x)
-        if not self._closed:
+        x, grid = finite(x), self._grid()
+        if grid is None:
             return self._recursion(x)[0]
-        scaled, centres = self._scaled(x)
-        distance, total = (scaled - centres).abs(), None
+        distance, total = (_scaled(x, grid) - grid.centres).abs(), None
         for weight, reach in self._powers():
             power = (reach - distance).clamp(min=0).pow(self.order)
             total = power if total is None else total + weight * power
@@ -149,44 +172,32 @@ class Spline(Basis):
     # --- The closed form: a sum of powers max(0, reach - |u|)^order of the distance u from a bump's centre ------------
 
     def _powers(self) -> list[tuple[float, float]]:
-        """(factor, reach) of the powers, in the scaled distance of `_scaled`."""
-        k, unit = self.order, self._unit
+        """(factor, reach) of the powers, in the scaled distance."""
+        k, unit = self.order, _unit(self.order)
         return [((-1) ** j * math.comb(k + 1, j), ((k + 1) / 2 - j) * unit) for j in range(k // 2 + 1)]
-
-    @property
-    def _unit(self) -> float:
-        """Length of an interval in the scaled distance: chosen so that the powers need no common factor."""
-        return math.factorial(self.order) ** (-1 / self.order)
-
-    def _scale(self) -> Tensor:
-        """Scaled distance over distance, for every feature."""
-        return (self.knots.shape[1] - 1) * self._unit / (self.knots[:, -1] - self.knots[:, 0])
-
-    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled places of the inputs, ``(*, 1, features)``, and of the centres of the bumps, ``(num, 1)``."""
-        centres = torch.arange(self.num, device=x.device, dtype=x.dtype) + (self.order + 1) / 2
-        return ((x - self.knots[:, 0]) * self._scale()).unsqueeze(-2), (centres * self._unit)[:, None]
 
     # --- The same in place, chunk by chunk ----------------------------------------------------------------------------
 
     def fill(self, x: Tensor, out: Tensor) -> None:
-        if not self._closed:
+        grid = self._grid()
+        if grid is None:
             return super().fill(x, out)
-        (scaled, centres), (spare,) = self._scaled(finite(x)), _spare(1, x, self)
+        scaled, (spare,) = _scaled(finite(x), grid), _spare(1, x, self)
         for rows, room in self._rooms(x, out):
-            self._sum_powers_(torch.sub(scaled[rows], centres, out=room).abs_(), spare[: len(room)], self.order)
+            self._sum_powers_(torch.sub(scaled[rows], grid.centres, out=room).abs_(), spare[: len(room)], self.order)
         return None
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-        if not self._closed:
+        grid = self._grid()
+        if grid is None:
             return (torch.cat([self._pull_back_recursion(finite(x[rows]), grad[rows]) for rows in self._chunks(x)]),)
-        (scaled, centres), spare, by_x = self._scaled(finite(x)), _spare(3, x, self), torch.empty_like(x)
+        scaled, spare, by_x = _scaled(finite(x), grid), _spare(3, x, self), torch.empty_like(x)
         for rows in self._chunks(x):
             offsets, slopes, other = (tensor[: rows.stop - rows.start] for tensor in spare)
-            torch.sub(scaled[rows], centres, out=offsets)
+            torch.sub(scaled[rows], grid.centres, out=offsets)
             self._sum_powers_(torch.abs(offsets, out=slopes), other, self.order - 1)
             torch.sum(slopes.mul_(offsets.sign_()).mul_(grad[rows]), -2, out=by_x[rows])
-        return (by_x.mul_(-self.order * self._scale()),)
+        return (by_x.mul_(-self.order * grid.scale),)
 
     def _sum_powers_(self, distance: Tensor, spare: Tensor, order: int) -> None:
         """The weighted sum of powers of `distance`, in place; `spare` is room for one of them."""
@@ -208,6 +219,11 @@ class Spline(Basis):
         knots = self.knots.to(x.dtype).t()
         rates = below * (self.order / (knots[self.order :] - knots[: -self.order]))
         return (rates[:, :-1] - rates[:, 1:]).mul_(grad).sum(-2)
+
+
+def _scaled(x: Tensor, grid: EvenGrid) -> Tensor:
+    """Scaled places of the inputs, ``(*, 1, features)``."""
+    return ((x - grid.start) * grid.scale).unsqueeze(-2)
 
 
 def _spare(count: int, x: Tensor, basis: Basis) -> list[Tensor]:

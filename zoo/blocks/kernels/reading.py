@@ -7,7 +7,7 @@ its values is asked each time, and remembers its answer for as long as the tenso
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +18,10 @@ from zoo.blocks.kernels import guard
 Answer = TypeVar("Answer")
 
 
-def reading(otherwise: Answer) -> Callable[[Callable[[Tensor], Answer]], Callable[[Tensor], Answer]]:
+def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Make a function of a tensor's values remember its answers; ``__wrapped__`` is the function itself.
+
+    Arguments behind the tensor are hashable, and each has an answer of its own.
 
     The memory belongs to the tensor: copies, pickles, and a tensor in the place of another are read anew. On a CPU the
     values are compared with those of the answer, which also finds what is written past torch's count of versions
@@ -29,6 +31,7 @@ def reading(otherwise: Answer) -> Callable[[Callable[[Tensor], Answer]], Callabl
     Args:
         otherwise: The answer where values cannot be read, as in a program that is recorded, under `torch.func`, or on
             meta. It must lead to a form that is right for all values.
+        compare: False where to read is no slower than to compare: on a CPU that is done each time then.
 
     Example:
         >>> @reading(otherwise=None)
@@ -41,20 +44,22 @@ def reading(otherwise: Answer) -> Callable[[Callable[[Tensor], Answer]], Callabl
         (2.0, 5.0, None)
     """
 
-    def decorate(read: Callable[[Tensor], Answer]) -> Callable[[Tensor], Answer]:
-        known: dict[int, tuple[weakref.ref, Any, Answer]] = {}
+    def decorate(read: Callable[..., Answer]) -> Callable[..., Answer]:
+        known: dict[tuple, tuple[weakref.ref, Any, Answer]] = {}
 
         @functools.wraps(read)
-        def remembered(tensor: Tensor) -> Answer:
+        def remembered(tensor: Tensor, *arguments: Hashable) -> Answer:
             if not guard.plain(tensor):
                 return otherwise
-            key = id(tensor)
+            near = tensor.device.type == "cpu"
+            if near and not compare:
+                return read(tensor, *arguments)
+            key = (id(tensor), *arguments)
             reference, values, answer = known.get(key, (_nothing, None, otherwise))
-            if reference() is tensor and _holds(tensor, values):
+            if reference() is tensor and (_same(tensor, values) if near else values == _version(tensor) is not None):
                 return answer
             with torch.no_grad():
-                answer = read(tensor)
-                values = tensor.detach().clone() if tensor.device.type == "cpu" else _version(tensor)
+                answer, values = read(tensor, *arguments), tensor.detach().clone() if near else _version(tensor)
             known[key] = weakref.ref(tensor, lambda _: known.pop(key, None)), values, answer
             return answer
 
@@ -67,11 +72,8 @@ def _nothing() -> None:
     return None
 
 
-def _holds(tensor: Tensor, values: Tensor | int | None) -> bool:
-    """Whether the tensor still is as it was when these values, or this version, were noted."""
-    if isinstance(values, Tensor):
-        return tensor.device.type == "cpu" and tensor.dtype is values.dtype and torch.equal(tensor, values)
-    return values is not None and values == _version(tensor)
+def _same(tensor: Tensor, values: Tensor | int | None) -> bool:
+    return isinstance(values, Tensor) and tensor.dtype is values.dtype and torch.equal(tensor, values)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.channel.kan.linear import Edges, Held, eager, plain_backward, product_precision
+from zoo.blocks.channel.kan.linear import Edges, Held, eager, plain_backward, product_precision, without_autocast
 from zoo.blocks.channel.kan.select import WIDE_SPACES
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
@@ -129,7 +129,7 @@ def evaluate(edges: Edges, x: Tensor, dtype: torch.dtype) -> Tensor:
     parameters = edges.function_parameters()
     if not (eager(x) and guard.plain(*parameters)):
         return edges.functions(x).to(dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *parameters)
     return functions.view(*x.shape[:-1], *functions.shape[1:])
 

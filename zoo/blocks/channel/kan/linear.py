@@ -1,6 +1,7 @@
 """KANLinear: a linear map with a learnt function on every edge."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +196,7 @@ class KANLinear(Edges, nn.Module):
         weight, parameters = self.edge_weight(), self.function_parameters()
         precision = product_precision("KANLinear", x, weight)
         if eager(x) and guard.plain(weight, *parameters):
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x):
                 y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
             y = y.view(*x.shape[:-1], self.out_features)
         else:
@@ -279,6 +280,12 @@ def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Within it, autocast is off; where it is off already this costs nothing."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def eager(x: Tensor) -> bool:
     """Whether nobody watches who would not see into a custom backward pass, and nobody counts costs."""
     return guard.plain(x) and not cost.counting()
@@ -289,7 +296,7 @@ def plain_backward(grad: Tensor) -> bool:
     return not torch.is_grad_enabled() and guard.plain(grad)
 
 
-@reading(otherwise=False)
+@reading(otherwise=False, compare=False)
 def whole(alive: Tensor) -> bool:
     """Whether no edge is pruned."""
     return alive.amin().item() == 1 and alive.amax().item() == 1
