@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
+from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.kernels import guard, onednn
 
 aten = torch.ops.aten
@@ -21,24 +22,31 @@ def filled(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     return randomised(zoo.create_model(name)).to(dtype)
 
 
+def samples_together(model: nn.Module) -> int:
+    """Of how many samples the batches of a recorded program are multiples: those that a mixture routes together."""
+    return max((module.group or 1 for module in model.modules() if isinstance(module, MoE)), default=1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", TINY_VARIANTS)
 def test_a_trace_holds_for_other_images_and_other_batches(name, dtype):
     model = filled(name, dtype)
-    first, others = (torch.randn(batch, *model.input_size, dtype=dtype) for batch in (2, 5))
+    unit = samples_together(model)
+    first, others = (torch.randn(batch * unit, *model.input_size, dtype=dtype) for batch in (2, 5))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about shapes
         traced = torch.jit.trace(model, first, check_trace=False)
-        for images in (others[:2], others):
+        for images in (others[: len(first)], others):
             assert relative_error(traced(images), model(images)) < (1e-4 if dtype is torch.float32 else 0.05)
 
 
 @pytest.mark.parametrize("name", TINY_VARIANTS)
 def test_an_exported_program_takes_batches_of_any_size(name):
     model = filled(name)
-    size = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    program = torch.export.export(model, (torch.randn(3, *model.input_size),), dynamic_shapes=size).module()
-    x = torch.randn(5, *model.input_size)
+    unit, batch = samples_together(model), torch.export.Dim("batch", min=1, max=64)
+    size = ({0: batch if unit == 1 else unit * batch},)
+    program = torch.export.export(model, (torch.randn(3 * unit, *model.input_size),), dynamic_shapes=size).module()
+    x = torch.randn(5 * unit, *model.input_size)
     assert relative_error(program(x), model(x)) < 1e-4
 
 
