@@ -59,7 +59,8 @@ def test_precision_and_mode_are_kept_by_the_caller(saved, tmp_path):
 
 def test_overrides_at_opening(saved):
     model, folder = saved
-    assert zoo.create_model(f"local-dir:{folder}", num_classes=4).head.out_features == 4
+    with pytest.warns(UserWarning, match="the file has 10 classes and the model 4"):
+        assert zoo.create_model(f"local-dir:{folder}", num_classes=4).head.out_features == 4
     assert zoo.create_model(f"local-dir:{folder}", in_chans=1)(torch.randn(1, 1, 32, 32)).shape == (1, 10)
     fresh = zoo.create_model(f"local-dir:{folder}", pretrained=False)
     assert not torch.equal(fresh.head.weight, model.head.weight)

@@ -80,6 +80,9 @@ def transpose(x: Tensor, shape: torch.Size) -> Tensor:
     return x.transpose(-1, -2)
 
 
+HEAD = "head."  # what the keys of a model's classifier begin with
+
+
 @dataclass
 class _Fit:
     """What came of a checkpoint's keys: the tensors found, and what does not fit, each by its key in the model."""
@@ -98,7 +101,12 @@ class _Fit:
         """The keys that do not fit, in order."""
         return dict.fromkeys([*self.shapes, *self.missing, *self.extra])
 
-    def check(self, what: str) -> dict[str, Tensor]:
+    def classes(self, wanted: int) -> int | None:
+        """The number of classes of the checkpoint's classifier, if that is what differs from the model's."""
+        pairs = [zip(*shapes, strict=False) for key, (_, *shapes) in self.shapes.items() if key.startswith(HEAD)]
+        return next((n for pair in pairs for n, m in pair if m == wanted != n), None)
+
+    def check(self, what: str, remedy: str = "") -> dict[str, Tensor]:
         """The tensors, if everything fits; otherwise a ValueError that lists what does not."""
         if not self.wrong():
             return self.found
@@ -117,7 +125,7 @@ class _Fit:
         )
         raise ValueError(
             f"{what} do not fit the model: {told}. Create the model with the arguments that the weights were made "
-            "with, or choose other weights"
+            f"with{remedy}, or choose other weights"
         )
 
 
@@ -324,7 +332,6 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
 
 # What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-HEAD = "head."
 
 
 def load_weights(
@@ -366,28 +373,27 @@ def load_weights(
         rules = ()  # zoo's own layout, in which a name may be another's published one
     fit = _fit(state, target, rules, what, {"stem.proj.weight": _adapt_channels})
     wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
+    theirs = fit.classes(model.num_classes)
     if isinstance(model.head, nn.Identity) or not head:
         fit = fit.without(HEAD)
     elif wrong and model.num_classes and source_classes not in (None, model.num_classes):
-        _warn_of_head(fit, wrong, what, model.num_classes)
+        warnings.warn(_head_starts_anew(fit, wrong, what, theirs, model.num_classes), stacklevel=2)
         fit = fit.without(HEAD)
         if any(value.shape != target[key].shape for key, value in built.items() if key.startswith(HEAD)):
             model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
             target = model.state_dict()
-    model.load_state_dict(target | fit.check(what), strict=True)
+    model.load_state_dict(target | fit.check(what, f", num_classes={theirs}" if theirs else ""), strict=True)
 
 
-def _warn_of_head(fit: _Fit, wrong: Sequence[str], what: str, classes: int) -> None:
-    """Say that the classifier starts anew, which keys do not fit, and why."""
-    pairs = [zip(*fit.shapes[key][1:], strict=False) for key in wrong if key in fit.shapes]
-    theirs = next((n for pair in pairs for n, m in pair if m == classes != n), None)
+def _head_starts_anew(fit: _Fit, wrong: Sequence[str], what: str, theirs: int | None, classes: int) -> str:
+    """Which keys of the classifier do not fit, and why."""
     if theirs is not None:
         why = f"the file has {theirs} classes and the model {classes}. For the file's own, give num_classes={theirs}"
     elif set(wrong) <= set(fit.missing):
         why = f"the file has no classifier, and the model one of {classes} classes"
     else:
         why = f"it is of another kind than the model's, which has {classes} classes"
-    warnings.warn(f"{what}: the classifier starts anew ({', '.join(wrong)}), since {why}", stacklevel=3)
+    return f"{what}: the classifier starts anew ({', '.join(wrong)}), since {why}"
 
 
 def unwrapped(

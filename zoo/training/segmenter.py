@@ -155,15 +155,17 @@ class Segmenter(nn.Module):
             finally:
                 if new.exists():
                     shutil.rmtree(new)
-            for path in [folder / one for one in old]:
-                if path.is_dir():
-                    _remove(path)
+            heads, parts = [], []  # of saves that were killed; a head names the backbone that was to be its own
             if alone():
-                for path in folder.iterdir():
-                    if re.fullmatch(r"\.backbone-[0-9a-f]{8}\.tmp", path.name):
-                        shutil.rmtree(path)
-                for path in temporaries(folder, re.escape(HEAD)):
-                    path.unlink()
+                heads = temporaries(folder, re.escape(HEAD))
+                parts = folder.glob(".backbone-" + "[0-9a-f]" * 8 + ".tmp")
+            for path in parts:
+                shutil.rmtree(path)
+            for one in {*old, *(one for head in heads for one in _named_backbones(head))} - {name}:
+                if (folder / one).is_dir():
+                    _remove(folder / one)
+            for path in heads:
+                path.unlink()
 
     @classmethod
     def open(cls, folder: Path | str) -> "Segmenter":
