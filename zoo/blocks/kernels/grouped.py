@@ -10,6 +10,7 @@ of our own gets `everywhere` instead, of plain torch.
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.autograd import gradients
@@ -118,6 +119,16 @@ def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> t
 @_linear_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
+
+
+@register_flop_formula(torch.ops.zoo.grouped_linear)  # for torch's own counter, which sees this operator alone
+def _flops(x: torch.Size, weight: torch.Size, *_, **__) -> int:
+    return 2 * x[0] * weight[1:].numel()
+
+
+@register_flop_formula(torch.ops.zoo.grouped_linear_backward)
+def _flops_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *_, **__) -> int:
+    return 4 * x[0] * weight[1:].numel()
 
 
 def _save(ctx, inputs, output) -> None:
