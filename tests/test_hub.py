@@ -1,20 +1,25 @@
 """Saving, loading, and what is said of a damaged or hostile folder."""
 
+import functools
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_VARIANTS, images, randomised
 from safetensors.torch import save_file
 
 import zoo
+from zoo.files import writing
+from zoo.slots import Slot, dump_slots, parse_slot
 
 
 @pytest.fixture
@@ -54,7 +59,8 @@ def test_precision_and_mode_are_kept_by_the_caller(saved, tmp_path):
 
 def test_overrides_at_opening(saved):
     model, folder = saved
-    assert zoo.create_model(f"local-dir:{folder}", num_classes=4).head.out_features == 4
+    with pytest.warns(UserWarning, match="the file has 10 classes and the model 4"):
+        assert zoo.create_model(f"local-dir:{folder}", num_classes=4).head.out_features == 4
     assert zoo.create_model(f"local-dir:{folder}", in_chans=1)(torch.randn(1, 1, 32, 32)).shape == (1, 10)
     fresh = zoo.create_model(f"local-dir:{folder}", pretrained=False)
     assert not torch.equal(fresh.head.weight, model.head.weight)
@@ -184,6 +190,248 @@ def test_an_exception_while_writing_leaves_the_old_model(saved, monkeypatch):
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     x = images(old)
     assert torch.equal(zoo.create_model(f"local-dir:{folder}").eval()(x), old(x))
+
+
+# --- What is refused, and what is converted ---------------------------------------------------------------------------
+
+
+class Double(torch.nn.Module):
+    def __init__(self, dim, *, device=None, dtype=None):
+        super().__init__()
+        self.fc = torch.nn.Linear(dim, dim, device=device, dtype=dtype)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+MOE = {"name": "moe", "num_experts": 2}
+KAN = {"name": "rbf_kan"}
+
+
+@pytest.mark.parametrize(
+    "slot, words",
+    [
+        (Double, "channel_mixer was given as .*Double.*zoo.register_block"),
+        ({**MOE, "experts": Double}, r"channel_mixer moe: experts is <class .*Double.*zoo.register_block"),
+        ({**MOE, "experts": [Double, "mlp"]}, "channel_mixer moe: experts is .*zoo.register_block"),
+        ({**MOE, "shared": functools.partial(Double)}, "channel_mixer moe: shared is .*zoo.register_block"),
+        ({**MOE, "experts": [Slot(None, factory=Double)]}, "channel_mixer moe: experts is .*zoo.register_block"),
+        ({**KAN, "grid_range": np.array([-1.0, 1.0])}, r"rbf_kan: grid_range is array.* ndarray, .*give numbers"),
+        ({**KAN, "grid_range": torch.tensor([-1.0, 1.0])}, "rbf_kan: grid_range is tensor.* Tensor, .*give numbers"),
+        ({"name": "mlp", "drop": float("nan")}, "channel_mixer mlp: drop is nan, no number"),
+        ({"at": {1: {**MOE, "experts": Double}}}, "channel_mixer moe: experts is .*Double"),
+    ],
+)
+def test_a_slot_that_no_file_can_hold_is_refused_before_anything_is_touched(saved, slot, words, tmp_path):
+    old, folder = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = zoo.create_model("vit_test", channel_mixer=slot)
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(ValueError, match=words):
+            zoo.save_pretrained(model, place)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    "slot, text",
+    [
+        ({**MOE, "router": Slot("top_k")}, "moe(num_experts=2, router='top_k')"),
+        ({**MOE, "router": Slot("top_k", {"noise": 1})}, "moe(num_experts=2, router='top_k(noise=1)')"),
+        ({**MOE, "experts": [Slot("mlp", {"ratio": 2}), "mlp"]}, "moe(num_experts=2, experts=['mlp(ratio=2)', 'mlp'])"),
+        ({**KAN, "width": INF}, "rbf_kan(width=1e999)"),
+        ({**KAN, "grid_range": (-1, np.float64(0.5))}, "rbf_kan(grid_range=(-1, 0.5))"),
+        ({**KAN, "grid_range": (np.float32(-0.1), 1)}, "rbf_kan(grid_range=(-0.10000000149011612, 1))"),
+    ],
+)
+def test_a_value_with_an_equal_literal_is_saved_as_that(slot, text, tmp_path):
+    model = randomised(zoo.create_model("vit_test", channel_mixer=slot))
+    zoo.save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["channel_mixer"] == text
+    again, x = zoo.create_model(f"local-dir:{tmp_path}").eval(), images(model)
+    assert torch.equal(again(x), model(x)) or not model(x).isfinite().all()
+    assert str(again.config["channel_mixer"][0]) == str(model.config["channel_mixer"][0]) == text
+
+
+@pytest.mark.parametrize(
+    "value", [1, -0.5, INF, -INF, True, None, "it's", b"x", (), (1,), [1, (2.5, INF)], {"a": [None]}]
+)
+def test_options_are_read_back_equal(value):
+    slot = Slot("any", {"option": value, "nested": {"of": [value, (value,)]}})
+    assert parse_slot(dump_slots([slot])) == slot
+    other = Slot("any", {"option": [value, np.int64(3)], "part": Slot("any", {"option": value})})
+    found = parse_slot(dump_slots([other])).options
+    assert found["option"] == [value, 3] and parse_slot(found["part"]) == Slot("any", {"option": value})
+
+
+@pytest.mark.parametrize("slot", [Slot("my-mixer"), Slot("mlp", {"class": 1}), Slot("a b"), Slot("mlp", {"a-b": 1})])
+def test_names_that_cannot_be_read_back_are_refused(slot):
+    with pytest.raises(ValueError, match="channel_mixer .* cannot be read back .* must be identifiers"):
+        dump_slots([slot], "channel_mixer")
+
+
+@pytest.mark.parametrize("value", [np.float64(0.25), np.int64(0), 0.25])
+def test_arguments_and_configurations_are_json(value, tmp_path):
+    """Of a model whose arguments were changed by hand: what JSON can hold is saved as that, the rest is refused."""
+    model = zoo.create_model("vit_test")
+    model.config["drop_rate"] = value
+    model.pretrained_cfg["crop_pct"] = value
+    zoo.save_pretrained(model, tmp_path)
+    again = zoo.create_model(f"local-dir:{tmp_path}")
+    assert again.config["drop_rate"] == again.pretrained_cfg["crop_pct"] == value
+
+
+@pytest.mark.parametrize("value", [INF, torch.tensor(0.5), np.zeros(2), {1: 2}, object(), torch.float32])
+@pytest.mark.parametrize("where", ["config", "pretrained_cfg"])
+def test_what_json_cannot_hold_is_refused(value, where, saved):
+    model, folder = saved
+    getattr(model, where)["crop_pct" if where == "pretrained_cfg" else "drop_rate"] = value
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"(crop_pct|drop_rate) is .* config.json cannot hold; give finite numbers"):
+        zoo.save_pretrained(model, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def exchange_head(model):
+    model.head = torch.nn.Linear(32, 3)
+
+
+def wrap_block(model):
+    model.blocks[1] = torch.nn.Sequential(model.blocks[1])
+
+
+class Quantised(torch.Tensor):
+    pass
+
+
+def quantise(model):
+    model.head.weight = torch.nn.Parameter(torch.zeros(10, 32).as_subclass(Quantised))
+
+
+def remove_norm(model):
+    model.norm = torch.nn.Identity()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (exchange_head, r"head.weight is \(3, 32\) and was \(10, 32\).*reset_classifier"),
+        (wrap_block, r"blocks.1.0.norm1.weight is \(32,\) and was not there"),
+        (quantise, r"head.weight is a Quantised; quantised and distributed models are saved by what made them so"),
+        (remove_norm, r"norm.weight is gone and was \(32,\)"),
+        (lambda model: setattr(model, "head", torch.compile(model.head)), "head._orig_mod.weight is .* was not there"),
+        (lambda model: model.config.update(dim=64), r"stem.proj.weight is \(32, .* and was \(64, "),
+        (lambda model: model.config.update(depth=9), "vit_test cannot be saved: .*blocks.*is gone"),
+        (lambda model: model.config.update(drop_rate=2.0), "its arguments do not build it again .*drop_rate is 2.0"),
+    ],
+)
+def test_a_model_that_its_arguments_no_longer_build_is_refused(change, words, saved, tmp_path):
+    model, _ = saved
+    change(model)
+    with pytest.raises(ValueError, match=words):
+        zoo.save_pretrained(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_saving_draws_no_random_number(saved):
+    before = torch.get_rng_state()
+    zoo.save_pretrained(*saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- What else lies in the folder -------------------------------------------------------------------------------------
+
+
+def test_files_that_zoo_did_not_write_stay(saved):
+    model, folder = saved
+    mine = [
+        "model_best.safetensors",
+        "model_ema.safetensors",
+        "model-00001-of-00002.safetensors",
+        "modelling.safetensors",
+    ]
+    mine += ["model-00004000.safetensors", ".model.safetensors.tmp", ".notes.abcdefgh.tmp", "config.yaml"]
+    for name in mine:
+        (folder / name).write_bytes(b"precious")
+    copied = folder / "model-0000beef.safetensors"  # of zoo's own, under a name like zoo's own
+    shutil.copy(folder / "model.safetensors", copied)
+    for _ in range(3):
+        zoo.save_pretrained(model, folder)
+    assert all((folder / name).read_bytes() == b"precious" for name in mine) and copied.exists()
+    current = json.loads((folder / "config.json").read_text())["weights"]
+    assert {path.name for path in folder.iterdir()} == {*mine, copied.name, current, "config.json"}
+
+
+def test_weights_of_somebody_else_are_not_overwritten(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    model = randomised(zoo.create_model("mixer_test"))
+    zoo.save_pretrained(model, tmp_path)
+    zoo.save_pretrained(model, tmp_path)
+    x = images(model)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 3
+    assert torch.equal(zoo.create_model(f"local-dir:{tmp_path}").eval()(x), model(x))
+
+
+def test_a_configuration_of_somebody_else_is_not_overwritten(tmp_path):
+    text = '{"architecture": "vit_tiny_patch16_224", "num_classes": 10}'  # as timm writes it
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(FileExistsError, match="config.json was not written by zoo .* choose another folder"):
+        zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+
+
+def test_a_damaged_configuration_is_put_right(saved):
+    model, folder = saved
+    (folder / "config.json").write_text('{"zoo_ver')
+    zoo.save_pretrained(model, folder)
+    x = images(model)
+    assert torch.equal(zoo.create_model(f"local-dir:{folder}").eval()(x), model(x)) and len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("weights", ["mine.safetensors", "../model.safetensors", 3])
+def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weights, saved):
+    model, folder = saved
+    for path in (folder / "mine.safetensors", folder.parent / "model.safetensors"):
+        path.write_bytes(b"precious")
+    edit(folder, lambda c: c.update(weights=weights))
+    zoo.save_pretrained(model, folder)
+    assert (folder / "mine.safetensors").exists() and (folder.parent / "model.safetensors").exists()
+
+
+def test_nothing_is_taken_for_a_leftover_while_another_process_saves(saved):
+    model, folder = saved
+    partial = folder / ".model-0123abcd.safetensors.abcd_123.tmp"
+    partial.write_bytes(b"half of it")
+    with writing(folder):
+        zoo.save_pretrained(model, folder)
+        assert partial.exists()
+    zoo.save_pretrained(model, folder)
+    assert not partial.exists() and len(list(folder.iterdir())) == 2
+
+
+# --- Versions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "version, newer",
+    [("99.1", True), ("0.1.1", True), ("0.1.0", False), ("0.1", False), ("0.0.9", False), ("?", False)],
+)
+@pytest.mark.parametrize(
+    "change", [dict(family_rules=1), dict(architecture="vit2_test"), dict(weights="x.safetensors")]
+)
+def test_a_folder_of_a_newer_zoo_says_so_if_it_cannot_be_opened(saved, version, newer, change, monkeypatch):
+    model, folder = saved
+    monkeypatch.setattr(zoo, "__version__", "0.1.0")
+    edit(folder, lambda c: c.update(zoo_version=version))
+    zoo.create_model(f"local-dir:{folder}")  # in silence, if it can be
+    edit(folder, lambda c: c.update(change))
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        zoo.create_model(f"local-dir:{folder}")
+    told = f"saved by zoo {version}, which is newer than this zoo 0.1.0: update zoo"
+    assert (told in str(error.value)) is newer
 
 
 FETCH = """

@@ -1,10 +1,17 @@
 """Data: fixed splits, and batches that depend on the seed and the step alone."""
 
+import io
+import random
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from zoo.training import RecipeError, Trainer, load_recipe
+from zoo.training.config import differences, dump_recipe
 from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader
 from zoo.training.splits import random_affine
 from zoo.training.tasks import Classify, Denoise
@@ -156,3 +163,343 @@ def test_image_folder_refuses_a_class_it_cannot_train(folder):
 def test_image_folder_without_its_parts(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold train/<class>/ and validation/<class>/"):
         ImageFolder(root=str(tmp_path)).load()
+
+
+# --- What is in a file ------------------------------------------------------------------------------------------------
+
+VALUES = np.random.default_rng(1).integers(0, 65536, (16, 16)).astype(np.uint16)
+PLAIN = {"img_size": 16, "crop_pct": 1.0, "workers": 0}  # a picture of 16x16 pixels arrives as it is
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png(values):
+    """A PNG of 16 bits a sample with 1 to 4 channels, (H, W, C), of which PIL writes only those with one."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(content, bits, photometric):
+    """A grey TIFF of 16x16 samples; photometric 0: the largest is black."""
+    tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: photometric, 273: 10 + 12 * 9 + 4, 277: 1, 278: 16}
+    tags[279] = len(content)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + content
+
+
+def packed(values):
+    """Two samples of 12 bits in three bytes."""
+    a, b = values[:, ::2].ravel(), values[:, 1::2].ravel()
+    return np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+
+
+UNIT = VALUES / 65535
+BIG_ENDIAN = Image.frombytes("I;16B", (16, 16), VALUES.astype(">u2").tobytes())
+DEEP = {
+    "png": (saved(Image.fromarray(VALUES), "PNG"), UNIT),
+    "tiff": (saved(Image.fromarray(VALUES), "TIFF"), UNIT),
+    "big endian tiff": (saved(BIG_ENDIAN, "TIFF"), UNIT),
+    "tiff with black as the largest": (tiff(VALUES.astype("<u2").tobytes(), 16, 0), 1 - UNIT),
+    "tiff of 12 bits": (tiff(packed(VALUES >> 4), 12, 1), (VALUES >> 4) / 4095),
+    "pgm, which PIL gives as I": (saved(Image.fromarray(VALUES), "PPM"), UNIT),
+    "tiff of mode I": (saved(Image.fromarray(VALUES.astype(np.int32)), "TIFF"), UNIT),
+    "tiff of floats": (saved(Image.fromarray(UNIT.astype(np.float32)), "TIFF"), UNIT),
+}
+
+
+@pytest.fixture
+def one(tmp_path):
+    """Makes the splits of a folder whose only picture is made of these bytes; without normalisation."""
+
+    def make(content, in_chans=1, suffix="png", **options):
+        for part in ("train", "validation"):
+            (tmp_path / part / "a").mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / "a" / f"only.{suffix}").write_bytes(content)
+        plain = {"mean": (0.0,) * in_chans, "std": (1.0,) * in_chans}
+        return ImageFolder(root=str(tmp_path), **PLAIN | plain | {"in_chans": in_chans} | options).load()
+
+    return make
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_pictures_are_scaled_by_the_range_of_their_type(one, kind, in_chans):
+    content, expected = DEEP[kind]
+    image = one(content, in_chans)["validation"].fetch([0], None)[0]
+    assert image.shape == (1, in_chans, 16, 16) and image.dtype == torch.float32
+    assert torch.allclose(image[0], torch.from_numpy(expected).float().expand(in_chans, -1, -1), atol=1e-6)
+    rounded = one(content, in_chans, auto_augment="original")["validation"].fetch([0], None)[0]
+    assert (rounded * 255 - (rounded * 255).round()).abs().max() < 1e-4, "timm's policies take 8 bits"
+    assert (rounded - image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_keep_their_range(one, channels):
+    values = np.stack([VALUES, VALUES // 2, VALUES // 3, VALUES][:channels], -1)
+    image = one(png(values), 3)["validation"].fetch([0], None)[0][0]
+    expected = values[..., [0, 0, 0]] if channels == 2 else values[..., :3]
+    assert (image - torch.from_numpy(expected / 65535).movedim(-1, 0)).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.filterwarnings("error")
+def test_pictures_of_8_bits_are_what_pil_makes_of_them(one, mode, in_chans):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image, kind, options = Image.fromarray(pixels), "TIFF", {}
+    if mode == "LAB":
+        image = Image.frombytes("LAB", (16, 16), image.tobytes())
+    elif mode == "P":  # several entries of the palette are transparent
+        image, kind, options = image.quantize(8), "PNG", {"transparency": bytes([0, 99] * 4)}
+    else:
+        image = image.convert(mode)
+    found = one(saved(image, kind, **options), in_chans)["validation"].fetch([0], None)[0][0]
+    expected = image.convert("RGB") if mode == "LAB" else image
+    expected = np.asarray(expected.convert("L" if in_chans == 1 else "RGB"), np.float32).reshape(16, 16, in_chans) / 255
+    assert torch.allclose(found, torch.from_numpy(expected).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_a_deep_picture_is_augmented_as_one_of_8_bits(one, in_chans):
+    """The same crop, flip and jitter of the same seed, and the same normalisation, of a smooth picture."""
+    y, x = np.mgrid[:16, :16] / 15
+    eight = np.uint8(255 * (0.2 + 0.5 * x + 0.3 * y * (1 - x)))
+    options = {"mean": (0.4,) * in_chans, "std": (0.2,) * in_chans, "re_prob": 0.5}
+    shallow = one(saved(Image.fromarray(eight), "PNG"), in_chans, **options)["train"]
+    expected = [shallow.fetch([0], seed)[0] for seed in range(20)]
+    deep = one(saved(Image.fromarray(eight * np.uint16(257)), "PNG"), in_chans, **options)["train"]
+    found = [deep.fetch([0], seed)[0] for seed in range(20)]
+    assert all((a - b).abs().max() * 0.2 < 4 / 255 for a, b in zip(expected, found, strict=True))
+    assert len({image.numpy().tobytes() for image in found}) == 20
+
+
+def test_deep_pictures_keep_more_than_8_bits_and_stay_within_their_range(one):
+    dark = (VALUES >> 8).astype(np.uint16)  # 256 values that 8 bits would all make black
+    split = one(saved(Image.fromarray(dark), "PNG"))["validation"]
+    assert len(split.fetch([0], None)[0].unique()) > 100
+    edges = np.kron(np.random.default_rng(0).integers(0, 2, (8, 8)), np.full((4, 4), 65535)).astype(np.uint16)
+    resized = one(saved(Image.fromarray(edges), "PNG"))["validation"].fetch([0], None)[0]
+    assert resized.min() == 0 and resized.max() == 1, "bicubic curves leave the range"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_pictures_stand_the_way_up_that_they_say(one, kind, deep):
+    if deep and kind == "JPEG":
+        pytest.skip("JPEG has 8 bits")
+    pixels = np.zeros((16, 16), np.uint16 if deep else np.uint8)
+    pixels[:8] = 65535 if deep else 255
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise by 90 degrees
+    image = one(saved(Image.fromarray(pixels), kind, exif=exif))["validation"].fetch([0], None)[0][0, 0]
+    assert image[:, 8:].min() > 0.9 and image[:, :8].max() < 0.1
+
+
+def truncated_png():
+    return saved(Image.fromarray(VALUES), "PNG")[:300]
+
+
+BROKEN = {
+    "truncated png": (truncated_png, "truncated|broken"),
+    "truncated jpeg": (
+        lambda: saved(Image.fromarray(VALUES).convert("RGB").resize((99, 99)), "JPEG")[:-400],
+        "truncated",
+    ),
+    "garbage": (lambda: b"no picture at all", "cannot identify"),
+    "empty": (lambda: b"", "cannot identify"),
+    "floats of another range": (
+        lambda: saved(Image.fromarray(np.float32([[0, 300]])), "TIFF"),
+        "its values go from 0 to 300, where 0 to 1 is expected of PIL's mode F",
+    ),
+    "not a number": (
+        lambda: saved(Image.fromarray(np.float32([[0, np.nan]])), "TIFF"),
+        "its values go from nan to nan",
+    ),
+    "signed": (lambda: saved(Image.fromarray(np.int32([[-5, 9]])), "TIFF"), "its values go from -5 to 9"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_cannot_be_read_is_named(one, kind):
+    content, reason = BROKEN[kind]
+    splits = one(content())
+    with pytest.raises(ValueError, match=rf"(?i)validation/a/only.png cannot be read as a picture .*({reason})"):
+        splits["validation"].fetch([0], None)
+    with pytest.raises(ValueError, match="train/a/only.png cannot be read as a picture"):
+        splits["train"].fetch([0], 0)
+
+
+def test_a_file_that_cannot_be_read_is_named_by_a_worker_too(one):
+    split = one(b"no picture", workers=1)["train"]
+    with pytest.raises(ValueError, match="train/a/only.png cannot be read as a picture"):
+        list(loader(TrainingBatches(split, Classify(), batch_size=1, seed=0), range(1)))
+
+
+# --- What is in a folder ----------------------------------------------------------------------------------------------
+
+
+def counts(root, **options):
+    """Pictures of each class, by part."""
+    splits = ImageFolder(root=str(root), in_chans=3, **options).load()
+    return {part: np.bincount([label for _, label in split.samples]).tolist() for part, split in splits.items()}
+
+
+def test_suffixes_and_deeper_folders(folder):
+    train = folder / "train"
+    (train / "ant" / "0.png").rename(train / "ant" / "0.PNG")
+    for suffix in ("tif", "TIFF", "bmp", "webp", "gif", "JPG"):
+        Image.new("RGB", (4, 4)).save(train / "bee" / f"more.{suffix}")
+    (train / "cat" / "2019" / "ant").mkdir(parents=True)  # the class is the first folder, not the last
+    (train / "cat" / "0.png").rename(train / "cat" / "2019" / "ant" / "0.png")
+    assert counts(folder) == {"train": [6, 12, 6], "validation": [2, 2, 2]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_tools_leave_behind_is_passed_over(folder):
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    for name in (".DS_Store", "ant/.DS_Store", "ant/._0.png"):
+        (folder / "train" / name).write_bytes(b"")
+    assert counts(folder)["train"] == [6, 6, 6]
+
+
+def test_other_files_are_left_out_with_a_warning(folder):
+    for name in ("list.csv", "ant/notes.txt", "bee/more.txt", "bee/README"):
+        (folder / "train" / name).write_text("text")
+    with pytest.warns(
+        UserWarning, match="train: files that are left out.* 2 .txt, 1 in no class folder|1 without suffix"
+    ):
+        assert counts(folder)["train"] == [6, 6, 6]
+
+
+def test_parts_and_classes_without_pictures_are_refused(folder):
+    (folder / "train" / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"train has classes without a picture: \['dog'\]; fill them or remove them"):
+        counts(folder)
+    (folder / "train" / "dog").rmdir()
+    (folder / "test" / "ant").mkdir(parents=True)
+    with pytest.raises(ValueError, match="test has no picture in its class folders"):
+        counts(folder)
+    (folder / "validation").mkdir()
+    with pytest.raises(ValueError, match="holds both val/ and validation/: remove or rename one"):
+        counts(folder)
+
+
+def test_links_between_parts_and_classes(folder):
+    train, val = folder / "train", folder / "val"
+    (train / "ant" / "again.png").symlink_to(train / "ant" / "0.png")  # twice as often is no mistake
+    assert counts(folder)["train"] == [7, 6, 6]
+    (val / "ant" / "seen.png").symlink_to(train / "ant" / "1.png")
+    (val / "bee" / "more").symlink_to(train / "bee")
+    with pytest.warns(UserWarning, match="7 pictures of 'validation' are links to those of 'train'"):
+        assert counts(folder)["validation"] == [3, 8, 2]
+    (train / "cat" / "bee.png").symlink_to(train / "bee" / "3.png")
+    with pytest.raises(ValueError, match=r"bee/3.png and .*cat/bee.png are one file under two classes"):
+        counts(folder)
+
+
+# --- Channels ---------------------------------------------------------------------------------------------------------
+
+POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m2-n4", "augmix-m9-w3-d2", "original", "originalr", "v0", "v0r", "3a"]
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_takes_grey_and_rgb(policy, in_chans):
+    """Among them those that would posterise to no bits, which Pillow refuses."""
+    transform = ImageFolder(root="", img_size=8, in_chans=in_chans, auto_augment=policy)._transform("train")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    image = image.convert("L") if in_chans == 1 else image
+    for seed in range(150):
+        random.seed(seed)
+        assert transform(image).shape == (in_chans, 8, 8)
+
+
+def test_defaults_of_mean_and_std_follow_the_channels():
+    grey, rgb = ImageFolder(root="", in_chans=1), ImageFolder(root="", in_chans=3)
+    assert (grey.mean, grey.std) == ((0.449,), (0.226,))
+    assert (rgb.mean, rgb.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert ImageFolder(root="", mean=(0.5,)) == ImageFolder(root="", in_chans=1, mean=(0.5,), std=grey.std)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("in_chans: 1, mean: [0.5, 0.5, 0.5]", "mean has 3 numbers, in_chans is 1: give a number a channel"),
+        ("mean: [0.5], std: [0.5, 0.5, 0.5]", "std has 3 numbers, in_chans is 1"),
+        ("in_chans: 4", r"is 4: it must be 1 \(grey\) or 3 \(RGB\)"),
+        ("mean: []", r"is 0: it must be 1 \(grey\) or 3"),
+        ("std: [0]", r"std is \[0.0\], its numbers must be above 0"),
+        ("crop_pct: 0", "crop_pct is 0.0, it must be above 0 and at most 1"),
+        ("hflip: 2", "hflip is 2.0, it must be between 0 and 1"),
+        ("img_size: 0", "img_size is 0, it must be at least 1"),
+        ("interpolation: cubic", "data.interpolation: expected one of nearest, bilinear, bicubic, box"),
+        ("auto_augment: rnd-m9", "auto_augment is 'rnd-m9', which timm does not take .*such as rand-m9-mstd0.5"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("recipes/mixer_digits.yaml", [f"data={{name: image_folder, root: x, {options}}}"])
+
+
+def recipe(root, kwargs, *overrides, options=""):
+    return load_recipe(
+        "recipes/mixer_digits.yaml",
+        [
+            f"model={{name: mixer_test, kwargs: {{img_size: 16, patch_size: 8, num_classes: 3, {kwargs}}}}}",
+            f"data={{name: image_folder, root: {root}, img_size: 16, workers: 0, {options}}}",
+            *("train.batch_size=6", "train.duration=2st", "schedule.warmup=1st", "train.checkpoint_every=1st"),
+            *overrides,
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "options", "channels"),
+    [
+        ("", "", 3),
+        ("in_chans: 1", "", 1),
+        ("in_chans: 1", "mean: [0.3]", 1),
+        ("in_chans: 1", "in_chans: 1", 1),
+        ("in_chans: 3", "std: [1, 1, 1]", 3),
+    ],
+)
+def test_a_recipe_trains_on_grey_and_on_rgb(folder, tmp_path, kwargs, options, channels):
+    made = recipe(folder, kwargs, options=options)
+    assert made.data.in_chans == len(made.data.mean) == len(made.data.std) == channels
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(made), "utf-8")
+    assert not differences(load_recipe(tmp_path / "resolved.yaml"), made)
+    trainer = Trainer(made, tmp_path / "run")
+    trainer.fit()
+    assert trainer.batches[0][0].shape == (6, channels, 16, 16)
+
+
+def test_a_run_from_before_in_chans_goes_on(folder, tmp_path):
+    (tmp_path / "old.yaml").write_text(dump_recipe(recipe(folder, "")).replace("  in_chans: 3\n", ""), "utf-8")
+    assert not differences(load_recipe(tmp_path / "old.yaml"), recipe(folder, ""))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "options", "model", "data"), [("in_chans: 3", "in_chans: 1", 3, 1), ("in_chans: 1", "in_chans: 3", 1, 3)]
+)
+def test_other_channels_than_the_model_takes_are_refused_before_the_first_step(
+    folder, tmp_path, kwargs, options, model, data
+):
+    message = (
+        rf"the model takes images of {model} channels, those of the data have {data}: set model.kwargs.in_chans={data}"
+    )
+    with pytest.raises(ValueError, match=rf"{message}, or data.in_chans={model} of an image_folder"):
+        Trainer(recipe(folder, kwargs, options=options), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"takes images of 3 channels, those of the data have 1"):
+        Trainer(load_recipe("recipes/mixer_digits.yaml", ["model.kwargs.in_chans=3"]), tmp_path / "digits")
+    with pytest.raises(ValueError, match=r"takes images of 3 channels, those of the data have 1"):
+        Trainer(load_recipe("recipes/segment_digits.yaml", ["model.kwargs.in_chans=3"]), tmp_path / "canvas")

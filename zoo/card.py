@@ -16,8 +16,8 @@ Written by `make card` from the registry; do not edit it by hand.
 Parameters and MACs are counted by `zoo.count_flops` on each model as it is built, for one input of the stated size and
 the stated number of outputs; a MAC is one multiply-accumulate, FLOPs are twice the MACs. Active parameters and MACs
 are those that one input uses; in dense models they are all. Top-1 is what is published for the weights on
-ImageNet-1K's validation set; zoo has not measured it again. That zoo computes what timm computes is tested with random
-weights, to a relative 1e-4 of the logits.
+ImageNet-1K's validation set with images of the stated size; zoo has not measured it again. That zoo computes what timm
+computes is tested with random weights, to a relative 1e-4 of the logits.
 """
 
 COLUMNS = (
@@ -51,7 +51,7 @@ def row(family: Family, name: str) -> str:
     """The line of one model."""
     arch = name.split(".")[0]
     cfg = timm.models.PretrainedCfg(**zoo.model_info(name).pretrained_cfg)
-    size, classes, report = _costs(arch, cfg.num_classes)
+    size, classes, report = _costs(arch, cfg.num_classes, tuple(cfg.input_size))
     published = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
     cells = (
@@ -73,9 +73,12 @@ def _millions(number: int) -> str:
 
 
 @functools.cache
-def _costs(arch: str, num_classes: int) -> tuple[tuple[int, ...], int, zoo.flops.FlopReport]:
+def _costs(
+    arch: str, num_classes: int, input_size: tuple[int, ...]
+) -> tuple[tuple[int, ...], int, zoo.flops.FlopReport]:
     """Input size, number of classes and costs; tags that differ in their weights alone are counted once."""
-    model = zoo.create_model(arch, num_classes=num_classes, device="meta")
+    size = {"img_size": input_size[-2:]} if len(input_size) == 3 else {}  # a vector's length is the variant's own
+    model = zoo.create_model(arch, num_classes=num_classes, device="meta", **size)
     return model.input_size, model.num_classes, zoo.count_flops(model)
 
 

@@ -4,12 +4,15 @@ import copy
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.blocks.kernels.cost import while_counting
@@ -30,7 +33,6 @@ class FlopReport:
         params: Number of parameters; one that several modules share counts once. Buffers are no parameters.
         active_params: Those that one token uses; fewer than `params` where a module has an ``active_fraction``.
         macs: Multiply-accumulates that the forward pass executes.
-        active_macs: Those that one token needs; fewer than `macs` where a module has an ``active_macs_fraction``.
         by_module: MACs by module name, with those of the modules inside it; "" is the whole model.
         params_by_module: Parameters by module name, likewise.
         by_operator: MACs by operator.
@@ -42,7 +44,6 @@ class FlopReport:
     params: int
     active_params: int
     macs: int
-    active_macs: int
     by_module: dict[str, int]
     params_by_module: dict[str, int]
     by_operator: dict[str, int]
@@ -54,6 +55,11 @@ class FlopReport:
     def flops(self) -> int:
         """Floating point operations of one sample: two a MAC."""
         return 2 * self.macs
+
+    @property
+    def active_macs(self) -> int:
+        """Multiply-accumulates that one token needs: all, since a mixture of experts carries out nothing else."""
+        return self.macs
 
     def __str__(self) -> str:
         return self.table()
@@ -87,7 +93,7 @@ class FlopReport:
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.input_shapes)
         line = f"{_human(self.params)} parameters, {_human(self.macs)} MACs ({_human(self.flops)} FLOPs) a sample"
         line += f", input {shapes}"
-        if (self.active_params, self.active_macs) != (self.params, self.macs):
+        if self.active_params != self.params:
             line += f"\nactive for one token: {_human(self.active_params)} parameters, {_human(self.active_macs)} MACs"
         return line
 
@@ -127,10 +133,11 @@ def count_flops(
     The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
     the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
 
-    A module of which one token uses only a part, such as a mixture of experts, says so in two attributes, which apply
-    to all inside it: ``active_fraction``, the share of its parameters that one token uses, and
-    ``active_macs_fraction``, the share of the MACs its forward pass executes that one token needs (1 if it computes
-    nothing but the chosen experts). Both are 1 if absent.
+    A module of which one token uses only a part, such as the experts of a mixture, says so in ``active_fraction``, the
+    share of the parameters in it that one token uses; it is 1 if absent.
+
+    What stands around modules is looked through wherever it stands, and the names are those without it: `torch.compile`
+    (also ``module.compile()`` and compiled methods), data parallelism, and averages of weights.
 
     Args:
         model: A module on any device, of any dtype, in any mode.
@@ -148,7 +155,7 @@ def count_flops(
         ValueError: The input size is not known, or given twice, or an active fraction is not in (0, 1].
         RuntimeError: The model cannot be traced on this input.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = _inner(model)
     if inputs is None:
         shape = (batch_size or 1, *_input_size(model, input_size))
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
@@ -158,14 +165,13 @@ def count_flops(
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
 
-    analysis = _analyse(model, inputs)
+    analysis, model = _analyse(model, inputs)
     by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
     params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     return FlopReport(
         params=params[""],
         active_params=_active_params(model),
         macs=by_module[""],
-        active_macs=_active_macs(model, by_module),
         by_module=by_module,
         params_by_module=params,
         by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
@@ -183,33 +189,18 @@ def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...
     return tuple(size)
 
 
-def _fractions(model: nn.Module, attribute: str) -> dict[str, float]:
-    """The attribute of each module by name, multiplied by that of all modules around it."""
-    fractions: dict[str, float] = {}
-    for name, module in model.named_modules():  # outer modules first
-        own = getattr(module, attribute, 1.0)
-        if not 0 < own <= 1:
-            raise ValueError(f"{attribute} of module {name or type(model).__name__!r} is {own}; it must be in (0, 1]")
-        fractions[name] = own * (fractions[name.rpartition(".")[0]] if name else 1.0)
-    return fractions
-
-
 def _active_params(model: nn.Module) -> int:
-    fractions = _fractions(model, "active_fraction")
+    fractions: dict[str, float] = {}
     active: dict[nn.Parameter, float] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules():  # outer modules first
+        own = getattr(module, "active_fraction", 1.0)
+        if not 0 < own <= 1:
+            where = name or type(module).__name__
+            raise ValueError(f"active_fraction of module {where!r} is {own}; it must be in (0, 1]")
+        fractions[name] = own * (fractions[name.rpartition(".")[0]] if name else 1.0)
         for parameter in module.parameters(recurse=False):
             active[parameter] = max(fractions[name], active.get(parameter, 0.0))
     return round(sum(p.numel() * fraction for p, fraction in active.items()))
-
-
-def _active_macs(model: nn.Module, by_module: dict[str, int]) -> int:
-    own = dict(by_module)
-    for name, macs in by_module.items():
-        if name:
-            own[name.rpartition(".")[0]] -= macs
-    fractions = _fractions(model, "active_macs_fraction")
-    return round(sum(macs * fractions[name] for name, macs in own.items()))
 
 
 def _short_names(counts: Counter) -> dict[str, int]:
@@ -260,7 +251,8 @@ def _is_scalar(value) -> bool:
     return value.type().sizes() == [] if kind == "TensorType" else kind != "ListType"
 
 
-def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> _MacAnalysis:
+def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
+    """The analysis, and the copy of the model that it is of."""
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     by_value = any(getattr(module, "cost_by_value", False) for module in model.modules())
     for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
@@ -271,24 +263,29 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> _MacAnalysis:
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
     raise RuntimeError(
         f"{type(model).__name__} cannot be traced on input of shape {shapes} ({type(error).__name__}: {error}); "
-        "give input_size= or inputs= that its forward takes, and leave out TorchScript and reentrant checkpointing"
+        "give input_size= or inputs= that its forward takes, and leave out TorchScript, reentrant checkpointing and "
+        "functions outside of modules that torch.compile has compiled"
     ) from error
 
 
-def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> _MacAnalysis:
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
     on_meta = device.type == "meta"
     # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
     with torch.inference_mode(False), torch.no_grad(), _plain_attention(), while_counting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
-        analysis = _MacAnalysis(_twin(model, on_meta), inputs)
+        twin = _twin(model, on_meta)
+        analysis = _MacAnalysis(twin, inputs)
         with _MetaConvolutions() if on_meta else nullcontext():
             analysis.total()
-    return analysis
+    return analysis, twin
 
 
 def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
-    """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals."""
+    """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals.
+
+    Of what wraps a module the copy has the module alone, and of a compiled method the method.
+    """
     memo = {}
     for module in model.modules():
         for _, tensor in (*module.named_parameters(recurse=False), *_other_tensors(module)):
@@ -298,14 +295,56 @@ def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
             else:
                 twin = tensor.detach() if is_parameter else tensor.detach().clone()
             memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if is_parameter else twin
+    for module in _inner_first(model, {}):
+        if (inner := _inner(module)) is not module:
+            memo[id(module)] = copy.deepcopy(inner, memo)
     twin = copy.deepcopy(model, memo).eval()
     for module in twin.modules():
+        _uncompile(module, memo)
         for name, tensor in _other_tensors(module):
             vars(module).pop(name, None)
             module.register_buffer(name, tensor)  # the tracer knows persistent buffers only
     if hasattr(twin, "set_grad_checkpointing"):
         twin.set_grad_checkpointing(False)  # the reentrant kind cannot be traced
     return twin
+
+
+def _inner_first(module: nn.Module, seen: dict[nn.Module, None]) -> Iterator[nn.Module]:
+    """All modules, each after those inside it."""
+    if module not in seen:
+        seen[module] = None
+        for child in module.children():
+            yield from _inner_first(child, seen)
+        yield module
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """What a wrapper calls; a module that is none as it is."""
+    while True:
+        if "_orig_mod" in module._modules:  # torch.compile's wrapper, whose class has no public name
+            module = module._modules["_orig_mod"]
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV3)):
+            module = module.module
+        else:
+            return module
+
+
+def _uncompile(module: nn.Module, copies: dict) -> None:
+    """Put functions in place of compiled ones: ``module.forward = torch.compile(module.forward)``, or in its class.
+
+    Args:
+        module: The copy of a module.
+        copies: By `id` of an original, its copy: methods are bound to these.
+    """
+    inherited = {name: value for kind in reversed(type(module).__mro__) for name, value in vars(kind).items()}
+    for name, value in (inherited | vars(module)).items():
+        plain = value
+        while isinstance(plain, FunctionType) and plain.__globals__["__name__"].startswith("torch._dynamo"):
+            plain = plain.__wrapped__
+        if plain is not value:
+            if isinstance(plain, MethodType):
+                plain = MethodType(plain.__func__, copies.get(id(plain.__self__), plain.__self__))
+            vars(module)[name] = plain if name in vars(module) else MethodType(plain, module)
 
 
 def _other_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

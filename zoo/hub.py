@@ -1,25 +1,33 @@
 """Saving and loading models: safetensors for the weights, config.json for everything that builds the model again."""
 
 import json
+import math
 import re
+import reprlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import zoo
-from zoo.files import replacing
+from zoo.files import replacing, temporaries, writing
 from zoo.models.model import Model
-from zoo.registry import assemble, check_cfg_keys, family_of
-from zoo.slots import Slot, dump_slots, unknown
+from zoo.registry import SLOT_ARGUMENTS, assemble, check_cfg_keys, family_of
+from zoo.slots import Slot, dump_slots, parse_slot, unknown
 from zoo.weights import read_state_dict
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+OWN_WEIGHTS = r"model(?:-[0-9a-f]{8})?\.safetensors"  # the names that save_pretrained gives
 
 # What a config.json may hold, and the type of each.
 KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
@@ -28,8 +36,10 @@ KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained
 def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """Save a model so that ``zoo.create_model("local-dir:<folder>")`` gives it back: weights, arguments, slots.
 
-    The folder holds a whole model at every instant: new weights are written under a name of their own, and it is the
-    renaming of config.json, which names them, that exchanges the old model for the new one.
+    What is to be written is read back and compared with the model before anything is touched. The folder holds a whole
+    model at every instant: new weights are written under a name of their own, and it is the renaming of config.json,
+    which names them, that exchanges the old model for the new one. Then the weights that the old config.json named are
+    removed; other files stay.
 
     Args:
         model: A model of `zoo.create_model` (on any device, in any precision).
@@ -37,9 +47,62 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
 
     Raises:
         TypeError: It is no model of zoo.
-        ValueError: A slot was given as a class, which a file cannot hold.
+        ValueError: A slot or an argument has a value that a file cannot hold, such as a class, or the arguments no
+            longer build the model, since a module of it was exchanged.
+        FileExistsError: The folder has a config.json that zoo did not write.
     """
-    if not isinstance(model, Model):
+    config, state = _savable(model)
+    folder = Path(folder)
+    with writing(folder) as alone:
+        old = _named_weights(folder)
+        config["weights"] = f"model-{uuid.uuid4().hex[:8]}.safetensors" if (folder / WEIGHTS).exists() else WEIGHTS
+        with replacing(folder / CONFIG) as new:
+            new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if read_config(new) != config:
+                raise OSError(f"{new} does not hold what was written to it; the old model stays. Check the disk")
+            with replacing(folder / config["weights"]) as file:
+                save_file(state, file, metadata={"format": "pt", "saved_as": config["weights"]})
+        for path in old, *(_leftovers(folder, config["weights"]) if alone() else ()):
+            if path is not None and path.name != config["weights"]:
+                path.unlink(missing_ok=True)
+
+
+def saved_files(folder: Path | str) -> set[Path]:
+    """All files in a folder that `save_pretrained` wrote, also of a save or a removal that was killed."""
+    folder = Path(folder)
+    try:
+        named = {_named_weights(folder), folder / CONFIG}
+    except FileExistsError:
+        return set()
+    return {path for path in named if path is not None and path.is_file()} | set(_leftovers(folder, ""))
+
+
+def _named_weights(folder: Path) -> Path | None:
+    """The weights that a config.json names, if it is there, whole, and they can be those of `save_pretrained`."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a damaged one is put right by saving
+        return None
+    if not isinstance(config, dict) or "zoo_version" not in config:
+        raise FileExistsError(f"{path} was not written by zoo and would be lost; choose another folder, or remove it")
+    name = config.get("weights")
+    return folder / name if isinstance(name, str) and re.fullmatch(OWN_WEIGHTS, name) else None
+
+
+def _leftovers(folder: Path, current: str) -> Iterator[Path]:
+    """Files of saves that were killed: unfinished ones, and weights that say themselves that they were saved so."""
+    yield from temporaries(folder, f"{OWN_WEIGHTS}|{re.escape(CONFIG)}")
+    for path in folder.iterdir():
+        if path.name != current and re.fullmatch(OWN_WEIGHTS, path.name):
+            with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("saved_as") == path.name:
+                    yield path
+
+
+def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What config.json is to hold, and the weights: compared with a model that the former builds."""
+    if not isinstance(model, Model) or not getattr(model, "pretrained_cfg", None):
         raise TypeError(
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
             "features, compiled or distributed, save the model inside it"
@@ -53,34 +116,97 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         raise ValueError(
             "a model on the meta device has no weights to save; materialise it by to_empty() and init_weights()"
         )
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("file", "state_dict", "source")}
+    arch = model.pretrained_cfg["architecture"]
     config = {
         "zoo_version": zoo.__version__,
-        "architecture": cfg["architecture"],
-        "model_args": {k: model.deployed if k == "deploy" else _plain(k, v) for k, v in model.config.items()},
-        "pretrained_cfg": cfg,
+        "architecture": arch,
+        "model_args": _arguments(model),
+        "pretrained_cfg": {
+            key: _plain(f"pretrained_cfg: {key}", value)
+            for key, value in model.pretrained_cfg.items()
+            if key not in ("file", "state_dict", "source")
+        },
         "weights": WEIGHTS,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    old = [path.name for path in folder.glob("model*.safetensors")]
-    if old:
-        config["weights"] = f"model-{uuid.uuid4().hex[:8]}.safetensors"
+    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
+    try:
+        with torch.random.fork_rng(devices=[]), _Sizes():
+            again = assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
+    if (found := _arguments(again)) != config["model_args"]:
+        told = [f"{k}={v!r} becomes {found.get(k)!r}" for k, v in config["model_args"].items() if found.get(k) != v]
+        raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(told)} when it is opened")
+    state = model.state_dict()
+    if odd := [f"{k} is a {type(v).__name__}" for k, v in state.items() if type(v) is not Tensor]:
+        raise ValueError(
+            f"{arch} cannot be saved: {_some(odd)}; quantised and distributed models are saved by what made them so"
+        )
+    sizes = {key: tuple(value.shape) for key, value in state.items()}
+    built = {key: tuple(value.shape) for key, value in again.state_dict().items()}
+    for name, module in again.named_modules():
+        if hasattr(module, "take_sizes"):  # it takes the sizes of what is loaded
+            built |= {key: sizes[key] for key in built if key.startswith(f"{name}.") and key in sizes}
+    told = [
+        f"{key} is {sizes.get(key, 'gone')} and was {built.get(key, 'not there')}"
+        for key in {**sizes, **built}
+        if sizes.get(key) != built.get(key)
+    ]
+    if told:
+        raise ValueError(
+            f"{arch} cannot be saved: since it was built, a part was exchanged, wrapped or compiled ({_some(told)}). "
+            "Change it by arguments of zoo.create_model or by reset_classifier, or save the state dict yourself"
+        )
     # Tensors that share memory would be refused, and views would drag their whole storage along.
-    state = {k: v.detach().to("cpu").contiguous().clone() for k, v in model.state_dict().items()}
-    with replacing(folder / config["weights"]) as new:
-        save_file(state, new, metadata={"format": "pt"})
-    with replacing(folder / CONFIG) as new:
-        new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in old:
-        (folder / name).unlink(missing_ok=True)
+    return config, {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
+
+
+class _Sizes(TorchFunctionMode):
+    """Spares tensors on the meta device the values that they do not keep, which takes most of the time there."""
+
+    SKIPPED = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_)
+    SKIPPED += (Tensor.zero_, Tensor.copy_, nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.trunc_normal_)
+    SKIPPED += (nn.init.zeros_, nn.init.ones_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if func in self.SKIPPED and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **kwargs)
+
+
+def _some(told: list[str]) -> str:
+    return "; ".join(told[:4]) + ("; …" if len(told) > 4 else "")
+
+
+def _arguments(model: Model) -> dict[str, Any]:
+    """A model's arguments as config.json has them."""
+    return {k: model.deployed if k == "deploy" else _plain(k, v) for k, v in model.config.items()}
 
 
 def _plain(name: str, value: Any) -> Any:
-    """An argument as JSON has it."""
+    """An argument as JSON has it.
+
+    Raises:
+        ValueError: JSON has nothing that is equal.
+    """
     if isinstance(value, list) and value and isinstance(value[0], Slot):
         return dump_slots(value, name)
-    return list(value) if isinstance(value, tuple) else value
+    if name in SLOT_ARGUMENTS and not isinstance(value, (str, bool, type(None))):
+        return dump_slots([parse_slot(value)], name)
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{name}[{i}]", one) for i, one in enumerate(value)]
+    if isinstance(value, Mapping) and all(type(key) is str for key in value):
+        return {key: _plain(f"{name}[{key!r}]", one) for key, one in value.items()}
+    if not (value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))):
+        raise ValueError(
+            f"{name} is {reprlib.repr(value)}, a {type(value).__name__} that config.json cannot hold; give finite "
+            "numbers, strings, lists or mappings of them"
+        )
+    return value
 
 
 def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
@@ -101,17 +227,43 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             f"{name}: models cannot be opened from the Hub by this version; download the repository and open "
             "it as local-dir:<folder>"
         )
-    folder = Path(place)
-    path = folder / CONFIG
+    path = Path(place) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
+            f"{place} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
         )
+    try:
+        return _open(path, pretrained, overrides)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        if (version := _newer(path)) is None:
+            raise
+        kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
+        raise kind(
+            f"{error}. The model was saved by zoo {version}, which is newer than this zoo {zoo.__version__}: update zoo"
+        ) from error
+
+
+def _newer(path: Path) -> str | None:
+    """The version of zoo that wrote a config.json, if it is newer than this one."""
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["zoo_version"]
+        return version if _release(version) > _release(zoo.__version__) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without zeros at the end."""
+    numbers = re.match(r"[\d.]*", version)[0].strip(".")
+    return tuple(map(int, re.sub(r"(\.0+)+$", "", numbers).split("."))) if numbers else ()
+
+
+def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Module:
     config = read_config(path)
     where = f"{path}: "
     arch = config["architecture"]
     family = family_of(arch, where)
-    weights = folder / config["weights"]
+    weights = path.parent / config["weights"]
     return assemble(
         arch,
         family,

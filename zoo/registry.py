@@ -3,11 +3,9 @@
 import dataclasses
 import fnmatch
 import functools
-import importlib
 import inspect
-import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,75 +13,27 @@ from typing import Any
 import timm.models
 from torch import nn
 
+from zoo.arguments import SLOT_ARGUMENTS, check_arguments, check_taken, given
 from zoo.blocks.embed import to_pair
-from zoo.models.model import Model
-from zoo.models.published import Published
-from zoo.slots import check_type, unknown, with_others
-from zoo.weights import Rule, fetch_state_dict, load_weights, natural_key, read_state_dict
+from zoo.checks import unknown
+from zoo.families import Family, check_cfg_keys, families, family_of
+from zoo.models.features import FeatureMaps
+from zoo.models.published import Counted, Published
+from zoo.slots import copied, with_others
+from zoo.use import watched
+from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
 
-SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample", "layer")
 SOURCES = ("local-dir", "hf-hub")
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family's file as data."""
-
-    name: str
-    module: str
-    model: type[Model]
-    defaults: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Any]]
-    published: Mapping[str, Published]
-    rules: tuple[Rule, ...]
-    tasks: tuple[str, ...]
-    about: str
-    cfg: Mapping[str, Any]
-
-    def arguments(self, variant: str) -> dict[str, Any]:
-        """The constructor's arguments of a variant."""
-        return {**self.defaults, **self.variants[variant]}
-
-
-@functools.lru_cache(maxsize=1)
-def families() -> dict[str, Family]:
-    """Every family by name: each module of `zoo.models` that has VARIANTS."""
-    package = importlib.import_module("zoo.models")
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"zoo.models.{info.name}")
-        if hasattr(module, "VARIANTS"):
-            found[info.name] = Family(
-                name=info.name,
-                module=module.__name__,
-                model=module.MODEL,
-                defaults=module.DEFAULTS,
-                variants=module.VARIANTS,
-                published=module.PUBLISHED,
-                rules=tuple(module.RULES),
-                tasks=tuple(getattr(module, "TASKS", ("classification",))),
-                about=module.__doc__.strip(),
-                cfg=getattr(module, "CFG", {}),
-            )
-    return found
-
-
-def family_of(arch: str, where: str = "") -> Family:
-    """The family of a variant; `where` goes before the message if there is none."""
-    known = {variant: family for family in families().values() for variant in family.variants}
-    if arch not in known:
-        names = [n for n in known if not n.endswith("_test")]
-        raise ValueError(where + unknown(f"model {arch!r}", arch, names))
-    return known[arch]
 
 
 # --- Looking up -------------------------------------------------------------------------------------------------------
 
 
 def list_models(
-    filter: str = "*",
+    filter: str | Iterable[str] = "*",
     *,
+    exclude_filters: str | Iterable[str] = (),
     family: str | None = None,
     task: str | None = None,
     pretrained: bool = False,
@@ -95,9 +45,13 @@ def list_models(
     Example:
         >>> list_models("mixer_b*")
         ['mixer_b16_224', 'mixer_b32_224']
+        >>> list_models(["mixer_b*", "gmlp_*"], exclude_filters="*_b*")
+        ['gmlp_s16_224', 'gmlp_ti16_224']
 
     Args:
-        filter: Wildcards as in a shell; matched with and without the tag.
+        filter: Wildcards as in a shell, one or several, of which one has to fit; matched with and without the tag. None
+            at all, or an empty one, stands for every name, as in timm.
+        exclude_filters: Likewise; names that one of them fits are left out.
         family: Only this family.
         task: Only models for this task: ``classification`` or ``image-to-image``.
         pretrained: Only those with released weights.
@@ -106,7 +60,9 @@ def list_models(
 
     Raises:
         ValueError: The family or the task is unknown.
+        TypeError: A filter is no string.
     """
+    wanted, unwanted = _patterns(filter, "filter"), _patterns(exclude_filters, "exclude_filters")
     tasks = {t for f in families().values() for t in f.tasks}
     if family is not None and family not in families():
         raise ValueError(unknown(f"family {family!r}", family, families()))
@@ -121,10 +77,24 @@ def list_models(
                 continue
             tags = [name for name, cfg in _cfgs(arch).items() if cfg.has_weights or not pretrained]
             if include_tags if include_tags is not None else pretrained:
-                names += [n for n in tags if fnmatch.fnmatch(n, filter) or fnmatch.fnmatch(arch, filter)]
-            elif fnmatch.fnmatch(arch, filter) and (tags or not pretrained):
-                names.append(arch)
+                found = tags
+            else:
+                found = [arch] if tags or not pretrained else []
+            names += [n for n in found if _fits(n, wanted or ["*"]) and not _fits(n, unwanted)]
     return sorted(names, key=natural_key)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name, with or without its tag, is what one of the patterns says."""
+    return any(fnmatch.fnmatch(n, pattern) for n in {name, name.split(".")[0]} for pattern in patterns)
+
+
+def _patterns(value: str | Iterable[str], what: str) -> list[str]:
+    """One pattern or several, without empty ones."""
+    patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(p, str) for p in patterns):
+        raise TypeError(f"{what} is {value!r}; it must be a name with wildcards, or several in a list")
+    return [p for p in patterns if p]
 
 
 @dataclass(frozen=True)
@@ -138,6 +108,7 @@ class ModelInfo:
     pretrained_cfg: Mapping[str, Any]
     tags: Mapping[str, str]
     published: Mapping[str, Published]
+    counted: Mapping[str, Counted]
     about: str
 
     def __str__(self) -> str:
@@ -145,15 +116,16 @@ class ModelInfo:
         lines += [f"  {k} = {v!r}" for k, v in self.arguments.items()]
         lines += ["", "Weights (tag: licence):"]
         lines += [f"  {tag}: {licence}" for tag, licence in self.tags.items()] or ["  none released"]
-        lines += ["", "Published:"]
-        for name, row in self.published.items():
-            top1 = "" if row.top1 is None else f", top-1 {row.top1} %"
-            lines.append(f"  {name}: {row.params} M parameters, {row.macs} G MACs{top1}")
+        for title, rows in (("Published:", self.published), ("Counted:", self.counted)):
+            told = [f"  {name}: {row}" for name, row in rows.items() if str(row)]
+            lines += ["", title, *told] if told else []
         return "\n".join(lines)
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of a model: family, arguments, input, weights with their licences, published figures.
+    """What is known of a model: family, arguments, input, weights with their licences, published and counted figures.
+
+    It is the caller's to keep and to change; nothing in it is shared with a model or with another answer.
 
     Example:
         >>> model_info("mixer_s16_224").arguments["depth"]
@@ -174,7 +146,12 @@ def model_info(name: str) -> ModelInfo:
         tags={
             n.split(".", 1)[1]: c.license or "not stated" for n, c in _cfgs(arch).items() if c.has_weights and "." in n
         },
-        published={n: row for n, row in family.published.items() if n.split(".")[0] == arch},
+        published={
+            n: dataclasses.replace(row, cfg=copied(row.cfg))
+            for n, row in family.published.items()
+            if n.split(".")[0] == arch
+        },
+        counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},
         about=family.about,
     )
 
@@ -182,14 +159,14 @@ def model_info(name: str) -> ModelInfo:
 def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
     family = family_of(arch)
-    if not family.model.vision:
+    if not timm.models.is_model(arch):
         return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in _made_cfgs(family, arch).items()}
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
 
 
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
     family = family_of(arch)
-    made = {} if family.model.vision else _made_cfgs(family, arch)  # timm's registry has those of images alone
+    made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
     if isinstance(cfg, str) and cfg:
         known = made or timm.models.get_arch_pretrained_cfgs(arch)
         tags = [name.split(".", 1)[1] for name in known if "." in name]
@@ -201,18 +178,6 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
     if made and not isinstance(cfg, Mapping):
         cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
-
-
-def check_cfg_keys(cfg: Mapping, what: str) -> None:
-    """Check the keys of a pretrained configuration.
-
-    Raises:
-        ValueError: A key is none of timm's.
-    """
-    fields = [f.name for f in dataclasses.fields(timm.models.PretrainedCfg)]
-    for key in cfg:
-        if key not in fields:
-            raise ValueError(unknown(f"{what} has no key {key!r}", key, fields, "keys"))
 
 
 # --- Creating ---------------------------------------------------------------------------------------------------------
@@ -243,15 +208,15 @@ def create_model(
         cache_dir: Where downloads are kept.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
-            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew, a first
-            convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
-            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`).
+            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
+            a first convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
+            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`). None is a value for
+            slots and for what can be None, such as ``layer_scale``; elsewhere it means "not given", as in timm.
 
     Raises:
-        ValueError: A name, tag, argument, slot or option is unknown, or weights do not fit; the message says what
-            would.
+        ValueError: A name, tag, argument, slot or option is unknown, an argument is one that nothing in the model
+            takes, or weights do not fit; the message says what would.
     """
-    kwargs = {k: v for k, v in kwargs.items() if v is not None or k in SLOT_ARGUMENTS}
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
@@ -307,29 +272,37 @@ def assemble(
         load: Gives the state dict and its source's name, or None for no weights.
         where: A prefix of error messages, such as the name of a configuration file.
     """
+    overrides, arguments = copied(given(family.model, overrides)), copied(arguments)
     check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
     check_arguments(family.model, arguments, arch, where)
     takes = inspect.signature(family.model).parameters
+    own = lambda key: arguments.get(key, takes[key].default)
+    asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
-        key: with_others(value, arguments.get(key, takes[key].default)) if key in SLOT_ARGUMENTS else value
-        for key, value in overrides.items()
+        key: with_others(value, own(key)) if key in SLOT_ARGUMENTS else value for key, value in overrides.items()
     }
-    names = {"first_conv": "stem.proj", "classifier": "head"}  # zoo's own names, for timm's tools
-    names |= {key: family.cfg[key] for key in names if key in family.cfg}
-    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None, **names)
+    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None)
+    facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
-    def make(**given) -> nn.Module:
-        given = {**arguments, **given}
+    def build(**final) -> nn.Module:
+        with watched() as use:
+            model = family.model(**final)
+        check_taken(model, use, asked, arch)
+        return model
+
+    def make(**final) -> nn.Module:
+        final = {**arguments, **final}
         if load is None:
-            return family.model(**given)
+            return build(**final)
         # Weights are loaded at the size that they were made for, and then the model is moved to the size asked for.
         size = overrides.get("img_size")
         if size is not None:
-            given["img_size"] = arguments.get("img_size") or tuple(cfg.input_size[-2:])
-        model = family.model(**given)
+            final["img_size"] = arguments.get("img_size") or tuple(cfg.input_size[-2:])
+        model = build(**final)
         state, name = load()
         classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
-        load_weights(model, state, () if where else family.rules, name, source_classes=classes)
+        rules, head = () if where else family.rules, not overrides.get("features_only")
+        load_weights(model, state, rules, name, source_classes=classes, head=head)
         if size is not None:
             model.set_input_size(size)
         return model
@@ -339,50 +312,53 @@ def assemble(
             raise ValueError(f"{arch} takes vectors and has no feature maps; leave {', '.join(features)} out")
         model = make(**overrides)
         sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
-        model.pretrained_cfg = dataclasses.replace(cfg, **sizes).to_dict()
+        model.pretrained_cfg = dataclasses.replace(cfg, **sizes, **model.facts(model.input_size)).to_dict()
         return model
     # A variant's own sizes go before those of a configuration that was made up for it.
     sizes = {"img_size": tuple(cfg.input_size[-2:])}
     sizes |= {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
     levels = family.model.count_levels({**arguments, **overrides})
-    return timm.models.build_model_with_cfg(
-        make,
+    features = {"feature_cls": FeatureMaps, "out_indices": levels}
+    if overrides.get("feature_cls", "getter") == "getter":  # timm's class of that name would lose the auxiliary outputs
+        overrides = {k: v for k, v in overrides.items() if k != "feature_cls"}
+        features["output_fmt"] = "NCHW"  # as timm's gives them, whatever the layout within
+
+    def told(**given) -> nn.Module:
+        model = make(**given)
+        facts.update(model.facts(cfg.input_size))
+        return model
+
+    model = timm.models.build_model_with_cfg(
+        told,
         arch,
         pretrained=False,
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": levels},
+        feature_cfg=features,
         **{**sizes, **overrides},
     )
-
-
-def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
-    """Check names and plain types of a model's arguments.
-
-    Raises:
-        ValueError: A name is none of the class's arguments.
-        TypeError: A value has the wrong type.
-    """
-    takes = inspect.signature(model).parameters
-    for key, value in arguments.items():
-        if key not in takes:
-            raise ValueError(where + unknown(f"{name} has no argument {key!r}", key, takes, "arguments"))
-        if key not in SLOT_ARGUMENTS:
-            check_type(f"{where}{name}: {key}", value, takes[key].annotation)
+    if overrides.get("features_only"):
+        del facts["classifier"]  # as timm's builder leaves it out
+    model.pretrained_cfg.update(facts)
+    return model
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------
 
 
-def register_with_timm() -> None:
-    """Make the names that timm does not have known to `timm.create_model`. A name that timm has stays timm's."""
+def register_with_timm(include_tests: bool = False) -> None:
+    """Make the names that timm does not have known to `timm.create_model`. A name that timm has stays timm's.
+
+    The tiny ``*_test`` variants are left out, since timm lists whatever it can create; `zoo.create_model` knows them.
+    With `include_tests` they are registered too, for whoever runs timm's own tests on them.
+    """
     for family in families().values():
         if not family.model.vision:
             continue
         module = sys.modules[family.module]
-        ours = [arch for arch in family.variants if not timm.models.is_model(arch)]
-        module.default_cfgs = timm.models.generate_default_cfgs(
-            {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
-        )
+        ours = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
+        ours = [arch for arch in ours if not timm.models.is_model(arch)]
+        cfgs = {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
+        module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:
             entry = functools.partial(_entry_point, arch)
             functools.update_wrapper(entry, _entry_point)

@@ -6,27 +6,30 @@ all its blocks, a list (a cycle over the blocks), or a mapping that exchanges bl
 """
 
 import ast
-import difflib
 import functools
 import inspect
-import types
-import typing
+import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from zoo.blocks.register import blocks_of
 from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
+from zoo.checks import check_type, hints_of, unknown
+from zoo.use import USE, watched
 
 # str | Mapping | type | functools.partial | Slot | None; where a model takes them a list, or a mapping with EXCHANGES
 SlotLike = Any
 EXCHANGES = ("every", "at")  # in this order
 OTHERS = "others"  # in such a mapping, instead of a name: a list, or whatever else a model takes
 
-
-NEVER_NONE = ("router", "dispatch", "experts")  # kinds that cannot be left out; a basis says so itself
+NEVER_NONE = ("router", "dispatch", "experts", "stem", "downsample")  # cannot be left out; a basis says so itself
+OF_THE_MODEL = ("grid", "device", "dtype")  # arguments that no slot may set
+RANKS = frozenset({1, 2})  # what a token mixer works on that does not say so in `spatial`: sequences and images
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Slot:
     def __str__(self) -> str:
         if self.name is None:
             return repr(self.factory)
-        options = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        options = ", ".join(f"{k}={_literal(v)}" for k, v in self.options.items())
         return f"{self.name}({options})" if options else self.name
 
 
 def parse_slot(value: SlotLike) -> Slot:
     """Read one slot. Strings are parsed as Python call syntax with literal arguments; nothing is evaluated.
+
+    The options are the slot's own: whoever changes them later changes no other slot, and nothing that was given.
 
     Example:
         >>> parse_slot("mlp(ratio=2, act='relu')")
@@ -60,11 +65,11 @@ def parse_slot(value: SlotLike) -> Slot:
     if value is None:
         return Slot("none")
     if isinstance(value, Slot):
-        return value
+        return Slot(value.name, copied(value.options), value.factory)
     if isinstance(value, str):
         return _parse_string(value)
     if isinstance(value, Mapping):
-        options = dict(value)
+        options = copied(value)
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise ValueError(f'slot {dict(value)!r} has no name; write {{"name": "mlp", "ratio": 4}}')
@@ -127,7 +132,7 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
                 f"{what} has {len(value)} entries for {depth} blocks; give one for all, or a cycle of 1 to {depth}"
             )
         return [parse_slot(value[i % len(value)]) for i in range(depth)]
-    return [parse_slot(value)] * depth
+    return [parse_slot(value) for _ in range(depth)]
 
 
 def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what: str = "slot") -> list[Slot]:
@@ -153,7 +158,7 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
     if exchanges(value):
         return _exchange(value, total, what, lambda others: resolve_stage_slots(others, depths, what))
     if not isinstance(value, (list, tuple)):
-        return [parse_slot(value)] * total
+        return [parse_slot(value) for _ in range(total)]
     if len(value) == 1 and isinstance(value[0], (list, tuple)):
         value = list(value) * len(depths)
     if len(value) == len(depths):
@@ -208,13 +213,30 @@ def _exchange(value: Mapping, depth: int, what: str, resolve: Callable[[Any], li
         step = _number(number, f"{what}: every={{{number}: …}}")
         if not 1 <= step <= depth:
             raise ValueError(f"{what}: every={{{number}: …}} is not from 1 to the model's {depth} blocks")
-        slots[step - 1 :: step] = [parse_slot(slot)] * (depth // step)
+        slots[step - 1 :: step] = [parse_slot(slot) for _ in range(depth // step)]
     for index, slot in value.get("at", {}).items():
         place = _number(index, f"{what}: at={{{index}: …}}")
         if not -depth <= place < depth:
             raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
         slots[place] = parse_slot(slot)
     return slots
+
+
+def copied(value: Any) -> Any:
+    """A value whose mappings, lists, tuples and sets are copies, at any depth; what else is in them stays as it is.
+
+    Example:
+        >>> old = {"experts": ["mlp"]}
+        >>> new = copied(old)
+        >>> new["experts"].append("glu")
+        >>> old
+        {'experts': ['mlp']}
+    """
+    if isinstance(value, Mapping):
+        return {key: copied(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(copied, value))
+    return parse_slot(value) if isinstance(value, Slot) else value
 
 
 def _number(key: int | str, where: str) -> int:
@@ -228,17 +250,64 @@ def _number(key: int | str, where: str) -> int:
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
     """The shortest plain form that `resolve_slots` turns into the same slots: a string, or a list of strings.
 
+    Numbers of numpy become Python's, a slot within a slot its string.
+
+    Example:
+        >>> dump_slots([Slot("moe", {"router": Slot("top_k"), "capacity_factor": float("inf")})] * 2)
+        "moe(router='top_k', capacity_factor=1e999)"
+
     Raises:
-        ValueError: A slot was given as a class, which a file cannot hold.
+        ValueError: A slot, or an option within it, is a class, an array or whatever else has no literal; a name or an
+            option is no identifier.
     """
-    unnamed = [s for s in slots if s.name is None]
-    if unnamed:
+    names = [_dump(slot, what) for slot in slots]
+    return names[0] if len(set(names)) == 1 else names
+
+
+def _dump(slot: Slot, what: str) -> str:
+    if slot.name is None:
         raise ValueError(
-            f"{what} was given as {unnamed[0]}, which cannot be saved by name; register the class with "
+            f"{what} was given as {slot}, which cannot be saved by name; register the class with "
             "zoo.register_block and give its name, or save the state dict yourself"
         )
-    names = [str(s) for s in slots]
-    return names[0] if len(set(names)) == 1 else names
+    for option, value in slot.options.items():
+        _literal(value, f"{what} {slot.name}: {option}")
+    text = str(slot)
+    try:
+        same = (again := parse_slot(text)).name == slot.name and str(again) == text
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"{what} {text!r} cannot be read back from a file; the names of blocks and options must be identifiers"
+        )
+    return text
+
+
+def _literal(value: Any, where: str | None = None) -> str:
+    """A value as text that `ast.literal_eval` turns into the same value.
+
+    What has no such text gives its `repr`, or with `where` a ValueError that begins so.
+    """
+    if isinstance(value, Slot) and value.name is not None:
+        return repr(_dump(value, where) if where else str(value))
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return _literal(value.item(), where)
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(_literal(v, where) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k, where)}: {_literal(v, where)}" for k, v in value.items()) + "}"
+    if type(value) is float and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # repr's `inf` is a name
+    plain = value is None or type(value) in (bool, int, float, str, bytes)
+    if where and (not plain or value != value):
+        kind = "no number" if plain else f"a {type(value).__name__}"
+        remedy = "give numbers, strings, lists or mappings of them"
+        if isinstance(value, (type, Slot, functools.partial)) or callable(value):
+            remedy = "register the class with zoo.register_block and give its name"
+        raise ValueError(f"{where} is {reprlib.repr(value)}, {kind}, which a file cannot hold; {remedy}")
+    return repr(value)
 
 
 def build_block(
@@ -262,59 +331,125 @@ def build_block(
         TypeError: An option has a value of the wrong type.
     """
     slot = parse_slot(slot)
-    if slot.name is None:
-        cls, title = slot.factory, getattr(slot.factory, "__name__", repr(slot.factory))
-    else:
-        known = blocks_of(kind)
-        if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
-            if slot.options:
-                raise ValueError(f"{kind} none has no options, and {slot} gives {', '.join(slot.options)}")
-            return None
-        if slot.name not in known:
-            raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
-        cls, title = known[slot.name], f"{kind} {slot.name}"
+    cls, title = _class_of(kind, slot)
+    if cls is None:
+        return None
     takes = inspect.signature(cls).parameters
-    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
-    if not options:  # a torch class such as nn.GELU: all its arguments are options
-        options = [n for n, p in takes.items() if p.kind is not p.VAR_KEYWORD][len(args) :]
-    options = [name for name in options if name not in ("grid", "device", "dtype")]
+    options = options_of(cls, len(args))
     for name, value in slot.options.items():
         if name not in options:
             raise ValueError(unknown(f"{title} has no option {name!r}", name, options, "options"))
-        check_type(f"{title}: {name}", value, _hints(cls).get(name))
+        check_type(f"{title}: {name}", value, hints_of(cls).get(name))
+    if kind == "token_mixer" and "grid" in given:
+        check_rank(title, cls, given["grid"])
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     passed = {k: v for k, v in {**(defaults or {}), **given}.items() if k in takes or (anything and k in given)}
-    return cls(*args, **{**passed, **slot.options})
+    with watched() as within:
+        block = cls(*args, **{**passed, **slot.options})
+    if outer := USE.get():
+        outer.note(kind, defaults or (), {k for k in passed if k not in slot.options}, within)
+    return block
 
 
-def create_block(kind: str, slot: SlotLike, dim: int, **kwargs) -> nn.Module | None:
+def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, str]:
+    """What builds the block of a slot, None for no block, and what errors call it."""
+    if slot.name is None:
+        return slot.factory, getattr(slot.factory, "__name__", repr(slot.factory))
+    known = blocks_of(kind)
+    if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
+        if slot.options:
+            raise ValueError(f"{kind} none has no options, and {slot} gives {', '.join(slot.options)}")
+        return None, "none"
+    if slot.name not in known:
+        raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
+    return known[slot.name], f"{kind} {slot.name}"
+
+
+def options_of(cls: Callable[..., nn.Module], args: int = 0) -> list[str]:
+    """Names of what a slot can set of a block: the arguments that are given by keyword only.
+
+    A torch class such as `nn.GELU` has none of these; all its arguments but the first `args` are options.
+    """
+    takes = inspect.signature(cls).parameters
+    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
+    if not options:
+        options = [n for n, p in takes.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
+    return [name for name in options if name not in OF_THE_MODEL]
+
+
+def check_rank(title: str, cls: Callable[..., nn.Module], grid: Sequence[int]) -> None:
+    """Check that a token mixer works on grids of so many dimensions: those in its `spatial`, else one and two.
+
+    Raises:
+        ValueError: It does not.
+    """
+    ranks = getattr(getattr(cls, "func", cls), "spatial", RANKS)  # a partial's class is asked
+    if len(grid) not in ranks:
+        raise ValueError(
+            f"{title} works on grids of {' or '.join(map(str, sorted(ranks)))} dimensions, and the grid {tuple(grid)} "
+            f"has {len(grid)}; choose another token_mixer, or another grid"
+        )
+
+
+def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) -> nn.Module | None:
     """A block alone, by name.
 
     Example:
         >>> mixer = create_block("channel_mixer", "glu(act='gelu')", dim=12)
         >>> mixer(nn.Identity()(__import__("torch").ones(2, 12))).shape
         torch.Size([2, 12])
+        >>> create_block("act", "gelu")
+        GELU(approximate='none')
 
     Args:
-        kind: ``token_mixer``, ``channel_mixer`` or ``norm``.
+        kind: A kind of `list_blocks`.
         slot: Name with options, mapping or class.
-        dim: Number of channels.
-        kwargs: ``grid`` for a mixer whose weights depend on it, ``device``, ``dtype``.
+        dim: Number of channels, or of the features of a basis. An activation and a dispatch fit any number.
+        kwargs: What else the block needs: ``grid`` for a mixer whose weights depend on it; ``in_chans`` for a stem,
+            ``in_dim`` for downsampling; ``num_experts`` for experts, with ``top_k`` for a router. Besides, its options,
+            ``device`` and ``dtype``.
+
+    Returns:
+        The module, or None for a mixer called ``none``.
 
     Raises:
-        ValueError: The name or an option is unknown, or a needed grid was not given.
+        ValueError: The name or an option is unknown, or something that the block needs was not given.
+        TypeError: An option has a value of the wrong type.
     """
-    cls = blocks_of(kind).get(parse_slot(slot).name)
-    if getattr(cls, "needs_grid", False) and "grid" not in kwargs:
+    slot = parse_slot(slot)
+    cls, title = _class_of(kind, slot)
+    if cls is None:
+        return None
+    takes = inspect.signature(cls).parameters
+    options = options_of(cls)
+    first = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
+    width = "dim" if "dim" in first else "features" if "features" in first else None
+    if width and dim is not None:
+        kwargs.setdefault(width, dim)
+    needed = [*first, *(n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY and p.default is p.empty)]
+    missing = [n for n in needed if n not in kwargs and n not in slot.options]
+    if "grid" in missing:
         raise ValueError(
             f"{kind} {slot} has weights for a grid of positions; give grid=(height, width) or grid=(length,)"
         )
-    return build_block(kind, slot, dim, **kwargs)
+    if missing:
+        names = ["dim" if name == width else name for name in missing]
+        raise ValueError(
+            f"{kind} {slot} needs {', '.join(names)}; give create_block({kind!r}, {str(slot)!r}, "
+            f"{', '.join(f'{name}=…' for name in names)})"
+        )
+    known = [*first, *options, *OF_THE_MODEL]
+    for name, value in kwargs.items():
+        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            raise ValueError(unknown(f"{title} has no option {name!r}", name, known, "options"))
+        if name in options:
+            check_type(f"{title}: {name}", value, hints_of(cls).get(name))
+    return build_block(kind, slot, *(kwargs.pop(name) for name in first), **kwargs)
 
 
 def list_blocks(kind: str) -> list[str]:
     """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm``, ``act``, ``stem``, ``downsample``,
-    ``basis``, ``router``, ``dispatch`` or ``experts``.
+    ``basis``, ``router``, ``dispatch`` or ``experts``. `create_block` makes each of them.
 
     Example:
         >>> "attention" in list_blocks("token_mixer")
@@ -326,42 +461,3 @@ def list_blocks(kind: str) -> list[str]:
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
     """The activation of a slot. Few have parameters, and classes such as `nn.Tanh` take no device: it is moved."""
     return build_block("act", slot).to(device=device, dtype=dtype)
-
-
-def unknown(problem: str, name: str, known, what: str = "known") -> str:
-    """A message for an unknown name: the problem, the nearest name, and all there are.
-
-    Example:
-        >>> unknown("model 'vti'", "vti", ["vit", "gmlp"])
-        "model 'vti' is unknown; did you mean 'vit'? Known: gmlp, vit"
-    """
-    known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(name), known, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    problem = problem if " has no " in problem else f"{problem} is unknown"
-    return f"{problem}{hint} {what.capitalize()}: {', '.join(known) or 'none'}"
-
-
-def check_type(what: str, value: Any, hint: Any) -> None:
-    """Check a value against a plain annotation (bool, int, float, str, and unions of them); others pass.
-
-    Raises:
-        TypeError: The value is of another type.
-    """
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)  # Python 3.10 makes the latter of `= None`
-    kinds = typing.get_args(hint) if is_union else (hint,)
-    if not set(kinds) <= {bool, int, float, str, type(None)}:
-        return
-    fits = type(value) in kinds or (float in kinds and type(value) is int)
-    if not fits:
-        names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
-        raise TypeError(f"{what} is {value!r}, a {type(value).__name__}; it must be {names}")
-
-
-@functools.cache
-def _hints(cls) -> dict[str, Any]:
-    function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError):
-        return {}

@@ -1,10 +1,12 @@
 """Weights: reading files safely, and rules that turn official checkpoint keys into zoo's, strict both ways."""
 
+import argparse
 import re
+import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from zipfile import BadZipFile
@@ -13,7 +15,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv, load_state_dict_from_hf
 from torch import Tensor, nn
 
@@ -24,13 +25,13 @@ Operation = Callable[[Tensor, torch.Size], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the source keys that a pattern matches. Made by `rename`, `split`, `stack` and `drop`.
+    """What becomes of the source keys that a pattern matches. Made by `rename`, `stack` and `drop`.
 
     A rule with `when` holds only for checkpoints that have a key which that pattern matches: a mark of their layout.
     """
 
     pattern: re.Pattern
-    targets: tuple[str, ...] = ()
+    target: str | None = None
     operation: Operation | None = None
     dim: int | None = None
     reason: str | None = None
@@ -47,12 +48,7 @@ def rename(pattern: str, target: str, operation: Operation | None = None, *, whe
         >>> list(remap({"fc.bias": torch.zeros(2)}, {"head.bias": torch.zeros(2)}, rules))
         ['head.bias']
     """
-    return Rule(re.compile(pattern), (target,), operation, when=None if when is None else re.compile(when))
-
-
-def split(pattern: str, targets: Sequence[str], dim: int = 0) -> Rule:
-    """Matching keys are cut along `dim` into the targets, each of the size that the model has there."""
-    return Rule(re.compile(pattern), tuple(targets), dim=dim)
+    return Rule(re.compile(pattern), target, operation, when=None if when is None else re.compile(when))
 
 
 def stack(
@@ -63,7 +59,7 @@ def stack(
     With `order` that is their order: the pattern's group ``part`` is one of its entries, and a key for each has to be
     there. An operation is applied to what was stacked.
     """
-    return Rule(re.compile(pattern), (target,), operation, dim=dim, order=tuple(order))
+    return Rule(re.compile(pattern), target, operation, dim=dim, order=tuple(order))
 
 
 def drop(pattern: str, reason: str, *, zero: bool = False) -> Rule:
@@ -72,11 +68,6 @@ def drop(pattern: str, reason: str, *, zero: bool = False) -> Rule:
     With `zero` they are left out only if all their values are 0; else they have no place.
     """
     return Rule(re.compile(pattern), reason=reason, zero=zero)
-
-
-def squeeze(x: Tensor, shape: torch.Size) -> Tensor:
-    """Remove all dimensions of one."""
-    return x.squeeze()
 
 
 def reshape(x: Tensor, shape: torch.Size) -> Tensor:
@@ -89,15 +80,53 @@ def transpose(x: Tensor, shape: torch.Size) -> Tensor:
     return x.transpose(-1, -2)
 
 
-def tile(x: Tensor, shape: torch.Size) -> Tensor:
-    """Repeat a tensor along new leading dimensions, as from a dense layer to the experts of a sparse one."""
-    return x.expand(shape).clone()
+HEAD = "head."  # what the keys of a model's classifier begin with
 
 
-def resample(x: Tensor, shape: torch.Size) -> Tensor:
-    """Resample positions ``(1, N, C)`` from one square grid to another (no prefix tokens)."""
-    side = int(shape[1] ** 0.5)
-    return resample_abs_pos_embed(x, [side, side], num_prefix_tokens=0)
+@dataclass
+class _Fit:
+    """What came of a checkpoint's keys: the tensors found, and what does not fit, each by its key in the model."""
+
+    found: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)  # what is said of the source's key
+    missing: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[str, torch.Size, torch.Size]] = field(default_factory=dict)  # source's key, its shape, ours
+
+    def without(self, prefix: str) -> "_Fit":
+        """All but the keys that begin so."""
+        kept = [{k: v for k, v in d.items() if not k.startswith(prefix)} for d in (self.found, self.extra, self.shapes)]
+        return _Fit(kept[0], kept[1], [k for k in self.missing if not k.startswith(prefix)], kept[2])
+
+    def wrong(self) -> dict[str, None]:
+        """The keys that do not fit, in order."""
+        return dict.fromkeys([*self.shapes, *self.missing, *self.extra])
+
+    def classes(self, wanted: int) -> int | None:
+        """The number of classes of the checkpoint's classifier, if that is what differs from the model's."""
+        pairs = [zip(*shapes, strict=False) for key, (_, *shapes) in self.shapes.items() if key.startswith(HEAD)]
+        return next((n for pair in pairs for n, m in pair if m == wanted != n), None)
+
+    def check(self, what: str, remedy: str = "") -> dict[str, Tensor]:
+        """The tensors, if everything fits; otherwise a ValueError that lists what does not."""
+        if not self.wrong():
+            return self.found
+        lists = {
+            "keys that the model has no place for": list(self.extra.values()),
+            "keys that the model needs and the source lacks": self.missing,
+            "shapes that differ": [
+                f"{origin}: {tuple(theirs)} in the file, {tuple(ours)} in the model"
+                for origin, theirs, ours in self.shapes.values()
+            ],
+        }
+        told = "; ".join(
+            f"{title} ({len(keys)}): {', '.join(keys[:8])}{', …' if len(keys) > 8 else ''}"
+            for title, keys in lists.items()
+            if keys
+        )
+        raise ValueError(
+            f"{what} do not fit the model: {told}. Create the model with the arguments that the weights were made "
+            f"with{remedy}, or choose other weights"
+        )
 
 
 def remap(
@@ -107,7 +136,6 @@ def remap(
     what: str = "weights",
     *,
     adapt: Mapping[str, Operation] | None = None,
-    skip: str | None = None,
 ) -> dict[str, Tensor]:
     """Turn a checkpoint's keys into a model's.
 
@@ -119,80 +147,70 @@ def remap(
         rules: In order of priority.
         what: The source's name in error messages.
         adapt: By target key, an operation for a tensor whose shape differs.
-        skip: Prefix of target keys that are to stay as they are; what the source has for them is left out.
 
     Returns:
-        A state dict with exactly the keys of `target` that do not begin with `skip`.
+        A state dict with exactly the keys of `target`.
 
     Raises:
         ValueError: A source key has no place, a target stays unfilled, a target is filled twice, or a shape differs;
             all such keys are listed.
     """
-    rules = [r for r in rules if r.when is None or any(r.when.search(key) for key in source)]
-    adapt, result, stacks = adapt or {}, {}, defaultdict(list)
-    extra, shapes = [], []
+    return _fit(source, target, rules, what, adapt or {}).check(what)
 
-    def skipped(key: str) -> bool:
-        return skip is not None and key.startswith(skip)
+
+def _fit(
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    rules: Iterable[Rule],
+    what: str,
+    adapt: Mapping[str, Operation],
+) -> _Fit:
+    """Apply the rules, and note what does not fit."""
+    rules = [r for r in rules if r.when is None or any(r.when.search(key) for key in source)]
+    fit, stacks = _Fit(), defaultdict(list)
 
     def put(key: str, value: Tensor, origin: str, operation: Operation | None = None) -> None:
-        if skipped(key):
-            return
         if key not in target:
-            extra.append(origin if origin == key else f"{origin} (-> {key})")
+            fit.extra[key] = origin if origin == key else f"{origin} (-> {key})"
             return
-        if key in result:
+        if key in fit.found:
             raise ValueError(f"{what}: {origin} and another key both become {key}; the family's RULES are wrong")
         shape = target[key].shape
-        if operation is not None:
-            value = operation(value, shape)
-        if value.shape != shape and key in adapt:
-            value = adapt[key](value, shape)
+        try:
+            if operation is not None:
+                value = operation(value, shape)
+            if value.shape != shape and key in adapt:
+                value = adapt[key](value, shape)
+        except (RuntimeError, IndexError):
+            pass  # a tensor of another shape than the operation is for: it is listed with its own
         if value.shape != shape:
-            shapes.append(f"{origin}: {tuple(value.shape)} in the file, {tuple(shape)} in the model")
-        result[key] = value
+            fit.shapes[key] = (origin, value.shape, shape)
+        fit.found[key] = value
 
     for key, value in source.items():
         rule = next((r for r in rules if r.pattern.search(key)), None)
         if rule is None or (rule.zero and value.any()):
             put(key, value, key)
-        elif not rule.targets:
+        elif rule.target is None:
             continue
         elif rule.dim is None:
-            put(rule.pattern.sub(rule.targets[0], key), value, key, rule.operation)
-        elif len(rule.targets) == 1:
-            place = [rule.order.index(rule.pattern.search(key)["part"])] if rule.order else natural_key(key)
-            stacks[rule.pattern.sub(rule.targets[0], key), rule].append((place, value))
+            put(rule.pattern.sub(rule.target, key), value, key, rule.operation)
         else:
-            names = [rule.pattern.sub(t, key) for t in rule.targets]
-            if all(name in target for name in names):
-                parts = value.split([target[name].shape[rule.dim] for name in names], rule.dim)
-                for name, part in zip(names, parts, strict=True):
-                    put(name, part, key)
-            else:
-                extra.append(f"{key} (-> {', '.join(names)})")
+            place = [rule.order.index(rule.pattern.search(key)["part"])] if rule.order else natural_key(key)
+            stacks[rule.pattern.sub(rule.target, key), rule].append((place, key, value))
     for (key, rule), parts in stacks.items():
         if rule.order and len(parts) != len(rule.order):
             continue  # the target stays unfilled
-        values = [value for _, value in sorted(parts, key=lambda part: part[0])]
-        put(key, torch.stack(values, rule.dim), f"{len(parts)} keys", rule.operation)
-    missing = [key for key in target if key not in result and not skipped(key)]
-    if extra or missing or shapes:
-        lists = {
-            "keys that the model has no place for": extra,
-            "keys that the model needs and the source lacks": missing,
-            "shapes that differ": shapes,
-        }
-        told = "; ".join(
-            f"{title} ({len(keys)}): {', '.join(keys[:8])}{', …' if len(keys) > 8 else ''}"
-            for title, keys in lists.items()
-            if keys
-        )
-        raise ValueError(
-            f"{what} do not fit the model: {told}. Create the model with the arguments that the weights were made "
-            "with, or choose other weights"
-        )
-    return result
+        parts = sorted(parts, key=lambda part: part[0])
+        values = [value for *_, value in parts]
+        if odd := next((name for _, name, value in parts if value.shape != values[0].shape), None):
+            raise ValueError(
+                f"{what}: {parts[0][1]} and {odd} both belong to {key} and differ in shape; the file is not whole"
+            )
+        more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+        put(key, torch.stack(values, rule.dim), parts[0][1] + more, rule.operation)
+    fit.missing = [key for key in target if key not in fit.found]
+    return fit
 
 
 def natural_key(key: str) -> list:
@@ -203,10 +221,12 @@ def natural_key(key: str) -> list:
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
+# Under which a checkpoint may hold its weights. Averaged ones go first, as in timm: they are the ones to evaluate.
+HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Read tensors from a ``.safetensors`` or ``.npz`` file, or from a ``.pth`` one without running anything in it.
-
-    A mapping that holds the weights under ``state_dict``, ``model`` or ``model_ema`` is opened.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -227,7 +247,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         except (BadZipFile, zlib.error, OSError, ValueError, TypeError, EOFError) as error:
             raise ValueError(f"{path} is not a whole file of numpy arrays ({error}); fetch or save it again") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # in the checkpoints of timm's training, as `args`
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is corrupt, or it holds objects other than tensors, which could run code when they "
@@ -235,12 +256,33 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a whole PyTorch weight file ({error}); fetch or save it again") from error
-    for key in ("state_dict", "model", "model_ema"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no mapping of names to tensors")
-    return state
+    return take_state_dict(state, str(path))
+
+
+def take_state_dict(checkpoint: object, what: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint: itself, or what it holds under the first of `HOLDERS`; averaged ones go first.
+
+    Example:
+        >>> plain, averaged = {"bias": torch.zeros(2)}, {"bias": torch.ones(2)}
+        >>> take_state_dict({"epoch": 9, "state_dict": plain, "state_dict_ema": averaged}, "last.pth")
+        {'bias': tensor([1., 1.])}
+
+    Raises:
+        ValueError: There is no mapping of names to tensors.
+    """
+    state, remedy = checkpoint, f"save model.state_dict(), alone or under one of the keys {', '.join(HOLDERS)}"
+    for _ in HOLDERS:  # one may lie in another
+        if isinstance(state, Mapping):
+            state = next((state[key] for key in HOLDERS if isinstance(state.get(key), Mapping)), state)
+    if not isinstance(state, Mapping) or not state:
+        told = "it is empty" if isinstance(state, Mapping) else f"it is of the type {type(state).__name__}"
+        raise ValueError(f"{what} holds no mapping of names to tensors: {told}; {remedy}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{what} holds no mapping of names to tensors: {key!r} is of the type {type(value).__name__}; {remedy}"
+            )
+    return dict(state)
 
 
 def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = None) -> tuple[dict[str, Tensor], str]:
@@ -255,7 +297,7 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
         ValueError: Nothing is published for the model, or it could not be fetched.
     """
     if cfg.get("state_dict"):
-        return dict(cfg["state_dict"]), "the given state dict"
+        return take_state_dict(cfg["state_dict"], "the given state dict"), "the given state dict"
     if cfg.get("file"):
         return read_state_dict(cfg["file"]), str(cfg["file"])
     hub_id, url = cfg.get("hf_hub_id"), cfg.get("url")
@@ -268,7 +310,8 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
     try:
         if hub_id:
             filename = {"filename": cfg["hf_hub_filename"]} if cfg.get("hf_hub_filename") else {}
-            return load_state_dict_from_hf(hub_id, **filename, weights_only=True, cache_dir=cache_dir), source
+            state = load_state_dict_from_hf(hub_id, **filename, weights_only=True, cache_dir=cache_dir)
+            return take_state_dict(state, source), source
         folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / url.rsplit("/", 1)[-1]
@@ -287,6 +330,10 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
 # --- Into a model -----------------------------------------------------------------------------------------------------
 
 
+# What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
 def load_weights(
     model: nn.Module,
     state: Mapping[str, Tensor],
@@ -294,18 +341,22 @@ def load_weights(
     what: str,
     *,
     source_classes: int | None = None,
+    head: bool = True,
 ) -> None:
     """Load a checkpoint into a model, key by key and shape by shape.
 
-    Two differences are bridged, as timm does: a first convolution made for another number of channels is adapted, and a
-    classifier for another number of classes is left at its initialisation.
+    Three differences are bridged: prefixes of wrappers that all keys share are taken off; a first convolution made for
+    another number of channels is adapted, as timm does; and a classifier that does not fit is left at its
+    initialisation, with a warning, if the model was asked for with another number of classes than the weights have.
 
     Args:
         model: A zoo model on a real device.
         state: The checkpoint.
         rules: The family's rules.
         what: The checkpoint's name in error messages.
-        source_classes: Number of classes of the checkpoint's classifier; None if it is the model's.
+        source_classes: Number of classes that the weights are said to have; None if it is the model's. The file has the
+            last word: a classifier that fits is loaded.
+        head: Whether the model's classifier is wanted at all.
 
     Raises:
         ValueError: A key or shape does not fit; all of them are listed.
@@ -314,22 +365,66 @@ def load_weights(
         raise ValueError(
             f"cannot load {what} into a model on the meta device; create it with device='cpu' or leave device out"
         )
+    built, rules = model.state_dict(), tuple(rules)
+    state = unwrapped(state, built, rules)
     _take_sizes(model, state)
     target = model.state_dict()
-    other_classes = source_classes is not None and source_classes != model.num_classes
-    skip = "head." if other_classes or isinstance(model.head, nn.Identity) else None
     if state.keys() == target.keys():
         rules = ()  # zoo's own layout, in which a name may be another's published one
-    found = remap(state, target, rules, what, adapt={"stem.proj.weight": _adapt_channels}, skip=skip)
-    model.load_state_dict(target | found, strict=True)
+    fit = _fit(state, target, rules, what, {"stem.proj.weight": _adapt_channels})
+    wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
+    theirs = fit.classes(model.num_classes)
+    if isinstance(model.head, nn.Identity) or not head:
+        fit = fit.without(HEAD)
+    elif wrong and model.num_classes and source_classes not in (None, model.num_classes):
+        warnings.warn(_head_starts_anew(fit, wrong, what, theirs, model.num_classes), stacklevel=2)
+        fit = fit.without(HEAD)
+        if any(value.shape != target[key].shape for key, value in built.items() if key.startswith(HEAD)):
+            model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
+            target = model.state_dict()
+    model.load_state_dict(target | fit.check(what, f", num_classes={theirs}" if theirs else ""), strict=True)
+
+
+def _head_starts_anew(fit: _Fit, wrong: Sequence[str], what: str, theirs: int | None, classes: int) -> str:
+    """Which keys of the classifier do not fit, and why."""
+    if theirs is not None:
+        why = f"the file has {theirs} classes and the model {classes}. For the file's own, give num_classes={theirs}"
+    elif set(wrong) <= set(fit.missing):
+        why = f"the file has no classifier, and the model one of {classes} classes"
+    else:
+        why = f"it is of another kind than the model's, which has {classes} classes"
+    return f"{what}: the classifier starts anew ({', '.join(wrong)}), since {why}"
+
+
+def unwrapped(
+    state: Mapping[str, Tensor], target: Mapping[str, Tensor], rules: Iterable[Rule] = ()
+) -> Mapping[str, Tensor]:
+    """A checkpoint without the prefixes of wrappers that all its keys share, however they are nested.
+
+    A prefix that the model's own keys have, or the published ones by a rule that begins with it, is no wrapper's.
+
+    Example:
+        >>> state = {"module._orig_mod.norm.weight": torch.ones(1), "module._orig_mod.norm.bias": torch.zeros(1)}
+        >>> list(unwrapped(state, {"norm.weight": torch.ones(1), "norm.bias": torch.zeros(1)}))
+        ['norm.weight', 'norm.bias']
+    """
+    own = [key for prefix in WRAPPERS for key in target if key.startswith(prefix)]
+    own += [rule.pattern.pattern.lstrip("^(?:").replace("\\", "") for rule in rules]
+    foreign = [prefix for prefix in WRAPPERS if not any(key.startswith(prefix) for key in own)]
+    while shared := [prefix for prefix in foreign if state and all(key.startswith(prefix) for key in state)]:
+        state = {key.removeprefix(shared[0]): value for key, value in state.items()}
+    return state
 
 
 def _take_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Let modules follow that can change their size after they are built, such as a spline with a refined grid."""
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        if hasattr(module, "take_sizes") and all(prefix + key in state for key in module.state_dict()):
-            module.take_sizes({key: state[prefix + key] for key in module.state_dict()})
+        if not hasattr(module, "take_sizes"):
+            continue
+        own = module.state_dict()
+        if all(prefix + key in state and state[prefix + key].ndim == value.ndim for key, value in own.items()):
+            module.take_sizes({key: state[prefix + key] for key in own})
 
 
 def _adapt_channels(weight: Tensor, shape: torch.Size) -> Tensor:

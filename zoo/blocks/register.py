@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+import traceback
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
@@ -57,7 +59,17 @@ def find_class(name: str) -> type[nn.Module]:
 
 @lru_cache(maxsize=1)
 def _modules() -> tuple:
-    """Every module below `zoo.blocks`: a new block is one more file, and nothing else is edited."""
+    """Every module below `zoo.blocks`: a new block is one more file, and nothing else is edited.
+
+    A file that cannot be imported is left out, with a warning that names it; its blocks are unknown then.
+    """
     package = importlib.import_module("zoo.blocks")
-    found = pkgutil.walk_packages(package.__path__, "zoo.blocks.")
-    return tuple(importlib.import_module(info.name) for info in found)
+    found = []
+    for info in pkgutil.walk_packages(package.__path__, "zoo.blocks.", onerror=lambda name: None):
+        try:
+            found.append(importlib.import_module(info.name))
+        except Exception as error:  # whatever a file may raise when it is run
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+            warnings.warn(f"{info.name} is left out: {type(error).__name__}: {error}{place}", stacklevel=2)
+    return tuple(found)

@@ -16,7 +16,7 @@ from torch import nn
 
 from zoo.blocks.channel.mlp import Mlp
 from zoo.models import deit
-from zoo.models.published import Published
+from zoo.models.published import Counted, Published
 from zoo.models.vit import MODEL as MODEL
 from zoo.weights import rename
 
@@ -52,49 +52,50 @@ HUB = "https://huggingface.co/adamdad/kat_pretained/resolve/main/"  # spelt so
 
 
 def _rows(*rows: tuple[str, str, Published]) -> dict[str, Published]:
-    """Rows of (name, file, figures) with the place of their weights."""
-    return {name: replace(row, weights=f"{HUB}{file}.pth") for name, file, row in rows}
+    """Rows of (name, file, figures) with the place of their weights, and where the figures stand."""
+    source = "README of Adamdad/kat"
+    return {name: replace(row, weights=f"{HUB}{file}.pth", source=source) for name, file, row in rows}
 
 
-# No MACs are published. These are ViT's with the two products of attention, and 9 for each rational.
 PUBLISHED = _rows(
     (
         "kat_tiny_patch16_224.in1k",
         "kat_tiny_patch16_224_1f3ad3b2e69821f3d412f2924cf159a0e266f142d739cb68f68f796f5a0fe289",
-        Published(5.718328, 1.274, 74.6),
+        Published(5.7, top1=74.6),
     ),
     (
         "kat_tiny_patch16_224.vitft",
         "kat_tiny_patch16_224-finetune_64f124d003803e4a7e1aba1ba23500ace359b544e8a5f0110993f25052e402fb",
-        Published(5.718328, 1.274, 75.7),
+        Published(5.7, top1=75.7),
     ),
     (
         "kat_small_patch16_224.in1k",
         "kat_small_patch16_224_32487885cf13d2c14e461c9016fac8ad43f7c769171f132530941e930aeb5fe2",
-        Published(22.051576, 4.640, 81.2),
+        Published(22.1, top1=81.2),
     ),
     (
         "kat_small_patch16_224.vitft",
         "kat_small_patch_224-finetune_3ae087a4c28e2993468eb377d5151350c52c80b2a70cc48ceec63d1328ba58e0",
-        Published(22.051576, 4.640, 82.0),
+        Published(22.1, top1=82.0),
     ),
     (
         "kat_base_patch16_224.in1k",
         "kat_base_patch16_224_abff874d925d756d15cde97303f772a3460ddbd44b9c53fb9ce5cf15be230fb6",
-        Published(86.568568, 17.646, 82.3),
+        Published(86.6, top1=82.3),
     ),
     (
         "kat_base_patch16_224.vitft",
         "kat_base_patch16_224-finetune_440bf1ead9dd8ecab642078cfb60ae542f1fa33ca65517260501e02c011e38f2",
-        Published(86.568568, 17.646, 82.8),
+        Published(86.6, top1=82.8),
     ),
 )
 
-# Of the variants that start from another function no weights are released; their sizes are the same.
-PUBLISHED |= {
-    f"kat_{size}_{name}_patch16_224": replace(PUBLISHED[f"kat_{size}_patch16_224.in1k"], top1=None, weights=None)
-    for size in WIDTHS
-    for name in ("swish", "gelu")
+# MACs are published of none; ViT's, and 9 for each rational, are what they come to. Of the variants that start from
+# another function no weights are released; their sizes are the same.
+COUNTED = {
+    f"kat_{size}{name}_patch16_224": Counted(params, macs, by_zoo=("macs",))
+    for size, params, macs in (("tiny", 5.718328, 1.274), ("small", 22.051576, 4.640), ("base", 86.568568, 17.646))
+    for name in ("", "_swish", "_gelu")
 }
 
 RULES = [

@@ -10,10 +10,11 @@ model lie 3e-2 (relative) from those in fp64, in the authors' code and in this o
 """
 
 import torch
+from einops import rearrange
 from torch import Size, Tensor
 
 from zoo.models import deit
-from zoo.models.published import Published
+from zoo.models.published import Counted
 from zoo.models.vit import MODEL as MODEL
 from zoo.weights import drop, rename
 
@@ -53,18 +54,20 @@ VARIANTS = {
     ),
 }
 
-# Nothing is published. The parameters are those of the authors' models without what those do not use or train, which is
-# 3,551,232 in tiny, 14,179,584 in small and 56,669,952 in base; MACs are zoo's own, with equal shares for the experts.
-PUBLISHED = {
-    "mlp_kan_tiny_patch16_224": Published(19.919272, 1.437),
-    "mlp_kan_small_patch16_224": Published(43.358056, 3.570),
-    "mlp_kan_base_patch16_224": Published(100.852456, 9.926),
+PUBLISHED = {}
+
+# The parameters are those of the authors' models without what those do not use or train, which is 3,551,232 in tiny,
+# 14,179,584 in small and 56,669,952 in base; MACs are zoo's own, with equal shares for the experts.
+COUNTED = {
+    "mlp_kan_tiny_patch16_224": Counted(19.919272, 1.437, by_zoo=("macs",)),
+    "mlp_kan_small_patch16_224": Counted(43.358056, 3.569, by_zoo=("macs",)),
+    "mlp_kan_base_patch16_224": Counted(100.852456, 9.926, by_zoo=("macs",)),
 }
 
 
 def _by_function(x: Tensor, shape: Size) -> Tensor:
-    """``(out, in * num) -> (out, num, in)``."""
-    return x.unflatten(1, (shape[2], shape[1])).transpose(1, 2)
+    """From the functions of an input side by side to one map for each function."""
+    return rearrange(x, "dim (in_dim num) -> dim num in_dim", num=shape[1])
 
 
 def _ones(x: Tensor, shape: Size) -> Tensor:

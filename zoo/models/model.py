@@ -1,5 +1,8 @@
 """What every model of zoo has in common, whatever it takes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from zoo.blocks.base import parameters_without_decay
@@ -14,9 +17,14 @@ class Model(nn.Module):
         num_classes: Number of outputs, 0 without a last layer.
         config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
         input_size: Shape of an input, without the batch.
+        hands_on: Arguments that work through blocks alone, and what has to take them, with wildcards: the ``kind`` of a
+            block, or ``kind.option``. To ask for one that no block takes is an error.
+        works_with: Arguments that do nothing unless one of some others is true or, as ``argument=name``, has that slot.
     """
 
     vision = True
+    hands_on: Mapping[str, str] = {}
+    works_with: Mapping[str, tuple[str, ...]] = {}
     num_classes: int
     config: dict
     input_size: tuple[int, ...]
@@ -24,6 +32,17 @@ class Model(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
         return parameters_without_decay(self)
+
+    def facts(self, input_size: tuple[int, ...]) -> dict[str, Any]:
+        """What a configuration says of a built model: ``first_conv``, ``classifier`` and ``pool_size``.
+
+        The first two are names of layers with a weight: the convolution that sees the channels of an image, empty where
+        there is none, and what makes the logits, where there are any.
+
+        Args:
+            input_size: Of the inputs that the configuration is about, without the batch.
+        """
+        return {"first_conv": (), "classifier": "head", "pool_size": None}
 
     @property
     def deployed(self) -> bool:

@@ -40,7 +40,7 @@ PUBLISHED = on_timm_hub(
         "poolformer_m48.sail_in1k": Published(73.47, 11.59, top1=82.462),
         "poolformer_s12.sail_in1k": Published(11.92, 1.82, top1=77.238),
         "poolformer_s24.sail_in1k": Published(21.39, 3.41, top1=80.294),
-        "poolformer_s36.sail_in1k": Published(30.86, 5, top1=81.428),
+        "poolformer_s36.sail_in1k": Published(30.86, 5.0, top1=81.428),
     }
 )
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
-from zoo.blocks.linear import Linear
+from zoo.blocks.kernels.symbolic import settled
+from zoo.blocks.linear import Linear, linear
 from zoo.models.model import Model
 from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
 
@@ -40,6 +41,7 @@ class Stack(Model):
     """
 
     vision = False
+    works_with = {"act": ("layer=none",)}
 
     def __init__(
         self,
@@ -112,7 +114,9 @@ class Stack(Model):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
-        return self.body(x)
+        for module in self.body:
+            x = linear(x, module)
+        return x
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
         """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
@@ -120,15 +124,16 @@ class Stack(Model):
         Raises:
             ValueError: The last dimension of the input is not `in_chans`.
         """
-        if x.shape[-1] != self.input_size[0]:
+        return_aux = settled(return_aux, False)
+        if isinstance(x, Tensor) and x.shape[-1] != self.input_size[0]:
             raise ValueError(
                 f"the input has the shape {tuple(x.shape)}; its last dimension must be the {self.input_size[0]} "
                 "numbers that this model was made for (in_chans)"
             )
-        x = self.body(x)
+        x = self.forward_features(x)
         if self.head_drop is not None:
             x = self.head_drop(x)
-        x = self.head(x)
+        x = linear(x, self.head)
         if not return_aux:
             return x
         return x, mean_losses(merge_aux([m.gates.aux() for m in self.chain() if isinstance(m, SelectKANLinear)]))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from zoo.models import swin
-from zoo.models.published import Published
+from zoo.models.published import Counted, Published, from_source
 from zoo.models.swin import BASE, TINY, windows
 from zoo.models.swin import MODEL as MODEL
 from zoo.weights import rename
@@ -35,15 +35,24 @@ VARIANTS = {
 
 CFG = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic", crop_pct=0.9, license="mit")
 
-# MACs were counted on the authors' code; they publish one digit behind the point.
-PUBLISHED = {
-    name: replace(row, weights=f"https://github.com/SwinTransformer/storage/releases/download/v1.0.5/{name}.pth")
-    for name, row in {
-        "swin_mlp_tiny_c24_patch4_window8_256": Published(20.39, 4.05, top1=79.400),
-        "swin_mlp_tiny_c12_patch4_window8_256": Published(21.15, 4.05, top1=79.600),
-        "swin_mlp_tiny_c6_patch4_window8_256": Published(22.68, 4.05, top1=79.700),
-        "swin_mlp_base_patch4_window7_224": Published(60.66, 10.45, top1=81.300),
-    }.items()
+PUBLISHED = from_source(
+    "MODELHUB.md of microsoft/Swin-Transformer",
+    {
+        name: replace(row, weights=f"https://github.com/SwinTransformer/storage/releases/download/v1.0.5/{name}.pth")
+        for name, row in {
+            "swin_mlp_tiny_c24_patch4_window8_256": Published(20, 4.0, top1=79.4),
+            "swin_mlp_tiny_c12_patch4_window8_256": Published(21, 4.0, top1=79.6),
+            "swin_mlp_tiny_c6_patch4_window8_256": Published(23, 4.0, top1=79.7),
+            "swin_mlp_base_patch4_window7_224": Published(61, 10.4, top1=81.3),
+        }.items()
+    },
+)
+
+COUNTED = {
+    "swin_mlp_tiny_c24_patch4_window8_256": Counted(20.386632, 4.05),
+    "swin_mlp_tiny_c12_patch4_window8_256": Counted(21.152072, 4.05),
+    "swin_mlp_tiny_c6_patch4_window8_256": Counted(22.682952, 4.05),
+    "swin_mlp_base_patch4_window7_224": Counted(60.659416, 10.45),
 }
 
 RULES = [

@@ -10,7 +10,7 @@ from dataclasses import replace
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from zoo.models.hierarchical import Hierarchical
-from zoo.models.published import Published
+from zoo.models.published import Counted, Published
 from zoo.weights import rename, reshape
 
 MODEL = Hierarchical
@@ -52,54 +52,52 @@ WHOLE = dict(crop_pct=1.0, crop_mode="squash")  # at 384 the authors resize the 
 
 
 def _rows(*rows: tuple[str, str, Published]) -> dict[str, Published]:
-    """Rows of (name, file, figures) with the place of their weights."""
-    return {
-        name: replace(row, weights=f"hf-hub:DingXiaoH/UniRepLKNet/unireplknet_{file}.pth") for name, file, row in rows
-    }
+    """Rows of (name, file, figures) with the place of their weights, and where the figures stand."""
+    hub, source = "hf-hub:DingXiaoH/UniRepLKNet/unireplknet_", "README of AILab-CVC/UniRepLKNet, names of the files"
+    return {name: replace(row, weights=f"{hub}{file}.pth", source=source) for name, file, row in rows}
 
 
-# Parameters are those of the training form, which the files hold, and of the merged form. MACs are those of the merged
-# form with 1000 classes: counted on the authors' code at 224, published at 384, in proportion to the area elsewhere.
+def _at_384(deploy_params: float, macs: float, top1: float) -> Published:
+    return Published(None, macs, top1, img_size=384, cfg=WHOLE, deploy_params=deploy_params)
+
+
+# Published are the sizes of the merged form. The README's FLOPs for the weights of ImageNet-22K are those at 384 again,
+# its parameters those with 1000 classes; these are left out.
 PUBLISHED = _rows(
-    ("unireplknet_a.in1k", "a_in1k_224_acc77.03", Published(4.65, 0.640, 77.03, deploy_params=4.44)),
-    ("unireplknet_f.in1k", "f_in1k_224_acc78.58", Published(6.49, 0.906, 78.58, deploy_params=6.24)),
-    ("unireplknet_p.in1k", "p_in1k_224_acc80.23", Published(11.08, 1.574, 80.23, deploy_params=10.74)),
-    ("unireplknet_n.in1k", "n_in1k_224_acc81.64", Published(18.82, 2.768, 81.64, deploy_params=18.32)),
-    ("unireplknet_t.in1k", "t_in1k_224_acc83.21", Published(31.69, 4.901, 83.21, deploy_params=31.04)),
-    ("unireplknet_s.in1k", "s_in1k_224_acc83.91", Published(56.46, 9.097, 83.91, deploy_params=55.65)),
-    (
-        "unireplknet_s.in22k_ft_in1k_384",
-        "s_in22k_to_in1k_384_acc86.44",
-        Published(56.46, 26.7, 86.44, img_size=384, cfg=WHOLE, deploy_params=55.65),
-    ),
-    (
-        "unireplknet_b.in22k_ft_in1k_384",
-        "b_in22k_to_in1k_384_acc87.40",
-        Published(99.09, 47.2, 87.40, img_size=384, cfg=WHOLE, deploy_params=98.01),
-    ),
-    (
-        "unireplknet_l.in22k_ft_in1k_384",
-        "l_in22k_to_in1k_384_acc87.88",
-        Published(220.08, 105.4, 87.88, img_size=384, cfg=WHOLE, deploy_params=218.45),
-    ),
-    (
-        "unireplknet_xl.in22k_ft_in1k_384",
-        "xl_in22k_to_in1k_384_acc87.96",
-        Published(388.69, 187.0, 87.96, img_size=384, cfg=WHOLE, deploy_params=386.53),
-    ),
-    ("unireplknet_s.in22k", "s_in22k_pretrain", Published(72.48, 9.10, classes=21841, deploy_params=71.67)),
-    ("unireplknet_b.in22k", "b_in22k_pretrain", Published(120.45, 16.06, classes=21841, deploy_params=119.37)),
-    (
-        "unireplknet_l.in22k",
-        "l_in22k_pretrain",
-        Published(252.11, 26.35, classes=21841, img_size=192, deploy_params=250.49),
-    ),
-    (
-        "unireplknet_xl.in22k",
-        "xl_in22k_pretrain",
-        Published(431.39, 46.75, classes=21841, img_size=192, deploy_params=429.23),
-    ),
+    ("unireplknet_a.in1k", "a_in1k_224_acc77.03", Published(None, 0.6, 77.03, deploy_params=4.4)),
+    ("unireplknet_f.in1k", "f_in1k_224_acc78.58", Published(None, 0.9, 78.58, deploy_params=6.2)),
+    ("unireplknet_p.in1k", "p_in1k_224_acc80.23", Published(None, 1.6, 80.23, deploy_params=10.7)),
+    ("unireplknet_n.in1k", "n_in1k_224_acc81.64", Published(None, 2.8, 81.64, deploy_params=18.3)),
+    ("unireplknet_t.in1k", "t_in1k_224_acc83.21", Published(None, 4.9, 83.21, deploy_params=31)),
+    ("unireplknet_s.in1k", "s_in1k_224_acc83.91", Published(None, 9.1, 83.91, deploy_params=56)),
+    ("unireplknet_s.in22k_ft_in1k_384", "s_in22k_to_in1k_384_acc86.44", _at_384(56, 26.7, 86.44)),
+    ("unireplknet_b.in22k_ft_in1k_384", "b_in22k_to_in1k_384_acc87.40", _at_384(98, 47.2, 87.40)),
+    ("unireplknet_l.in22k_ft_in1k_384", "l_in22k_to_in1k_384_acc87.88", _at_384(218, 105.4, 87.88)),
+    ("unireplknet_xl.in22k_ft_in1k_384", "xl_in22k_to_in1k_384_acc87.96", _at_384(386, 187, 87.96)),
+    ("unireplknet_s.in22k", "s_in22k_pretrain", Published(classes=21841)),
+    ("unireplknet_b.in22k", "b_in22k_pretrain", Published(classes=21841)),
+    ("unireplknet_l.in22k", "l_in22k_pretrain", Published(classes=21841, img_size=192)),
+    ("unireplknet_xl.in22k", "xl_in22k_pretrain", Published(classes=21841, img_size=192)),
 )
+
+# The form for training, which the files hold, and the merged form. Those for ImageNet-22K are the authors' models of
+# 1000 classes with the larger classifier.
+COUNTED = {
+    "unireplknet_a.in1k": Counted(4.649060, 0.640, deploy_params=4.437300),
+    "unireplknet_f.in1k": Counted(6.489328, 0.906, deploy_params=6.235216),
+    "unireplknet_p.in1k": Counted(11.080520, 1.574, deploy_params=10.741704),
+    "unireplknet_n.in1k": Counted(18.818880, 2.768, deploy_params=18.318560),
+    "unireplknet_t.in1k": Counted(31.693420, 4.901, deploy_params=31.037980),
+    "unireplknet_s.in1k": Counted(56.456704, 9.097, deploy_params=55.645984),
+    "unireplknet_s.in22k_ft_in1k_384": Counted(56.456704, deploy_params=55.645984),
+    "unireplknet_b.in22k_ft_in1k_384": Counted(99.089416, deploy_params=98.008456),
+    "unireplknet_l.in22k_ft_in1k_384": Counted(220.076056, deploy_params=218.454616),
+    "unireplknet_xl.in22k_ft_in1k_384": Counted(388.690984, deploy_params=386.529064),
+    "unireplknet_s.in22k": Counted(72.483433, 9.110, deploy_params=71.672713, by_zoo=("macs",)),
+    "unireplknet_b.in22k": Counted(120.451441, 16.079, deploy_params=119.370481, by_zoo=("macs",)),
+    "unireplknet_l.in22k": Counted(252.108673, 26.397, deploy_params=250.487233, by_zoo=("macs",)),
+    "unireplknet_xl.in22k": Counted(431.394193, 46.753, deploy_params=429.232273, by_zoo=("macs",)),
+}
 
 # The authors' layout, in training or in merged form.
 BLOCK, NEW = r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."

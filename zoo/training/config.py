@@ -15,7 +15,7 @@ from torch import nn
 
 import zoo
 from zoo.slots import unknown
-from zoo.training.data import Data
+from zoo.training.data import Data, ImageFolder
 from zoo.training.optim import Optim, Schedule
 from zoo.training.schema import Duration, build, compose, override, plain
 from zoo.training.segmenter import Pyramid, Segmenter
@@ -111,6 +111,10 @@ class Recipe:
     schedule: Schedule
     expect: Expect
     aux_losses: dict[str, float] = field(default_factory=dict)  # weight of each loss/<name> the model returns
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, ImageFolder):  # the one whose pictures can be read either way
+            object.__setattr__(self, "data", self.data.with_channels_of(self.model.kwargs))
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

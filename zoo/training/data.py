@@ -8,82 +8,188 @@ Nothing here keeps a position: the batch of a step is computed from the seed and
 the images, in the order and with the augmentation, that the uninterrupted run would have seen.
 """
 
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
+from PIL import Image, ImageOps
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, MaybeToTensor, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.training.digits import DigitCanvas, Digits
 from zoo.training.formulas import Formulas
+from zoo.training.pictures import check_links, class_folders, find_pictures, read_picture
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator, seeded_globals
 from zoo.training.splits import Split
 from zoo.training.tasks import Task
 
 
 class FolderSplit:
-    """A timm image dataset whose transform draws from random, numpy and torch, seeded for every single image."""
+    """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture."""
 
     kind = "image"
 
-    def __init__(self, dataset: Any, *, num_classes: int, workers: int):
-        self.dataset, self.num_classes, self.workers = dataset, num_classes, workers
+    def __init__(
+        self,
+        samples: list[tuple[str, int]],
+        read: Callable[[str], Image.Image | Tensor],
+        transform: Callable[[Image.Image | Tensor], Tensor],
+        *,
+        num_classes: int,
+        workers: int,
+    ):
+        self.samples, self.read, self.transform = samples, read, transform
+        self.num_classes, self.workers = num_classes, workers
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.samples)
 
     def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        samples = []
+        images = []
         for index in indices:
             with seeded_globals(derive_seed(seed or 0, index)):
-                samples.append(self.dataset[index])
-        return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+                images.append(self.transform(self.read(self.samples[index][0])))
+        return torch.stack(images), torch.tensor([self.samples[index][1] for index in indices])
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder `root/{train,validation,test}/<class>/<image>`, read, augmented and normalised by timm.
+    """A folder `root/{train,validation,test}/<class>/**/<picture>`, augmented and normalised by timm.
 
     The classes are the folders of `train`; `val` is taken for `validation`, and `test` may be absent. The options are
     those of `timm.data.create_transform`, under its names.
+
+    Pictures are read as grey if `in_chans` is 1, and as RGB if it is 3; a recipe that does not say takes as many as
+    `mean` and `std` have numbers, or else `model.kwargs.in_chans`. `mean` and `std` have a number a channel: ImageNet's
+    for RGB, and for grey the average of these three. What `zoo.training.pictures.read_picture` says of deep pictures
+    holds; they keep more than 8 bits unless `auto_augment` is set, or an `interpolation` that only PIL has.
     """
 
     name: ClassVar[str] = "image_folder"
     root: str
     img_size: int = 224
+    in_chans: int | None = None
     crop_pct: float = 0.875
-    interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     hflip: float = 0.5
     color_jitter: float = 0.4
     auto_augment: str | None = None
     re_prob: float = 0.0
     workers: int = 4
 
+    def __post_init__(self) -> None:
+        self._check_options()
+        given = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
+        in_chans = next(iter(given.values()), None) if self.in_chans is None else self.in_chans
+        if in_chans is None:
+            return  # left to the model of the recipe
+        if in_chans not in (1, 3):
+            raise ValueError(f"in_chans, or the length of mean and std, is {in_chans}: it must be 1 (grey) or 3 (RGB)")
+        for name, count in given.items():
+            if count != in_chans:
+                raise ValueError(f"{name} has {count} numbers, in_chans is {in_chans}: give a number a channel")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std is {list(self.std)}, its numbers must be above 0")
+        object.__setattr__(self, "in_chans", in_chans)
+        for name, published in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+            if name not in given:
+                values = published if in_chans == 3 else (round(sum(published) / 3, 4),)
+                object.__setattr__(self, name, values)
+
+    def _check_options(self) -> None:
+        for name, least in (("img_size", 1), ("workers", 0), ("color_jitter", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+        for name in ("hflip", "re_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be between 0 and 1")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}, it must be above 0 and at most 1")
+        if self.auto_augment is not None:
+            try:
+                create_transform(8, is_training=True, auto_augment=self.auto_augment)
+            except Exception as error:  # timm's assertions, among others
+                raise ValueError(
+                    f"auto_augment is {self.auto_augment!r}, which timm does not take ({error}): give one such as "
+                    "rand-m9-mstd0.5, augmix-m5-w4, original or 3a"
+                ) from error
+
+    def with_channels_of(self, model: Mapping[str, Any]) -> "ImageFolder":
+        """The same with what is left open about channels taken from the arguments of a model."""
+        in_chans = model.get("in_chans", 3)
+        return dataclasses.replace(self, in_chans=in_chans) if self.in_chans is None and in_chans in (1, 3) else self
+
     def load(self) -> dict[str, Split]:
-        root = Path(self.root)
-        names = {"train": "train", "validation": "val" if (root / "val").is_dir() else "validation", "test": "test"}
-        classes = sorted(folder.name for folder in (root / "train").glob("*") if folder.is_dir())
-        if not classes or not (root / names["validation"]).is_dir():
-            raise FileNotFoundError(f"data.root {self.root!r} must hold train/<class>/ and validation/<class>/ folders")
+        if self.in_chans is None:
+            return dataclasses.replace(self, in_chans=3).load()
+        folders = self._folders()
+        classes = class_folders(folders["train"])
         class_map = {name: index for index, name in enumerate(classes)}
-        shared = {"interpolation": self.interpolation, "mean": self.mean, "std": self.std}
+        for folder in folders.values():
+            if unknown := set(class_folders(folder)) - set(classes):
+                raise ValueError(f"{folder} has classes that {folders['train']} has not: {sorted(unknown)}")
+        samples = {part: find_pictures(folder, class_map) for part, folder in folders.items()}
+        found = {label for _, label in samples["train"]}
+        if empty := [name for name, label in class_map.items() if label not in found]:
+            raise ValueError(f"{folders['train']} has classes without a picture: {empty}; fill them or remove them")
+        for part, folder in folders.items():
+            if not samples[part]:
+                raise ValueError(f"{folder} has no picture in its class folders: fill it or remove it")
+        check_links(samples)
+        deep = self.auto_augment is None and self.interpolation in ("nearest", "bilinear", "bicubic")
+        read = functools.partial(read_picture, in_chans=self.in_chans, deep=deep)
+        kept = {"num_classes": len(classes), "workers": self.workers}
+        return {part: FolderSplit(samples[part], read, self._transform(part), **kept) for part in samples}
+
+    def _folders(self) -> dict[str, Path]:
+        root = Path(self.root)
+        if (root / "val").is_dir() and (root / "validation").is_dir():
+            raise ValueError(f"data.root {self.root!r} holds both val/ and validation/: remove or rename one of them")
+        names = {"train": "train", "validation": "val" if (root / "val").is_dir() else "validation", "test": "test"}
+        folders = {part: root / name for part, name in names.items() if (root / name).is_dir()}
+        if not {"train", "validation"} <= folders.keys() or not class_folders(folders["train"]):
+            raise FileNotFoundError(f"data.root {self.root!r} must hold train/<class>/ and validation/<class>/ folders")
+        return folders
+
+    def _transform(self, part: str) -> Callable[[Image.Image | Tensor], Tensor]:
+        """timm's, of 8-bit pictures and of tensors in [0, 1]; these leave the range where bicubic curves overshoot."""
         augment = {name: getattr(self, name) for name in ("hflip", "color_jitter", "auto_augment", "re_prob")}
-        splits: dict[str, Split] = {}
-        for part, folder in names.items():
-            if (root / folder).is_dir():
-                unknown = {path.name for path in (root / folder).glob("*") if path.is_dir()} - set(classes)
-                if unknown:
-                    raise ValueError(f"{root / folder} has classes that {root / 'train'} has not: {sorted(unknown)}")
-                dataset = create_dataset("", str(root / folder), search_split=False, class_map=class_map)
-                options = {"is_training": True} | augment if part == "train" else {"crop_pct": self.crop_pct}
-                dataset.transform = create_transform(self.img_size, **shared, **options)
-                splits[part] = FolderSplit(dataset, num_classes=len(classes), workers=self.workers)
-        return splits
+        options = {"is_training": True} | augment if part == "train" else {"crop_pct": self.crop_pct}
+        transform = create_transform(
+            self.img_size, interpolation=self.interpolation, mean=self.mean, std=self.std, **options
+        )
+        first = next(i for i, step in enumerate(transform.transforms) if isinstance(step, MaybeToTensor))
+        transform.transforms.insert(first, _within_range)
+        for step in transform.transforms:
+            _keep_a_bit(step)
+        return transform
+
+
+def _within_range(image: Image.Image | Tensor) -> Image.Image | Tensor:
+    return image.clamp(0, 1) if isinstance(image, Tensor) else image
+
+
+def _keep_a_bit(step: Any) -> None:
+    """Let timm's policies keep one bit where they would keep none.
+
+    They ask for that now and then (``rand-m9-mstd0.5-inc1`` once in a thousand pictures), which older versions of
+    Pillow answered with a black picture; the newer refuse it, and the run would end there.
+    """
+    for operation in [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+    return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 Data = Digits | DigitCanvas | ImageFolder | Formulas

@@ -23,7 +23,10 @@ from zoo.files import replacing
 from zoo.training.config import Recipe, differences, dump_recipe, load_recipe
 from zoo.training.segmenter import Segmenter
 
+STEP = "step-" + "[0-9]" * 8
 PARTIAL = ".partial"
+OPTIMIZER = "optimizer.pt"
+FILES = ("model.safetensors", OPTIMIZER)  # of every checkpoint; without both, a folder holds what somebody put there
 
 
 class RunFolder:
@@ -45,7 +48,7 @@ class RunFolder:
         """
         if self.path.exists() and any(self.path.iterdir()) and not self.recipe.exists():
             raise FileExistsError(f"{self.path} is not empty and holds no recipe.yaml: choose another output folder")
-        found = sorted(self.checkpoints.glob("step-" + "[0-9]" * 8))
+        found = sorted(path for path in self.checkpoints.glob(STEP) if any((path / name).exists() for name in FILES))
         if not found:
             return 0, None
         if changed := differences(load_recipe(self.recipe), recipe):
@@ -72,26 +75,34 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def save_checkpoint(self, step: int, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any]) -> None:
-        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file."""
-        for leftover in self.checkpoints.glob("*" + PARTIAL):
+        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file.
+
+        What has another name than a checkpoint, or lies within one beside its files, is somebody's own and stays.
+        """
+        for leftover in self.checkpoints.glob(STEP + PARTIAL):
             shutil.rmtree(leftover)
-        older = list(self.checkpoints.iterdir()) if self.checkpoints.exists() else []
+        older = [path for path in self.checkpoints.glob(STEP) if path.is_dir()]
         target = self.checkpoints / f"step-{step:08d}"
         partial = target.with_name(target.name + PARTIAL)
         partial.mkdir(parents=True)
         for name, tensors in weights.items():
             with replacing(partial / f"{name}.safetensors") as file:
                 save_file({key: _alone(tensor) for key, tensor in tensors.items()}, file)
-        with replacing(partial / "optimizer.pt") as file:
+        with replacing(partial / OPTIMIZER) as file:
             torch.save(optimizer, file)
         partial.replace(target)
+        written = {path.name for path in target.iterdir()}
         for path in older:
-            shutil.rmtree(path)
+            if {file.name for file in path.iterdir()} <= written:
+                shutil.rmtree(path)
+            else:
+                for name in written:
+                    (path / name).unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Path, names: list[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Read what `save_checkpoint` wrote: the state dicts of these names, and the optimizer's."""
         weights = {name: load_file(path / f"{name}.safetensors") for name in names}
-        return weights, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        return weights, torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
 
     def save_model(self, model: nn.Module) -> None:
         """Write the trained model."""

@@ -1,32 +1,39 @@
 """The optimizer and the learning rate of a recipe, both timm's; and torch's L-BFGS.
 
+Every name that timm lists trains, or is refused with a sentence before the first step.
+
 Weight decay obeys the model's own marks, `model.no_weight_decay()`, and never a parameter's shape: the scale of an
 affine layer may have three axes, an expert's bias two.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.optim import Adahessian, create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
 from zoo.slots import unknown
 from zoo.training.schema import Duration
+from zoo.training.seeds import derive_seed
 
 
 @dataclass(frozen=True)
 class Optim:
-    """An optimizer by timm's name; or `lbfgs`, see `FullBatchLBFGS`."""
+    """An optimizer by timm's name; or `lbfgs`, see `FullBatchLBFGS`. Of `betas` it takes as many as it has."""
 
     name: str
     lr: float
     weight_decay: float
-    betas: tuple[float, float] | None = None
+    betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         names = ["lbfgs", *list_optimizers()]
@@ -34,10 +41,21 @@ class Optim:
             raise ValueError(unknown(f"the optimizer {self.name!r}", self.name, names))
         if self.betas is not None and (self.name == "lbfgs" or not get_optimizer_info(self.name).has_betas):
             raise ValueError(f"{self.name} has no betas: remove optim.betas")
+        if self.betas is not None and len(self.betas) != (count := get_optimizer_info(self.name).num_betas):
+            raise ValueError(
+                f"{self.name} has {count} betas, optim.betas gives {len(self.betas)}: give {count}, or none"
+            )
+        if any(not 0 <= beta < 1 for beta in self.betas or ()):
+            raise ValueError(f"betas are {list(self.betas)}, each must be at least 0 and below 1")
         if self.name == "lbfgs" and self.weight_decay != 0:
             raise ValueError(f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {self.lr} and {self.weight_decay}")
+
+    @property
+    def second_order(self) -> bool:
+        """Whether it differentiates the gradients once more."""
+        return self.name != "lbfgs" and get_optimizer_info(self.name).second_order
 
 
 @dataclass(frozen=True)
@@ -91,12 +109,77 @@ class FullBatchLBFGS(LBFGS):
             raise
 
 
+class RepeatableAdahessian(Adahessian):
+    """timm's AdaHessian, whose random signs depend on the number of the step alone, as a resumed run needs it.
+
+    Its gradients must have been made with ``create_graph=True``, within `second_derivatives`.
+    """
+
+    def zero_hessian(self) -> None:
+        for parameter in self.get_params():
+            self.state[parameter].setdefault("hessian step", 0)  # for a state that was emptied
+        super().zero_hessian()
+
+    def set_hessian(self) -> None:
+        parameters = [parameter for parameter in self.get_params() if parameter.grad is not None]
+        seed = derive_seed(self.seed, max((self.state[p]["hessian step"] for p in parameters), default=0))
+        self.generator = torch.Generator(parameters[0].device if parameters else "cpu").manual_seed(seed)
+        try:
+            super().set_hessian()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"adahessian needs second derivatives, which something in this model does not have ({error}): "
+                "set optim.name=adamw, or another of first order"
+            ) from error
+        if not all(torch.isfinite(parameter.hess).all() for parameter in parameters):
+            raise FloatingPointError("a second derivative is not finite: stopped before the update, as of a loss")
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        try:
+            return super().step(closure)
+        finally:
+            self.zero_grad()  # the gradients hold the whole graph
+
+
+@contextlib.contextmanager
+def second_derivatives(wanted: bool) -> Iterator[None]:
+    """Within it, if wanted, attention is computed in a form whose gradient can be differentiated: no fused one can."""
+    if not wanted:
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # Gradients with a graph and their parameters hold each other; `RepeatableAdahessian` lets go of them.
+        warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
+        yield
+
+
 def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
-    """timm's optimizer on `param_groups(model)`, or L-BFGS."""
+    """timm's optimizer on `param_groups(model)`, or L-BFGS.
+
+    Raises:
+        ValueError: the optimizer is one of CUDA, or of a package, that is not here.
+    """
     if optim.name == "lbfgs":
         return FullBatchLBFGS([parameter for parameter in model.parameters() if parameter.requires_grad], optim.lr)
     options = {} if optim.betas is None else {"betas": optim.betas}
-    return create_optimizer_v2(param_groups(model, optim.weight_decay), opt=optim.name, lr=optim.lr, **options)
+    groups, kind = param_groups(model, optim.weight_decay), get_optimizer_info(optim.name).opt_class
+    if isinstance(kind, str):  # timm names the class, and imports it when it is asked for
+        _check_package(optim.name, kind.partition(".")[0])
+    if kind is Adahessian:
+        return RepeatableAdahessian(groups, lr=optim.lr, **options)
+    return create_optimizer_v2(groups, opt=optim.name, lr=optim.lr, **options)
+
+
+def _check_package(name: str, package: str) -> None:
+    """Check that this machine can run an optimizer of apex or bitsandbytes."""
+    missing = [] if torch.cuda.is_available() else ["CUDA"]
+    missing += [] if importlib.util.find_spec(package) else [f"the package {package}"]
+    if missing:
+        plain = name.removeprefix("fused").removeprefix("bnb").removesuffix("8bit")
+        instead = plain if plain in list_optimizers() else "adamw"
+        raise ValueError(
+            f"optim.name={name} needs {' and '.join(missing)}, not to be found here: set optim.name={instead}"
+        )
 
 
 def create_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps: int, steps_per_epoch: int) -> Scheduler:

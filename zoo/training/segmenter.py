@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,10 +18,13 @@ from torchvision.ops import FeaturePyramidNetwork
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.files import replacing
+from zoo.files import replacing, temporaries, writing
+from zoo.hub import saved_files
 from zoo.training.schema import build, compose, plain
+from zoo.weights import read_state_dict, remap
 
 HEAD = "head.safetensors"
+BACKBONE = r"backbone(?:-[0-9a-f]{8})?"  # the names that Segmenter.save gives
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,17 @@ class Segmenter(nn.Module):
             info.channels(), stride=min(info.reduction()), num_classes=pyramid.num_classes, width=pyramid.width
         )
 
-    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
-        """Logits of every pixel; with `return_aux` also auxiliary outputs, of which feature maps bring none."""
-        logits = self.head(self.backbone(x), x.shape[-2:])
-        return (logits, {}) if return_aux else logits
+    def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
+        """Logits of every pixel; with `return_aux` also the auxiliary outputs of the backbone's mixers.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            return_aux: Return ``(logits, aux)``.
+            given: Keywords for the mixers of the backbone that declare them, such as ``task=1``.
+        """
+        maps, aux = self.backbone(x, return_aux=True, **given)
+        logits = self.head(maps, x.shape[-2:])
+        return (logits, aux) if return_aux else logits
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone."""
@@ -120,18 +130,42 @@ class Segmenter(nn.Module):
         """Write a folder of which `Segmenter.open` makes the same model; it holds a whole one at every instant.
 
         The backbone goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too. The file of the
-        head names it, and it is the renaming of that file which exchanges an old model for the new one.
+        head names it, and it is the renaming of that file which exchanges an old model for the new one. Then the
+        backbone that the old file named is removed; other files and folders stay.
+
+        Raises:
+            ValueError: The backbone has what a file cannot hold, as in `zoo.save_pretrained`.
+            FileExistsError: The folder has a file of the head's name that no segmenter wrote.
         """
         folder = Path(folder)
-        old = list(folder.glob("backbone*"))
-        name = f"backbone-{uuid.uuid4().hex[:8]}" if old else "backbone"
-        zoo.save_pretrained(self.backbone.model, folder / name)
-        metadata = {"format": "pt", "backbone": name, "pyramid": json.dumps(plain(self.config))}
-        with replacing(folder / HEAD) as file:
-            state = {key: tensor.cpu().contiguous() for key, tensor in self.head.state_dict().items()}
-            save_file(state, file, metadata=metadata)
-        for path in old:
-            shutil.rmtree(path)
+        with writing(folder) as alone:
+            name = f"backbone-{uuid.uuid4().hex[:8]}"
+            new = folder / f".{name}.tmp"
+            if not (folder / "backbone").exists():
+                name = "backbone"
+            old = [one for one in _named_backbones(folder / HEAD) if one != name]
+            try:
+                zoo.save_pretrained(self.backbone.model, new)
+                metadata = {"format": "pt", "backbone": name, "pyramid": json.dumps(plain(self.config))}
+                metadata["replaces"] = " ".join(old)  # for the next save, if this one is killed before it removes them
+                with replacing(folder / HEAD) as file:
+                    state = {key: tensor.cpu().contiguous() for key, tensor in self.head.state_dict().items()}
+                    save_file(state, file, metadata=metadata)
+                    new.replace(folder / name)
+            finally:
+                if new.exists():
+                    shutil.rmtree(new)
+            heads, parts = [], []  # of saves that were killed; a head names the backbone that was to be its own
+            if alone():
+                heads = temporaries(folder, re.escape(HEAD))
+                parts = folder.glob(".backbone-" + "[0-9a-f]" * 8 + ".tmp")
+            for path in parts:
+                shutil.rmtree(path)
+            for one in {*old, *(one for head in heads for one in _named_backbones(head))} - {name}:
+                if (folder / one).is_dir():
+                    _remove(folder / one)
+            for path in heads:
+                path.unlink()
 
     @classmethod
     def open(cls, folder: Path | str) -> "Segmenter":
@@ -144,12 +178,38 @@ class Segmenter(nn.Module):
         path = Path(folder) / HEAD
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no segmenter: there is no {path}; Segmenter.save makes one")
+        state = read_state_dict(path)
         with safe_open(path, "pt") as file:
-            metadata, state = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
         backbone = metadata.get("backbone", "")
-        if not re.fullmatch(r"backbone(-[0-9a-f]{8})?", backbone):
+        if not re.fullmatch(BACKBONE, backbone):
             raise ValueError(f"{path} names {backbone!r} as its backbone, which Segmenter.save never does")
         pyramid = build(Pyramid, compose(metadata.get("pyramid", ""), str(path)))
         model = cls(f"local-dir:{path.parent / backbone}", pyramid)
-        model.head.load_state_dict(state)
+        model.head.load_state_dict(remap(state, model.head.state_dict(), (), str(path)))
         return model
+
+
+def _named_backbones(path: Path) -> list[str]:
+    """The folders that a head's file names: its backbone, and those that this one replaced."""
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError:  # a damaged one is put right by saving
+        return []
+    if "backbone" not in metadata:
+        raise FileExistsError(f"{path} was not written by Segmenter.save and would be lost; choose another folder")
+    names = [metadata["backbone"], *metadata.get("replaces", "").split()]
+    return [name for name in names if re.fullmatch(BACKBONE, name)]
+
+
+def _remove(backbone: Path) -> None:
+    """Remove a saved backbone, but not what somebody else has put into its folder."""
+    own = saved_files(backbone)
+    if set(backbone.iterdir()) <= own:
+        shutil.rmtree(backbone)
+    else:
+        for path in own:
+            path.unlink()

@@ -30,10 +30,17 @@ class Means:
         return {name: total.item() / images for name, total in sums.items()}
 
 
-def check_images(split: Split) -> None:
-    """Check that the data are images."""
+def check_images(model: nn.Module, split: Split) -> None:
+    """Check that the data are images, of as many channels as the model takes."""
     if split.kind == "vector":
         raise ValueError("the data has vectors with numbers to fit, not images: set task.name=regress")
+    found = split.fetch([0], 0)[0].shape[1]
+    wanted = next((module.in_chans for module in model.modules() if hasattr(module, "in_chans")), None)
+    if wanted not in (None, found):
+        raise ValueError(
+            f"the model takes images of {wanted} channels, those of the data have {found}: "
+            f"set model.kwargs.in_chans={found}, or data.in_chans={wanted} of an image_folder"
+        )
 
 
 def check_classes(model: nn.Module, split: Split, key: str) -> None:
@@ -52,7 +59,7 @@ class Classify(Means):
     label_smoothing: float = 0.0
 
     def check(self, model: nn.Module, split: Split) -> None:
-        check_images(split)
+        check_images(model, split)
         if split.kind == "pixel":
             raise ValueError("the data has a label for every pixel, not for every image: set task.name=segment")
         if isinstance(model, Segmenter):
@@ -86,7 +93,7 @@ class Denoise(Means):
             raise ValueError(f"sigma is {self.sigma}, it must be above 0 (images are in [0, 1])")
 
     def check(self, model: nn.Module, split: Split) -> None:
-        check_images(split)
+        check_images(model, split)
         if model.num_classes != 0:
             raise ValueError(f"the model gives {model.num_classes} logits, not images: set model.kwargs.head=image")
 
@@ -112,7 +119,7 @@ class Segment:
     name: ClassVar[str] = "segment"
 
     def check(self, model: nn.Module, split: Split) -> None:
-        check_images(split)
+        check_images(model, split)
         if split.kind != "pixel":
             raise ValueError("the data has one label an image, not one a pixel: set data.name=digit_canvas")
         if not isinstance(model, Segmenter):

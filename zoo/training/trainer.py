@@ -25,7 +25,7 @@ from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
-from zoo.training.optim import create_optimizer, create_scheduler
+from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, derive_seed, seeded_globals
 
@@ -55,6 +55,11 @@ class Trainer:
         )
         if recipe.optim.name == "lbfgs":
             self._check_full_batch()
+        if recipe.optim.second_order and accelerator.num_processes > 1:
+            raise ValueError(
+                f"{recipe.optim.name} differentiates gradients, which processes cannot share with their graph: start "
+                "one process, or set optim.name=adamw"
+            )
         self.total = self._steps(train.duration)
         self.step, saved = self.folder.open(recipe)
         model = self._create_model()
@@ -153,14 +158,15 @@ class Trainer:
             loss = self.recipe.task.loss(outputs.float(), targets) + self._aux_loss(aux)
             value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
             self._check_finite("loss", value, step)
-            accelerator.backward(loss)
+            accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
             self._check_finite("norm of the gradient", norm, step)
             records.append({"loss": value, "grad_norm": norm} | {key: numbers(entry) for key, entry in aux.items()})
             returned.append(aux)
             return loss
 
-        self.optimizer.step(loss_and_gradient)
+        with second_derivatives(self.recipe.optim.second_order):
+            self.optimizer.step(loss_and_gradient)
         rebalance(accelerator.unwrap_model(self.model), returned[0])
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)

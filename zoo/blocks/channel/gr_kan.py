@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kernels.rational import formula, rational
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import INITS, Linear, hidden_width, linear
 from zoo.blocks.register import register
 from zoo.slots import unknown
@@ -108,6 +109,8 @@ class GroupRational(nn.Module):
                 parameter.copy_(torch.tensor(values).expand_as(parameter))
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
         return rational(x, self.numerator, self.denominator)
 
     def extra_repr(self) -> str:

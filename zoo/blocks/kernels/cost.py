@@ -12,6 +12,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from zoo.blocks.kernels import guard
+
 _COUNTING: ContextVar[bool] = ContextVar("zoo_counting", default=False)
 
 
@@ -27,7 +29,7 @@ def while_counting() -> Iterator[None]:
 
 def counting() -> bool:
     """Whether costs are being counted, and nobody looks at the values."""
-    return not torch.compiler.is_compiling() and _COUNTING.get()
+    return not guard.compiling() and _COUNTING.get()
 
 
 def evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:

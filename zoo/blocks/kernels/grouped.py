@@ -2,14 +2,18 @@
 
 On a GPU torch's own grouped product runs them in one kernel, and nothing waits for the host. It takes only sizes that
 are multiples of 16 bytes, knows no float64, and leaves what lies behind the last group to chance. Elsewhere, and where
-it does not fit, an operator of this file goes from expert to expert; compilers and exporters see it as one node.
+it does not fit, an operator of this file goes from expert to expert; compilers and exporters see it as one node. Its
+gradients are made of the same two operators, and so can be differentiated again. Whatever cannot look into an operator
+of our own gets `everywhere` instead, of plain torch.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
-from zoo.blocks.kernels import cost
+from zoo.blocks.kernels import cost, guard
+from zoo.blocks.kernels.autograd import gradients
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
@@ -30,9 +34,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tens
     if cost.counting():  # the sizes of the groups change nothing
         return F.linear(x, weight[0], None if bias is None else bias[0])
     x, weight, bias = cast(x, weight, bias)
+    if guard.transformed() or torch.onnx.is_in_onnx_export():
+        return everywhere(x, weight, bias, ends)
     if x.is_cuda and _fits(x, weight):
         return _on_gpu(x, weight, bias, ends)
     return _linear(x.contiguous(), weight, bias, ends)
+
+
+def everywhere(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
+    """The same, where no value can be read: every expert's map of all rows, of which each row takes one.
+
+    Under `torch.func` the tensors may stand for several, with rows of other experts in each; for forward-mode
+    derivatives and in formats of others an operator of our own has no rule.
+    """
+    row = torch.arange(x.shape[0], device=x.device)[:, None]
+    y = x.new_zeros(x.shape[0], weight.shape[1])
+    for e in range(weight.shape[0] - 1, -1, -1):
+        y = torch.where(row < ends[e], F.linear(x, weight[e], None if bias is None else bias[e]), y)
+    return y
 
 
 def cast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -52,11 +71,11 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     product = getattr(F, "grouped_mm", None) or torch._grouped_mm
-    number = torch.arange(len(x), device=x.device, dtype=ends.dtype)
+    number = torch.arange(x.shape[0], device=x.device, dtype=ends.dtype)
     used = (number < ends[-1])[:, None]  # also where the rows come in: their gradients are left to chance as well
     y = product(torch.where(used, x, 0), weight.transpose(-2, -1), offs=ends)
     if bias is not None:
-        owner = torch.searchsorted(ends, number, right=True).clamp(max=len(bias) - 1)
+        owner = torch.searchsorted(ends, number, right=True).clamp(max=bias.shape[0] - 1)
         y = y + bias.index_select(0, owner)
     return torch.where(used, y, 0)
 
@@ -69,7 +88,7 @@ def spans(ends: Tensor) -> list[tuple[int, int, int]]:
 
 @torch.library.custom_op("zoo::grouped_linear", mutates_args=())
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
-    y, last = x.new_empty(len(x), weight.shape[1]), 0
+    y, last = x.new_empty(x.shape[0], weight.shape[1]), 0
     for e, start, last in spans(ends):
         if bias is None:
             torch.mm(x[start:last], weight[e].t(), out=y[start:last])
@@ -81,7 +100,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Ten
 
 @_linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
-    return x.new_empty(len(x), weight.shape[1])
+    return x.new_empty(x.shape[0], weight.shape[1])
 
 
 @torch.library.custom_op("zoo::grouped_linear_backward", mutates_args=())
@@ -102,16 +121,44 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Te
     return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
+@register_flop_formula(torch.ops.zoo.grouped_linear)  # for torch's own counter, which sees this operator alone
+def _flops(x: torch.Size, weight: torch.Size, *_, **__) -> int:
+    return 2 * x[0] * weight[1:].numel()
+
+
+@register_flop_formula(torch.ops.zoo.grouped_linear_backward)
+def _flops_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *_, **__) -> int:
+    return 4 * x[0] * weight[1:].numel()
+
+
 def _save(ctx, inputs, output) -> None:
     x, weight, bias, ends = inputs
-    ctx.save_for_backward(x, weight, ends)
-    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, bias, ends)
 
 
 def _pull_back(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, ends = ctx.saved_tensors
+    x, weight, bias, ends = ctx.saved_tensors
+    if guard.transformed():  # the forward pass was not, or it would not have come here
+        inputs, wanted = (x, weight, bias), ctx.needs_input_grad[:3]
+        with torch.enable_grad():
+            y = everywhere(x, weight, bias, ends)
+        return *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled()), None
     by_x, by_weight, by_bias = _linear_backward(grad.contiguous(), x, weight, ends)
-    return by_x, by_weight, by_bias if ctx.has_bias else None, None
+    return by_x, by_weight, None if bias is None else by_bias, None
+
+
+def _save_backward(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _pull_back_again(ctx, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
+    """From gradients of the three gradients: each of those is a product, of which both factors get theirs."""
+    grad, x, weight, ends = ctx.saved_tensors
+    by_grad = _linear(of_x.contiguous(), weight, None, ends) + _linear(x, of_weight.contiguous(), of_bias, ends)
+    by_x = _linear(grad, of_weight.mT.contiguous(), None, ends)
+    by_weight = _linear_backward(grad, of_x.contiguous(), weight, ends)[1]
+    return by_grad, by_x, by_weight, None
 
 
 _linear.register_autograd(_pull_back, setup_context=_save)
+_linear_backward.register_autograd(_pull_back_again, setup_context=_save_backward)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.register import register
 
@@ -120,8 +121,12 @@ def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     """
     batch, tokens, width = qkv.shape
     if qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16 and tokens <= PLAIN_LIMIT:
+        depth = width // (3 * heads)
         q, k, v = (
-            qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, -1).unbind(0)
+            qkv.view(batch, tokens, 3, heads, depth)
+            .permute(2, 0, 3, 1, 4)
+            .reshape(3, batch * heads, tokens, depth)
+            .unbind(0)
         )
         # A product scaled in the same pass; what beta = 0 multiplies is not read.
         scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
@@ -129,5 +134,21 @@ def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
     else:
         # Split before the heads are told apart: the backward pass then joins three tensors in one copy.
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+        y = attend_heads(q, k, v, drop=drop)
     return y.transpose(1, 2).reshape(batch, tokens, width // 3)
+
+
+def attend_heads(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None, drop: float = 0.0
+) -> Tensor:
+    """``softmax(scale q k^T + bias) v`` by the fused call, or where `torch.func` transforms it in single steps.
+
+    The fused calls have no derivative in forward mode, and no second one.
+
+    Shape: ``(B, heads, N, D)`` three times and ``(1, heads, N, N) -> (B, heads, N, D)``.
+    """
+    if not guard.transformed():
+        return F.scaled_dot_product_attention(q, k, v, bias, drop, scale=scale)
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    return F.dropout(scores.softmax(-1), drop) @ v

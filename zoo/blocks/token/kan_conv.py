@@ -1,15 +1,19 @@
 """KANConv2d: a convolution with a learnt function on every edge; and the token mixer of it."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.channel.kan.linear import Edges, Held, eager, plain_backward, product_precision, without_autocast
 from zoo.blocks.channel.kan.select import WIDE_SPACES
+from zoo.blocks.conv import as_image
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.slots import SlotLike
+
+fx.wrap("as_image")
 
 
 class KANConv2d(Edges, nn.Module):
@@ -92,6 +96,8 @@ class KANConv2d(Edges, nn.Module):
         return super()._apply(shown, recurse)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
         return self._add_bias(self._convolve(self, x, self.edge_weight()))
 
     def _add_bias(self, y: Tensor) -> Tensor:
@@ -207,4 +213,4 @@ class KANConv(nn.Module):
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.conv(x if x.ndim == 4 else x[:, None]).reshape(x.shape))
+        return self.drop(self.conv(as_image(x)).reshape(x.shape))

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux
 from zoo.blocks.basis.spaces import Spaces
 from zoo.blocks.channel.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
+from zoo.blocks.conv import as_image
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.slots import SlotLike
+
+fx.wrap("as_image")
 
 
 class SelectKANConv2d(Selectable, KANConv2d):
@@ -68,6 +72,8 @@ class SelectKANConv2d(Selectable, KANConv2d):
         self.gates = Gates(out_channels, names(bases), temperature=temperature, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
         y = self._by_space(lambda space: self._convolve(space, x, space.weight))
         return super().forward(x) if y is None else self._add_bias(y)
 
@@ -131,5 +137,7 @@ class SelectKANConv(nn.Module):
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        y = self.conv(x if x.ndim == 4 else x[:, None]).reshape(x.shape)
+        if is_symbol(x):
+            return as_leaf(self, x)
+        y = self.conv(as_image(x)).reshape(x.shape)
         return self.drop(y), self.conv.gates.aux()

@@ -13,6 +13,7 @@ from zoo.blocks.embed import to_pair
 from zoo.blocks.kernels import guard, onednn
 from zoo.blocks.linear import Linear, init_, is_bare, linear
 from zoo.blocks.register import register
+from zoo.blocks.token.attention import attend_heads
 from zoo.blocks.token.partition import (
     cut_windows,
     head_count,
@@ -57,8 +58,8 @@ def attend_windows(
     # The number of images is nowhere a constant: whoever records this runs it on batches of other sizes.
     images = [(t,) if len(counts) == 1 else t.unflatten(0, (sum(counts), -1)).split(counts) for t in (q, k, v)]
     y = [
-        F.scaled_dot_product_attention(
-            *(t if len(counts) == 1 else t.flatten(0, 1) for t in qkv), bias[None].to(q.dtype), drop, scale=scale
+        attend_heads(
+            *(t if len(counts) == 1 else t.flatten(0, 1) for t in qkv), bias[None].to(q.dtype), scale=scale, drop=drop
         ).transpose(1, 2)
         for *qkv, bias in zip(*images, biases, strict=True)
     ]
@@ -324,11 +325,12 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
-        if table.element_size() == 2 and not torch.is_grad_enabled():
+        if guard.plain(table) and table.element_size() == 2 and not torch.is_grad_enabled():
             table = table.float()  # once, where it is small, for `_attend_half`
         bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1))
         bias = bias.view(self.heads, math.prod(self.window), -1)
-        return [bias, *(bias + mask for mask in self.masks.to(bias.dtype).unbind())]
+        masks = self.masks.to(bias.dtype)
+        return [bias, *(bias + masks[i] for i in range(len(self.counts) - 1))]
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}"

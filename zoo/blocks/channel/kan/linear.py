@@ -11,6 +11,7 @@ from zoo.blocks.basis.base import Basis, finite, wide
 from zoo.blocks.kernels import cost, guard, onednn
 from zoo.blocks.kernels.autograd import gradients, held
 from zoo.blocks.kernels.reading import reading
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import init_
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
@@ -191,6 +192,8 @@ class KANLinear(Edges, nn.Module):
         return self.weight * self.alive[:, None] if self.pruned else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
         weight, parameters = self.edge_weight(), self.function_parameters()

@@ -17,6 +17,7 @@ from zoo.blocks.channel.kan.mixers import TwoLayers
 from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, parse_slot
 
@@ -287,6 +288,8 @@ class SelectKANLinear(Selectable, KANLinear):
         self.gates = Gates(out_features, names(bases), temperature=temperature, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
         y = self._by_space(lambda space: space.forward(x))
         if y is None:
             return super().forward(x)
@@ -343,4 +346,6 @@ class SelectKAN(TwoLayers):
         super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+        if is_symbol(x):
+            return as_leaf(self, x)
         return super().forward(x), merge_aux([self.fc1.gates.aux(), self.fc2.gates.aux()])

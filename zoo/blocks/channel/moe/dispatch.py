@@ -1,12 +1,13 @@
 """Which of the choices are carried out: all of them, or as many as each expert has room for."""
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
 
 
@@ -79,20 +80,20 @@ class Capacity(nn.Module):
         self.factor, self.eval_factor = factor, factor if eval_factor is None else eval_factor
         self.rule, self.multiple, self.priority = rule, multiple, priority
 
-    def room(self, tokens: int, choices: int, num_experts: int) -> int:
+    def room(self, tokens: sizes.Size, choices: int, num_experts: int) -> sizes.Size:
         """Places of an expert for a group of so many tokens with so many choices each."""
-        factor = self.factor if self.training else self.eval_factor
+        factor, tokens = self.factor if self.training else self.eval_factor, sizes.wide(tokens)
         if self.rule == "ceil":
-            room = math.ceil(tokens * choices * factor / num_experts)
+            room = sizes.ceil(tokens * choices * factor / num_experts)
         else:
-            room = choices * int(factor * math.ceil(tokens / num_experts))
-        return math.ceil(room / self.multiple) * self.multiple
+            room = choices * sizes.floor(factor * sizes.wide(sizes.ceil(tokens / num_experts)))
+        return sizes.ceil(sizes.wide(room) / self.multiple) * self.multiple
 
     def forward(self, routing: Routing) -> Routing:
         experts = routing.experts.unflatten(0, (routing.groups, -1))  # (G, S, K)
         groups, tokens, choices = experts.shape
         room = self.room(tokens, choices, routing.num_experts)
-        if room >= tokens:
+        if not guard.recording() and room >= tokens:  # while recording, sizes decide nothing
             return routing
         if self.priority == "gate":
             priority = routing.gates[:, 0] if routing.priority is None else routing.priority
@@ -103,16 +104,15 @@ class Capacity(nn.Module):
         places = _places(ranked.transpose(1, 2).flatten(1), routing.num_experts).unflatten(1, (choices, tokens))
         places = places.transpose(1, 2)
         if order is not None:
-            places = torch.empty_like(places).scatter_(1, order[..., None].expand_as(places), places)
+            places = torch.empty_like(places).scatter(1, order[..., None].expand_as(places), places)
         kept = torch.where(places < room, experts, routing.num_experts)
-        return dataclasses.replace(routing, experts=kept.flatten(0, 1), chosen=None)
+        return dataclasses.replace(routing, experts=kept.flatten(0, 1), chosen=None, full=False)
 
 
 def _places(experts: Tensor, num_experts: int) -> Tensor:
     """How many of the same group came to the same expert before, ``(G, N) -> (G, N)``."""
     order = experts.argsort(dim=-1, stable=True)
-    ordered = experts.gather(1, order)
-    bounds = torch.arange(num_experts + 1, device=experts.device, dtype=experts.dtype).expand(len(experts), -1)
-    starts = torch.searchsorted(ordered, bounds.contiguous())
-    places = torch.arange(experts.shape[1], device=experts.device) - starts.gather(1, ordered)
-    return torch.empty_like(places).scatter_(1, order, places)
+    counts = experts.new_zeros(experts.shape[0], num_experts + 1).scatter_add(1, experts, torch.ones_like(experts))
+    starts = counts.cumsum(1) - counts
+    places = torch.arange(experts.shape[1], device=experts.device) - starts.gather(1, experts.gather(1, order))
+    return torch.empty_like(places).scatter(1, order, places)

@@ -5,10 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux
+from zoo.blocks.base import Aux, keywords_of
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
+from zoo.blocks.kernels import cost
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
 from zoo.slots import SlotLike, build_block, parse_slot
 
@@ -33,7 +35,7 @@ class MoE(nn.Module):
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)`` and the auxiliary outputs: the router's losses; ``stat/load``, the share of
         the choices that each expert got, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
-        ``stat/entropy``, the entropy of the load over its maximum log E.
+        ``stat/entropy``, the entropy of the load over its maximum log E. Keywords go to the router.
 
     Example:
         >>> y, aux = MoE(16, num_experts=4, experts="glu")(torch.randn(2, 9, 16))
@@ -84,28 +86,47 @@ class MoE(nn.Module):
         """Number of experts that a token can choose from."""
         return self.router.num_experts
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        wanted, kept = self._route(x)
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that the router declares."""
+        return keywords_of(self.router)
+
+    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
+        if is_symbol(x):
+            return as_leaf(self, x, **given)
+        wanted, kept = self._route(x, **given)
         y = self.experts(x.reshape(-1, x.shape[-1]), make_plan(kept)).view(x.shape)
         if self.shared is not None:
             y = y + self.shared(x)
         return y, wanted.aux | _statistics(wanted, kept)
 
-    def _route(self, x: Tensor) -> tuple[Routing, Routing]:
-        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped.
+    def _route(self, x: Tensor, **given) -> tuple[Routing, Routing]:
+        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped."""
+        wanted = [self.router(part, **given) for part in self._groups(x)]
+        return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
-        The last group is smaller where the samples are no multiple of its size.
+    def _groups(self, x: Tensor) -> list[Tensor]:
+        """The tokens ``(G, S, dim)`` by group of samples; behind them, where samples are left over, a smaller group.
+
+        `torch.jit.trace` has tensors for sizes, which must decide nothing.
         """
         samples, width = x.shape[0] if x.ndim > 1 else 1, x.shape[-1]
-        tokens = math.prod(x.shape[1:-1])
-        size = max(1, min(self.group or samples, samples))
-        cut = samples // size * size
+        samples = int(samples) if cost.counting() else samples  # this trace is thrown away
+        tokens, traced = math.prod(x.shape[1:-1]), isinstance(samples, Tensor)
+        alone = 0 if self.group == 1 else self.group  # up to so many samples there is one group, of none too
+        if self.group is None or (not traced and samples <= alone):
+            return [x.reshape(1, samples * tokens, width)]
+        if self.group == 1:
+            return [x.reshape(samples, tokens, width)]
+        if traced and int(samples) % self.group:
+            raise ValueError(
+                f"moe(group={self.group}) is traced with {int(samples)} samples, and a trace has no smaller group for "
+                f"the samples left over; trace it with a multiple of {self.group}, or use torch.export"
+            )
+        rest = 0 if traced else samples % self.group
         rows = x.reshape(samples * tokens, width)
-        parts = [rows[: cut * tokens].view(cut // size, size * tokens, width)]
-        if cut < samples:
-            parts.append(rows[cut * tokens :][None])
-        wanted = [self.router(part) for part in parts]
-        return join(wanted), join([self.dispatch(routing) for routing in wanted])
+        parts = [rows[: (samples - rest) * tokens].reshape(samples // self.group, self.group * tokens, width)]
+        return [*parts, rows[None, (samples - rest) * tokens :]] if rest else parts
 
 
 def _statistics(wanted: Routing, kept: Routing) -> Aux:

@@ -7,14 +7,20 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.channel.moe.collectives import Processes
+from zoo.blocks.channel.moe.sizes import mean
 
 
 def token_mean(x: Tensor, over: Processes | None = None) -> Tensor:
-    """Mean over the tokens ``(G, S, E) -> (G, E)``; with `over` also over processes, which hold equal shares.
+    """Mean over the tokens ``(G, S, E) -> (G, E)``; with `over` also over those of other processes.
 
-    With several processes all tokens make one group.
+    With several processes all tokens make one group. A process counts by its tokens, of which it may have none.
     """
-    return x.mean(1) if over is None else over.mean(x.flatten(0, 1).mean(0, keepdim=True))
+    if over is None:
+        return mean(x, 1)
+    tokens = x.flatten(0, 1)
+    count = tokens.new_full((1, 1), tokens.shape[0])
+    total = over.mean(torch.cat([tokens.sum(0, keepdim=True), count], 1))
+    return total[:, :-1] / total[:, -1:].clamp_min(1 / over.group.size())
 
 
 def switch_balance(probs: Tensor, load: Tensor) -> Tensor:
@@ -27,7 +33,7 @@ def switch_balance(probs: Tensor, load: Tensor) -> Tensor:
     Source: Fedus et al., "Switch Transformers" (arXiv 2101.03961), equations 4 to 6; with the first choices alone it is
         the loss of Lepikhin et al., "GShard" (arXiv 2006.16668), algorithm 1.
     """
-    return (probs * load).sum(-1).mean() * probs.shape[-1]
+    return mean((probs * load).sum(-1), 0) * probs.shape[-1]
 
 
 def squared_variation(x: Tensor, unbiased: bool = False) -> Tensor:
@@ -38,7 +44,7 @@ def squared_variation(x: Tensor, unbiased: bool = False) -> Tensor:
     """
     if x.shape[-1] == 1:
         return x.sum() * 0.0
-    return (x.var(-1, correction=int(unbiased)) / (x.mean(-1).square() + 1e-30)).mean()
+    return mean(x.var(-1, correction=int(unbiased)) / (x.mean(-1).square() + 1e-30), 0)
 
 
 def z_loss(logits: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def z_loss(logits: Tensor) -> Tensor:
 
     Source: Zoph et al., "ST-MoE" (arXiv 2202.08906), equation 5.
     """
-    return torch.logsumexp(logits, -1).square().mean()
+    return mean(torch.logsumexp(logits, -1).square(), 0, 1)
 
 
 def concentration(probs: Tensor) -> Tensor:
@@ -55,4 +61,4 @@ def concentration(probs: Tensor) -> Tensor:
     Source: the Herfindahl index; zoo's choice where a loss through the probabilities alone is wanted.
     """
     shares = probs / probs.sum(-1, keepdim=True).clamp_min(1e-10)
-    return shares.square().sum(-1).mean() * probs.shape[-1]
+    return mean(shares.square().sum(-1), 0) * probs.shape[-1]

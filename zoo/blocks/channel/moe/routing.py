@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.base import Aux
+from zoo.blocks.kernels import guard
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Routing:
         num_experts: Number of experts.
         groups: Number of groups of equal size that the tokens, in their order, belong to; capacities hold for a group.
         chosen: Number of choices that are not empty, if that does not depend on the values.
+        full: Whether no choice is ever empty, whatever the values and sizes.
         priority: ``(T,)``, who goes first where not all find room; None for the weight of the first choice.
         aux: Losses ``loss/<name>`` of the router.
     """
@@ -29,6 +31,7 @@ class Routing:
     num_experts: int
     groups: int = 1
     chosen: int | None = None
+    full: bool = False
     priority: Tensor | None = None
     aux: Aux = field(default_factory=dict)
 
@@ -64,6 +67,7 @@ def join(parts: Sequence[Routing]) -> Routing:
         parts[0].num_experts,
         groups,
         sum(part.chosen for part in parts) if known else None,
+        all(part.full for part in parts),
         None if parts[0].priority is None else torch.cat([part.priority for part in parts]),
         {key: sum(part.aux[key] * part.groups for part in parts) / groups for key in parts[0].aux},
     )
@@ -74,25 +78,28 @@ def make_plan(routing: Routing) -> Plan:
 
     The order is fixed by the choices alone. Nothing waits for the host, unless the number of rows depends on the values
     (dropped choices, a router with as many experts as it likes): then that one number is fetched, to leave the empty
-    rows out; a compiled program carries them along instead.
+    rows out. Where values cannot be read, as in a compiled program, they are carried along instead.
     """
-    keys, order = torch.sort(routing.experts.flatten(), stable=True)
-    bounds = torch.arange(routing.num_experts, device=keys.device, dtype=keys.dtype)
-    ends = torch.searchsorted(keys, bounds, right=True)
-    rows = routing.chosen
-    if rows is None and not (order.is_meta or torch.compiler.is_compiling()):
+    experts = routing.experts.flatten()
+    order, ends = torch.sort(experts, stable=True).indices, _counts(routing, torch.int32).cumsum(0, dtype=torch.int32)
+    rows, row = order.shape[0] if routing.full else routing.chosen, None
+    if rows is None and guard.readable(order):
         rows = int(ends[-1])
-    order = order[:rows]
-    gate, row = routing.gates.flatten().index_select(0, order), None
-    if rows == keys.numel():
-        row = torch.empty_like(order, dtype=torch.int32)
-        row[order] = torch.arange(rows, dtype=torch.int32, device=order.device)
-        row = row.view_as(routing.experts)
-    return Plan(order // routing.experts.shape[1], gate, ends.to(torch.int32), rows is not None, row)
+    if routing.full or (not guard.recording() and rows == order.shape[0]):  # while recording, sizes decide nothing
+        number = torch.arange(order.shape[0], dtype=torch.int32, device=order.device)
+        row = torch.empty_like(number).scatter(0, order, number).view_as(routing.experts)
+    elif rows is not None:
+        order = order[:rows]
+    gate = routing.gates.flatten().index_select(0, order)
+    return Plan(order // routing.experts.shape[1], gate, ends, rows is not None, row)
 
 
 def count_choices(routing: Routing) -> Tensor:
     """Number of choices of each expert, ``(E,)``, in fp32."""
-    hits = routing.gates.new_zeros(routing.num_experts + 1, dtype=torch.float32)
-    ones = hits.new_ones(()).expand(routing.experts.numel())
-    return hits.scatter_add(0, routing.experts.flatten(), ones)[:-1]
+    return _counts(routing, torch.float32)
+
+
+def _counts(routing: Routing, dtype: torch.dtype) -> Tensor:
+    experts = routing.experts.flatten()
+    hits = torch.zeros(routing.num_experts + 1, dtype=dtype, device=experts.device)
+    return hits.scatter_add(0, experts, torch.ones_like(experts, dtype=dtype))[:-1]

@@ -36,7 +36,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         if self.exchange is not None:
             return self.exchange(self, x, plan)
-        return combine(self.rows(x.index_select(0, plan.token), plan.ends), plan, len(x))
+        return combine(self.rows(x.index_select(0, plan.token), plan.ends), plan, x.shape[0])
 
     def keep(self, chosen: list[int]) -> None:
         """Keep these experts, in this order, and remove the others; one that is named twice is copied."""
@@ -49,7 +49,7 @@ def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
     if plan.row is not None:
         return y.index_select(0, plan.row.flatten()).unflatten(0, plan.row.shape).sum(1)
     if not plan.full:
-        y = torch.where(torch.arange(len(y), device=y.device)[:, None] < plan.ends[-1], y, 0)
+        y = torch.where(torch.arange(y.shape[0], device=y.device)[:, None] < plan.ends[-1], y, 0)
     out = y.new_zeros(tokens, y.shape[1])
     if y.device.type == "cpu":
         return out.index_add(0, plan.token, y)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.channel.moe.experts.base import Experts
-from zoo.blocks.kernels import cost
+from zoo.blocks.kernels import cost, guard
 
 
 class MixerExperts(Experts):
     """A channel mixer for each expert, run one after another.
 
-    Made where the experts of a mixture are given as a list, or as a channel mixer that has no stacked form. In a
-    compiled or exported program, whose sizes may not depend on values, every mixer runs on all rows.
+    Made where the experts of a mixture are given as a list, or as a channel mixer that has no stacked form. Where values
+    cannot be read, as in a compiled or traced program and in those of `torch.func`, every mixer runs on all rows.
 
     Args:
         mixers: The experts.
@@ -50,27 +50,26 @@ class MixerExperts(Experts):
         return len(self.mixers)
 
     def rows(self, x: Tensor, ends: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if cost.counting() or x.is_meta:  # nobody knows who will choose whom: as many rows for each
+            stops = [x.shape[0] * (i + 1) // self.num_experts for i in range(self.num_experts)]
+        elif guard.readable(x, ends):
+            stops = ends.tolist()
+        else:
             return self._masked(x, ends)
         parts, start = [], 0
-        for mixer, end in zip(self.mixers, self._ends(x, ends), strict=True):
+        for mixer, end in zip(self.mixers, stops, strict=True):
             parts.append(mixer(x[start:end]))  # also without rows, so that every parameter has a gradient
             start = end
-        if start < len(x):
+        if start < x.shape[0]:
             parts.append(x[start:])
         return torch.cat(parts)
 
     def _masked(self, x: Tensor, ends: Tensor) -> Tensor:
-        row = torch.arange(len(x), device=x.device)[:, None]
+        row = torch.arange(x.shape[0], device=x.device)[:, None]
         y = self.mixers[-1](x)
         for i in range(self.num_experts - 2, -1, -1):
             y = torch.where(row < ends[i], self.mixers[i](x), y)
         return y
-
-    def _ends(self, x: Tensor, ends: Tensor) -> list[int]:
-        if cost.counting() or x.is_meta:  # nobody knows who will choose whom: as many rows for each
-            return [len(x) * (i + 1) // self.num_experts for i in range(self.num_experts)]
-        return ends.tolist()
 
     def keep(self, chosen: list[int]) -> None:
         seen: set[int] = set()

@@ -10,14 +10,15 @@ from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, is_bare
 from zoo.slots import unknown
 
 
 class Router(nn.Module):
     """Base of the routers: a linear map to a logit for each expert, in fp32 whatever the model's precision.
 
-    A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``.
+    A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``. One whose
+    `logits` take a keyword beside the tokens, names it in `takes`; a model hands it on from its call.
 
     Args:
         dim: Number of channels.
@@ -28,6 +29,7 @@ class Router(nn.Module):
 
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
+        takes: Optional keywords of `logits`.
         sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
@@ -35,6 +37,7 @@ class Router(nn.Module):
     """
 
     sums_to_one = False
+    takes: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training
 
@@ -68,31 +71,40 @@ class Router(nn.Module):
     def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Routing:
+    def forward(self, x: Tensor, **given) -> Routing:
         device = x.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            return self.route(self.logits(x))
+            return self.route(self.logits(x, **given))
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
+        if not is_bare(self.gate, nn.Linear):  # a gate of another kind, or around which an adapter stands
+            return widen(self.gate(x))
         x = widen(x)
-        if isinstance(self.gate, nn.Linear):
-            bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
-            return F.linear(x, self.gate.weight.to(x.dtype), bias)
-        return self.gate(x)
+        bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
+        return F.linear(x, self.gate.weight.to(x.dtype), bias)
 
     def route(self, logits: Tensor) -> Routing:
         """The choices of the tokens, from their logits ``(G, S, E)``."""
         raise NotImplementedError
 
     def routing(
-        self, experts: Tensor, gates: Tensor, aux: Aux, *, chosen: int | None, priority: Tensor | None = None
+        self,
+        experts: Tensor,
+        gates: Tensor,
+        aux: Aux,
+        *,
+        chosen: int | None = None,
+        full: bool = False,
+        priority: Tensor | None = None,
     ) -> Routing:
         """What the layer gets of choices and weights ``(G, S, K)`` and priorities ``(G, S)``."""
         if priority is not None:
             priority = priority.flatten()
         flat = experts.flatten(0, 1), gates.flatten(0, 1)
-        return Routing(*flat, self.num_experts, len(experts), chosen=chosen, priority=priority, aux=aux)
+        return Routing(
+            *flat, self.num_experts, experts.shape[0], chosen=chosen, full=full, priority=priority, aux=aux
+        )
 
     def load(self, experts: Tensor, like: Tensor) -> Tensor:
         """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""

@@ -1,10 +1,9 @@
 """Each expert chooses its tokens, so that all experts get as many."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.base import Router, noisy
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
@@ -66,10 +65,10 @@ class ExpertChoice(Router):
         self.capacity_factor, self.multiple, self.noise = capacity_factor, multiple, noise
         self.active = min(num_experts, top_k * capacity_factor)
 
-    def room(self, tokens: int) -> int:
+    def room(self, tokens: sizes.Size) -> sizes.Size:
         """Number of tokens that an expert takes from a group of so many."""
-        room = math.ceil(tokens * self.top_k * self.capacity_factor / self.num_experts)
-        return min(tokens, math.ceil(room / self.multiple) * self.multiple)
+        room = sizes.ceil(sizes.wide(tokens) * self.top_k * self.capacity_factor / self.num_experts)
+        return sizes.least(tokens, sizes.ceil(sizes.wide(room) / self.multiple) * self.multiple)
 
     def route(self, logits: Tensor) -> Routing:
         return self.choose(logits, noisy(logits, self.noise, self.training))

@@ -82,4 +82,4 @@ class Gumbel(Router):
         if 1 < self.top_k < self.num_experts:
             gates = gates / gates.sum(-1, keepdim=True)
         aux = self.common_losses(logits, logits.softmax(-1), experts)
-        return self.routing(experts, gates, aux, chosen=experts.numel())
+        return self.routing(experts, gates, aux, full=True)

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
@@ -69,7 +70,8 @@ class Importance(TopK):
         wanted = super().choose(logits, scores)
         gates = wanted.gates.detach().unflatten(0, logits.shape[:2])
         score = gates[..., 0] if self.importance == "max" else gates.sum(-1)
-        places = max(1, int(self.share * score.shape[1] + 0.5))
+        tokens = score.shape[1]
+        places = sizes.least(tokens, sizes.most(1, sizes.floor(self.share * sizes.wide(tokens) + 0.5)))
         placed = torch.zeros_like(score).scatter(1, score.topk(places, 1).indices, 1.0)
         experts = wanted.experts.masked_fill(placed.flatten()[:, None] == 0, self.num_experts)
-        return dataclasses.replace(wanted, experts=experts, chosen=len(score) * places * self.top_k)
+        return dataclasses.replace(wanted, experts=experts, chosen=score.shape[0] * places * self.top_k, full=False)

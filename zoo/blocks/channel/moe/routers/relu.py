@@ -72,7 +72,7 @@ class ReLU(Router):
         ranked, order = scores.detach().sort(dim=-1, descending=True)
         experts = order.masked_fill(ranked <= 0, self.num_experts)
         gates = F.rms_norm(scores, (self.num_experts,), self.weight.to(scores.dtype), self.eps).gather(-1, order)
-        return self.routing(experts, gates, self._losses(logits, scores, experts), chosen=None)
+        return self.routing(experts, gates, self._losses(logits, scores, experts))
 
     def _losses(self, logits: Tensor, scores: Tensor, experts: Tensor) -> Aux:
         aux = self.common_losses(logits, scores / scores.sum(-1, keepdim=True).clamp_min(1e-10), experts)

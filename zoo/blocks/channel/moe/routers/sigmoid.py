@@ -76,7 +76,7 @@ class Sigmoid(Router):
         if self.normalize:
             gates = gates / gates.sum(-1, keepdim=True).clamp_min(1e-20)
         aux = self.common_losses(logits, scores / scores.sum(-1, keepdim=True).clamp_min(1e-20), experts)
-        return self.routing(experts, gates * self.scale, aux, chosen=experts.numel())
+        return self.routing(experts, gates * self.scale, aux, full=True)
 
     def _apply(self, fn, recurse=True):
         bias = self.bias

@@ -80,7 +80,7 @@ class TopK(Router):
         gates = top if self.softmax == "before" else softmax(top)
         priority = None if self.softmax == "before" else probs.detach().gather(-1, experts[..., :1])
         aux = self._losses(logits, scores, probs, experts)
-        return self.routing(experts, gates, aux, chosen=experts.numel(), priority=priority)
+        return self.routing(experts, gates, aux, full=True, priority=priority)
 
     def _losses(self, logits: Tensor, scores: Tensor, probs: Tensor, experts: Tensor) -> Aux:
         clean = probs if scores is logits else softmax(logits)

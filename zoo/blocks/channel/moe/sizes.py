@@ -1,0 +1,47 @@
+"""Numbers that follow from sizes, in programs too that are recorded once and then run on other sizes.
+
+In `torch.jit.trace` a size is a tensor, in `torch.export` a symbol. Python's own ``math.ceil``, ``min`` and ``max`` would
+make a constant of it. On plain numbers the functions here give what Python's give, to the last bit.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Size = int | Tensor
+
+
+def wide(size: Size) -> Size:
+    """A size that products and quotients with floats are taken of: as exact as Python's in a tensor too."""
+    return size.to(torch.float64) if isinstance(size, Tensor) else size
+
+
+def ceil(number: float | Tensor) -> Size:
+    return number.ceil().long() if isinstance(number, Tensor) else math.ceil(number)
+
+
+def floor(number: float | Tensor) -> Size:
+    return number.floor().long() if isinstance(number, Tensor) else math.floor(number)
+
+
+def least(a: Size, b: Size) -> Size:
+    """The smaller of two sizes."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
+    return torch.sym_min(a, b)
+
+
+def most(a: Size, b: Size) -> Size:
+    """The larger of two sizes."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.maximum(torch.as_tensor(a), torch.as_tensor(b))
+    return torch.sym_max(a, b)
+
+
+def mean(x: Tensor, *dims: int) -> Tensor:
+    """Mean over some dimensions; of nothing it is zero, so that a loss of no tokens is no NaN."""
+    count = math.prod([x.shape[dim] for dim in dims])  # a list: compilers trace no generator here
+    if isinstance(count, Tensor):
+        return x.sum(dims) / count.clamp(min=1)
+    return x.mean(dims) if count else x.sum(dims)

@@ -1,0 +1,24 @@
+"""What `torch.fx` needs that it finds its way through a model: it follows symbols, which have no values and no shapes.
+
+Functions that look at the sizes of a tensor are wrapped by `torch.fx.wrap` where they are called, and become one node
+each. A module that cannot be followed at all becomes one node too, by `as_leaf`.
+"""
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+def is_symbol(value: Any) -> bool:
+    """Whether symbolic tracing stands behind a value."""
+    return isinstance(value, fx.Proxy)
+
+
+def as_leaf(module: nn.Module, x: Tensor, **given) -> Any:
+    """The call of a module as a node of its own, for a symbol; its outputs can be told apart by unpacking."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), given)
+
+
+def settled(argument: Any, default: Any) -> Any:
+    """An argument of a model's call: symbolic tracing gives a symbol for each, and follows the default."""
+    return default if is_symbol(argument) else argument

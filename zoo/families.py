@@ -1,0 +1,165 @@
+"""Families: the files of `zoo.models` read as data, each checked when it is found."""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import timm.models
+
+from zoo.checks import unknown
+from zoo.models.model import Model
+from zoo.models.published import Counted, Published
+from zoo.slots import copied
+from zoo.weights import Rule
+
+# What a family's file says in upper case. A file with one of the first kind is a family's, and has all of them.
+NEEDED = {"MODEL": type, "DEFAULTS": Mapping, "VARIANTS": Mapping, "PUBLISHED": Mapping, "RULES": (list, tuple)}
+OPTIONAL = {"COUNTED": Mapping, "TASKS": (list, tuple), "CFG": Mapping}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's file as data."""
+
+    name: str
+    module: str
+    model: type[Model]
+    defaults: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+    published: Mapping[str, Published]
+    rules: tuple[Rule, ...]
+    tasks: tuple[str, ...]
+    about: str
+    cfg: Mapping[str, Any]
+    counted: Mapping[str, Counted] = field(default_factory=dict)
+
+    def arguments(self, variant: str) -> dict[str, Any]:
+        """The constructor's arguments of a variant, for the caller to keep: nothing in them is the family's own."""
+        return copied({**self.defaults, **self.variants[variant]})
+
+
+@functools.lru_cache(maxsize=1)
+def families() -> dict[str, Family]:
+    """Every family by name: each module of `zoo.models` that says what a family's file has to say.
+
+    A file that cannot be imported or read is left out, with a warning that names it: what is wrong with one family must
+    not take the others away.
+    """
+    package = importlib.import_module("zoo.models")
+    found, owners = {}, {}
+    for info in pkgutil.iter_modules(package.__path__):
+        name = f"zoo.models.{info.name}"
+        try:
+            family = read_family(importlib.import_module(name))
+            for variant in family.variants if family else ():
+                if variant in owners:
+                    raise ValueError(f"it names the variant {variant!r}, which {owners[variant]} has; give it another")
+        except Exception as error:  # whatever a file may raise when it is run
+            warnings.warn(f"{name} is left out: {what_is_wrong(error)}", stacklevel=2)
+            continue
+        if family is not None:
+            found[info.name] = family
+            owners |= dict.fromkeys(family.variants, name)
+    return found
+
+
+def what_is_wrong(error: Exception) -> str:
+    """An error in one line, with the place in the file where it arose."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    own = isinstance(error, ValueError) and where.filename == __file__
+    place = "" if own or isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+    return str(error) if own else f"{type(error).__name__}: {error}{place}"
+
+
+def read_family(module: ModuleType) -> Family | None:
+    """A family's file as data, or None for a module that is no family's.
+
+    Raises:
+        ValueError: Something that a family's file needs is missing, misspelt or of another kind; the message says what.
+    """
+    names = [name for name in vars(module) if name.isupper()]
+    if not set(NEEDED) & set(names):
+        return None
+    known = {**NEEDED, **OPTIONAL}
+    for name in known:
+        near = [n for n in difflib.get_close_matches(name, names, 3, 0.85) if n not in known]
+        if name not in names and near:
+            raise ValueError(f"it has no {name}, but {near[0]}; is that what is meant?")
+    for name, kind in known.items():
+        if name not in names and name in NEEDED:
+            raise ValueError(f"it has no {name}; a family's file has {', '.join(NEEDED)}")
+        if name in names and not isinstance(vars(module)[name], kind):
+            raise ValueError(f"its {name} is a {type(vars(module)[name]).__name__}, which cannot be")
+    if not (module.__doc__ or "").strip():
+        raise ValueError("it has no header; write what it is, its paper, its code and its weights")
+    if not issubclass(module.MODEL, Model):
+        raise ValueError(f"its MODEL is {module.MODEL.__name__}, which is no skeleton; derive it from zoo.models.model")
+    family = Family(
+        name=module.__name__.rsplit(".", 1)[-1],
+        module=module.__name__,
+        model=module.MODEL,
+        defaults=module.DEFAULTS,
+        variants=module.VARIANTS,
+        published=module.PUBLISHED,
+        counted=getattr(module, "COUNTED", {}),
+        rules=tuple(module.RULES),
+        tasks=tuple(getattr(module, "TASKS", ("classification",))),
+        about=module.__doc__.strip(),
+        cfg=getattr(module, "CFG", {}),
+    )
+    _check_entries(family)
+    return family
+
+
+def _check_entries(family: Family) -> None:
+    """Check the entries of what a family's file says against each other and against its model."""
+    takes = inspect.signature(family.model).parameters
+    for where, arguments in {"DEFAULTS": family.defaults, **family.variants}.items():
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"its variant {where!r} is a {type(arguments).__name__}, and no mapping of arguments")
+        for key in arguments:
+            if key not in takes:
+                raise ValueError(unknown(f"its model has no argument {key!r}, which {where} sets", key, takes))
+    for what, rows, kind in (("PUBLISHED", family.published, Published), ("COUNTED", family.counted, Counted)):
+        for name, row in rows.items():
+            if name.split(".")[0] not in family.variants:
+                arch = name.split(".")[0]
+                raise ValueError(unknown(f"its {what} has no variant for {name!r}", arch, family.variants, "variants"))
+            if not isinstance(row, kind):
+                raise ValueError(f"its {what}[{name!r}] is a {type(row).__name__}; it must be a {kind.__name__}")
+    for rule in family.rules:
+        if not isinstance(rule, Rule):
+            raise ValueError(f"its RULES hold a {type(rule).__name__}; make rules by rename, split, stack and drop")
+    check_cfg_keys(family.cfg, "its CFG")
+
+
+def family_of(arch: str, where: str = "") -> Family:
+    """The family of a variant; `where` goes before the message if there is none."""
+    known = {variant: family for family in families().values() for variant in family.variants}
+    if arch not in known:
+        names = [n for n in known if not n.endswith("_test")]
+        word = arch.split("_")[0]
+        kind = f"*{word}*" if word and any(word in name for name in names) else "*"
+        raise ValueError(where + unknown(f"model {arch!r}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
+    return known[arch]
+
+
+def check_cfg_keys(cfg: Mapping, what: str) -> None:
+    """Check the keys of a pretrained configuration.
+
+    Raises:
+        ValueError: A key is none of timm's.
+    """
+    fields = [f.name for f in dataclasses.fields(timm.models.PretrainedCfg)]
+    for key in cfg:
+        if key not in fields:
+            raise ValueError(unknown(f"{what} has no key {key!r}", key, fields, "keys"))
