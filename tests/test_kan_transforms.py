@@ -1,4 +1,4 @@
-"""Learnt functions under transformations and in recorded programs: tangents, per-sample gradients, other batch sizes."""
+"""Learnt functions under transformations and in recorded programs: tangents, gradients of a sample, batch sizes."""
 
 import warnings
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.basis.base import Basis, finite, wide
+from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.register import register
 
@@ -151,7 +152,7 @@ class Spline(Basis):
     def values(self, x: Tensor) -> Tensor:
         x, grid = finite(x), self._grid()
         if grid is None:
-            return self._expanded(x) if x.requires_grad else self._recursion(x)[0]
+            return self._expanded(x) if guard.compiling() and x.requires_grad else self._recursion(x)[0]
         distance, total = (_scaled(x, grid) - grid.centres).abs(), None
         for weight, reach in self._powers():
             power = (reach - distance).clamp(min=0).pow(self.order)
