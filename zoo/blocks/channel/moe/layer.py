@@ -92,7 +92,7 @@ class MoE(nn.Module):
         return y, wanted.aux | _statistics(wanted, kept)
 
     def _route(self, x: Tensor) -> tuple[Routing, Routing]:
-        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped."""
+        """The choices of all tokens, routed by group of samples, and what is left of them when some are dropped."""
         wanted = [self.router(part) for part in self._groups(x)]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
