@@ -423,7 +423,7 @@ def _take_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if not hasattr(module, "take_sizes"):
             continue
         own = module.state_dict()
-        if all(prefix + key in state and state[prefix + key].ndim == value.ndim for key, value in own.items()):
+        if all(prefix + key in state for key in own):
             module.take_sizes({key: state[prefix + key] for key in own})
 
 

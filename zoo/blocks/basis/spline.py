@@ -1,12 +1,14 @@
 """B-splines of any order on any grid."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoo.blocks.basis.base import Basis, finite, wide
+from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.register import register
 
@@ -150,7 +152,7 @@ class Spline(Basis):
     def values(self, x: Tensor) -> Tensor:
         x, grid = finite(x), self._grid()
         if grid is None:
-            return self._recursion(x)[0]
+            return self._expanded(x) if guard.compiling() and x.requires_grad else self._recursion(x)[0]
         distance, total = (_scaled(x, grid) - grid.centres).abs(), None
         for weight, reach in self._powers():
             power = (reach - distance).clamp(min=0).pow(self.order)
@@ -159,15 +161,37 @@ class Spline(Basis):
 
     def _recursion(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The splines by Cox and de Boor, and those of the order below (None for order 0)."""
+        splines, below = None, None
+        for level in self._levels(x):
+            splines, below = level, splines
+        return splines, below
+
+    def _levels(self, x: Tensor) -> Iterator[Tensor]:
+        """The splines of order 0, of order 1, and so on."""
         knots = self.knots.to(x.dtype).t()
         x = x.unsqueeze(-2)
-        splines, below = ((x >= knots[:-1]) & (x < knots[1:])).to(x.dtype), None
+        splines = ((x >= knots[:-1]) & (x < knots[1:])).to(x.dtype)
+        yield splines
         for k in range(1, self.order + 1):
-            below = splines
             # Each spline falls where the one behind it rises: one product a spline and order does for both.
             product = (x - knots[:-k]) / (knots[k:] - knots[:-k]) * splines
             splines = product[..., :-1, :] + splines[..., 1:, :] - product[..., 1:, :]
-        return splines, below
+            yield splines
+
+    def _expanded(self, x: Tensor) -> Tensor:
+        """The splines as Taylor series at their own input: polynomials, so that all derivatives are exact.
+
+        A derivative is made of splines of lower order. Through the recursion, compiled backward passes take twice as
+        long: they evaluate it once for each way back through it.
+        """
+        levels, offset = [*self._levels(x.detach())], (x - x.detach()).unsqueeze(-2)
+        knots, total = self.knots.to(x.dtype).t(), None
+        for lower, derivative in enumerate(levels):
+            for k in range(lower + 1, self.order + 1):
+                derivative = derivative * (k / (knots[k:] - knots[:-k]))
+                derivative = derivative[..., :-1, :] - derivative[..., 1:, :]
+            total = derivative if total is None else derivative + offset * total / (self.order - lower + 1)
+        return total
 
     # --- The closed form: a sum of powers max(0, reach - |u|)^order of the distance u from a bump's centre ------------
 

@@ -249,9 +249,6 @@ class _Rational(torch.autograd.Function):
 
 def _through_formula(tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by autograd, so that they can be differentiated again where that is wanted."""
-    again = torch.is_grad_enabled()
-    if not again:
-        tensors = tuple(t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True))
     with torch.enable_grad():
         y = formula(*tensors)
-    return gradients(y, tensors, needs, grad, create_graph=again)
+    return gradients(y, tensors, needs, grad, create_graph=torch.is_grad_enabled())

@@ -49,7 +49,7 @@ def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..
 
         @functools.wraps(read)
         def remembered(tensor: Tensor, *arguments: Hashable) -> Answer:
-            if not guard.plain(tensor):
+            if not guard.readable(tensor):
                 return otherwise
             near = tensor.device.type == "cpu"
             if near and not compare:

@@ -169,9 +169,12 @@ class KANLinear(Edges, nn.Module):
         Args:
             state: The saved layer's tensors, by the names of this layer's `state_dict()`.
         """
+        knots = state.get("basis.knots")
+        if knots is None or not hasattr(self.basis, "set_knots") or (knots.ndim, state["weight"].ndim) != (2, 3):
+            return  # what does not fit is listed when it is loaded
         rows = state["weight"].shape[1]
-        if rows != self.weight.shape[1] and hasattr(self.basis, "set_knots"):
-            self.basis.set_knots(state["basis.knots"])
+        if rows != self.weight.shape[1]:
+            self.basis.set_knots(knots)
             shape = (self.out_features, rows, self.in_features)
             self.weight = nn.Parameter(self.weight.new_zeros(shape), self.weight.requires_grad)
 
