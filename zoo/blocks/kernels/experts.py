@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import grouped, guard
+from zoo.blocks.kernels import grouped, guard, onednn
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.grouped import spans
 
