@@ -105,8 +105,8 @@ class MoE(nn.Module):
         """The choices of all tokens, routed by group of samples, and what is left of them when some are dropped."""
         if guard.to_onnx():
             raise ValueError(
-                f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort choices by expert; "
-                "use torch.export.save or torch.compile, or a dense channel_mixer ('mlp', 'glu') for ONNX"
+                f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort choices by "
+                "expert; use torch.export.save or torch.compile, or a dense channel_mixer ('mlp', 'glu') for ONNX"
             )
         wanted = [self.router(part, **given) for part in self._groups(x)]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
