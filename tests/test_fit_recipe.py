@@ -116,8 +116,20 @@ def test_a_short_run_learns(make_recipe, tmp_path, overrides):
 
 @pytest.mark.parametrize(
     "overrides",
-    [[], MINIBATCHES, SELECT, [*SELECT, "train.select=5st"], [*SELECT, "train.select=6st"]],
-    ids=["lbfgs", "adamw", "after the choice", "just before the choice", "before the choice"],
+    [
+        [],
+        MINIBATCHES,
+        SELECT,
+        [*SELECT, "train.select=5st"],
+        [*SELECT, "train.select=6st"],
+        *([*MINIBATCHES, *SELECT, "train.ema=0.9", f"train.select={step}st"] for step in (4, 5, 6)),
+    ],
+    ids=[
+        "lbfgs",
+        "adamw",
+        *("after the choice", "just before the choice", "before the choice"),
+        *("averaged after the choice", "averaged just before the choice", "averaged before the choice"),
+    ],
 )
 def test_a_resumed_fit_is_the_uninterrupted_one(make_recipe, tmp_path, overrides):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -157,6 +169,32 @@ def test_nodes_choose_when_the_recipe_says(make_recipe, tmp_path):
     assert {f"test/{name}": value for name, value in again.items()} == metrics
     layers = [layer for layer in model.modules() if hasattr(layer, "selection")]
     assert [layer.selection().chosen for layer in layers] == [layer.selection().chosen for layer in trainer.selectable]
+
+
+@pytest.mark.parametrize("ema", [0.5, 0.999])
+def test_an_averaged_model_chooses_with_the_model(make_recipe, tmp_path, ema):
+    """At once, the same spaces, and what is evaluated and saved is what its tensors say."""
+    trainer = Trainer(make_recipe(*MINIBATCHES, *SELECT, "train.duration=8st", f"train.ema={ema}"), tmp_path / "run")
+    update, seen = trainer._update, []
+    averaged = [layer for layer in trainer.ema.module.modules() if hasattr(layer, "selection")]
+    x = trainer.splits["test"].images
+
+    def watched(step, *batch):
+        found = update(step, *batch)
+        seen.append([layer.gates.selected for layer in averaged])
+        twin = trainer.recipe.model.create()
+        twin.load_state_dict(trainer.ema.module.state_dict())
+        assert torch.equal(twin.eval()(x), trainer.ema.module.eval()(x))
+        return found
+
+    trainer._update = watched
+    metrics = trainer.run()
+    assert seen[:4] == [[False] * 2] * 4 and seen[4:] == [[True] * 2] * (len(seen) - 4)
+    chosen = [layer.selection().chosen for layer in trainer.selectable]
+    model = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
+    for layers in (averaged, [layer for layer in model.modules() if hasattr(layer, "selection")]):
+        assert [layer.selection().chosen for layer in layers] == chosen
+    assert {f"test/{k}": v for k, v in evaluate(model, trainer.recipe, trainer.splits["test"]).items()} == metrics
 
 
 def test_lbfgs_is_that_of_torch_and_minimises(make_recipe):
@@ -224,7 +262,6 @@ def test_a_bad_loss_within_the_line_search_leaves_the_weights(make_recipe, tmp_p
         (["train.batch_size=100"], r"lbfgs needs all .* set train.batch_size=300 \(it is 100\)"),
         (["train.select=4st"], "train.select is 4st: it needs nodes that can choose, as model.kwargs.layer=select"),
         ([*SELECT, "train.select=8st"], "train.select is 8st: .* must be before the last of the 8 steps"),
-        ([*SELECT, "train.ema=0.9"], "train: select is 4st, but an average has no .*: set train.ema=null"),
         (["train.grad_clip=1"], "lbfgs needs .* gradients as they are .* train.grad_clip=null"),
     ],
 )
