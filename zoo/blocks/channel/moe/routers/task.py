@@ -1,12 +1,13 @@
 """Top-k with gates that know the task: the routers of M3ViT."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, init_
 from zoo.blocks.register import register
 
 
@@ -86,6 +87,25 @@ class Task(TopK):
             return F.linear(x, self.gate.weight[self.task].to(x.dtype))
         token, task = self.gate.weight.to(x.dtype).split([x.shape[-1], self.width], 1)
         return F.linear(x, token, task @ self.embedding.weight[self.task].to(x.dtype))
+
+    def keep_tasks(self, chosen: list[int]) -> None:
+        """Keep these tasks, in this order, and remove the others; one that is named twice is copied."""
+        if self.embedding is None:
+            owner = self.gate
+            owner.keep(chosen)
+        else:
+            owner, weight = self.embedding, self.embedding.weight
+            owner.weight = nn.Parameter(weight.detach()[chosen].clone(), weight.requires_grad)
+            owner.num_embeddings = len(chosen)
+        self.tasks, owner.active_fraction = len(chosen), 1 / len(chosen)
+
+    @torch.no_grad()
+    def reset_task(self, task: int) -> None:
+        """Initialise anew what belongs to one task alone."""
+        if self.embedding is None:
+            init_(self.gate.weight[task], None, self.gate.init)
+        else:
+            nn.init.normal_(self.embedding.weight[task])
 
 
 def set_task(model: nn.Module, task: int) -> None:
