@@ -231,20 +231,18 @@ def test_m3vit_works_on_the_task_that_it_is_told():
     overlay = {"state_dict": weights, "num_classes": 0}
     model = zoo.create_model("m3vit_test", pretrained=True, pretrained_cfg_overlay=overlay, **arguments).eval()
     first = model(tensors["image"])
-    model.set_task(1)
-    second = model(tensors["image"])
+    second = model(tensors["image"], task=1)
     assert (
         relative_error(first, tensors["logits"]) < 1e-4 and relative_error(second, tensors["logits_of_task_1"]) < 1e-4
     )
     assert relative_error(second, first) > 0.1
     with pytest.raises(ValueError, match="task is 2; .* has 2 tasks"):
-        model.set_task(2)
+        model(tensors["image"], task=2)
 
 
 def test_only_the_gate_of_the_asked_task_learns():
     model = randomised(zoo.create_model("m3vit_test")).train()
-    model.set_task(1)
-    model(images(model)).square().sum().backward()
+    model(images(model), task=1).square().sum().backward()
     grad = model.blocks[1].channel_mixer.router.gate.weight.grad
     assert grad[0].abs().sum() == 0 and grad[1].abs().sum() > 0
 

@@ -21,7 +21,7 @@ from zoo.blocks.channel.moe.routers.importance import Importance
 from zoo.blocks.channel.moe.routers.relu import ReLU
 from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.channel.moe.routers.sigmoid import Sigmoid
-from zoo.blocks.channel.moe.routers.task import Task, set_task
+from zoo.blocks.channel.moe.routers.task import Task
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.register import blocks_of
 from zoo.slots import build_block
@@ -183,11 +183,10 @@ def test_task_gates():
     x = torch.randn(1, 7, DIM)
     multi, embedding = make("task(tasks=3)"), make("task(tasks=3, design='embedding', width=4)")
     for task in range(3):
-        set_task(nn.ModuleList([multi, embedding]), task)
-        assert torch.allclose(multi.logits(x), x @ multi.gate.weight[task].T, atol=1e-6)
+        assert torch.allclose(multi.logits(x, task=task), x @ multi.gate.weight[task].T, atol=1e-6)
         beside = torch.cat([x, embedding.embedding.weight[task].expand(1, 7, -1)], -1)
-        assert torch.allclose(embedding.logits(x), beside @ embedding.gate.weight.T, atol=1e-6)
-    for parameter in torch.autograd.grad(multi.logits(x).sum(), list(multi.parameters())):
+        assert torch.allclose(embedding.logits(x, task=task), beside @ embedding.gate.weight.T, atol=1e-6)
+    for parameter in torch.autograd.grad(multi.logits(x, task=2).sum(), list(multi.parameters())):
         assert not parameter[:2].any() and parameter[2].any()  # only the asked task's gate is in use
 
 
@@ -572,11 +571,7 @@ def test_more_choices_than_experts(slot, top_k):
 
 
 def test_tasks_that_are_not_there():
-    with pytest.raises(ValueError, match=r"Linear has no router that knows tasks; build it with"):
-        set_task(nn.Linear(2, 2), 0)
-    model = nn.Sequential(Task(DIM, 3, 1, tasks=2), Task(DIM, 3, 1, tasks=3))
+    router = Task(DIM, 3, 1, tasks=2)
     for task in (2, -1, True, "depth"):
-        with pytest.raises(ValueError, match=r"the router 0 has 2 tasks, numbered from 0"):
-            set_task(model, task)
-    set_task(model, 1)
-    assert [router.task for router in model] == [1, 1]
+        with pytest.raises(ValueError, match=r"the task router of 3 experts has 2 tasks, numbered from 0"):
+            router(torch.randn(1, 2, DIM), task=task)

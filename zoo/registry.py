@@ -16,6 +16,7 @@ import timm.models
 from torch import nn
 
 from zoo.blocks.embed import to_pair
+from zoo.models.features import FeatureMaps
 from zoo.models.model import Model
 from zoo.models.published import Published
 from zoo.slots import check_type, unknown, with_others
@@ -345,12 +346,16 @@ def assemble(
     sizes = {"img_size": tuple(cfg.input_size[-2:])}
     sizes |= {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
     levels = family.model.count_levels({**arguments, **overrides})
+    features = {"feature_cls": FeatureMaps, "out_indices": levels}
+    if overrides.get("feature_cls", "getter") == "getter":  # timm's class of that name would lose the auxiliary outputs
+        overrides = {k: v for k, v in overrides.items() if k != "feature_cls"}
+        features["output_fmt"] = "NCHW"  # as timm's gives them, whatever the layout within
     return timm.models.build_model_with_cfg(
         make,
         arch,
         pretrained=False,
         pretrained_cfg=cfg.to_dict(),
-        feature_cfg={"feature_cls": "getter", "out_indices": levels},
+        feature_cfg=features,
         **{**sizes, **overrides},
     )
 

@@ -1,6 +1,12 @@
-"""MetaBlock, the only residual code of the package, and the way auxiliary outputs take through it."""
+"""MetaBlock, the only residual code of the package, and the way keywords and auxiliary outputs take through it.
 
-from collections.abc import Callable, Sequence
+What a mixer may take beside its input, it declares: the names of optional keywords of its forward pass, in an attribute
+or property ``takes``. A keyword given to a model reaches the mixers that declare it, and no others. What a mixer gives
+beside its output, it returns: with ``has_aux = True`` it gives ``(y, aux)``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -32,7 +38,8 @@ class MetaBlock(nn.Module):
         layer_scale: Initial value of a learnt factor per channel on each branch; None for no factor.
         res_scale: Initial value of a learnt factor per channel on each shortcut; None for no factor.
 
-    Shape: ``(B, *S, C) -> (B, *S, C)``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`.
+    Shape: ``(B, *S, C) -> (B, *S, C)``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`. Keywords of
+        the forward pass go to the mixers that declare them.
 
     Example:
         >>> block = MetaBlock(8, token_mixer=None, channel_mixer=nn.Linear(8, 8), norm=nn.LayerNorm)
@@ -86,25 +93,30 @@ class MetaBlock(nn.Module):
         """Whether a mixer returns auxiliary outputs; one may be exchanged after the block was built."""
         return _has_aux(self.token_mixer) or _has_aux(self.channel_mixer)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that a mixer declares."""
+        return keywords_of(self.token_mixer) | keywords_of(self.channel_mixer)
+
+    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []
         if self.form == "serial":
-            y = x if self.token_mixer is None else _mix(self.token_mixer, x, aux)
+            y = x if self.token_mixer is None else _mix(self.token_mixer, x, aux, given)
             if self.channel_mixer is not None:
-                y = _mix(self.channel_mixer, self.norm2(y), aux)
+                y = _mix(self.channel_mixer, self.norm2(y), aux, given)
             if y is not x:
                 x = self._add(x, y, self.scale2, self.res_scale2)
         else:
             if self.token_mixer is not None:
-                y = self._branch(self.token_mixer, self.norm1, x, aux)
+                y = self._branch(self.token_mixer, self.norm1, x, aux, given)
                 x = self._add(x, y, self.scale1, self.res_scale1)
             if self.channel_mixer is not None:
-                y = self._branch(self.channel_mixer, self.norm2, x, aux)
+                y = self._branch(self.channel_mixer, self.norm2, x, aux, given)
                 x = self._add(x, y, self.scale2, self.res_scale2)
         return (x, merge_aux(aux)) if self.has_aux else x
 
-    def _branch(self, mixer: nn.Module, norm: nn.Module, x: Tensor, aux: list[Aux]) -> Tensor:
-        return norm(_mix(mixer, x, aux)) if self.form == "post" else _mix(mixer, norm(x), aux)
+    def _branch(self, mixer: nn.Module, norm: nn.Module, x: Tensor, aux: list[Aux], given: Mapping) -> Tensor:
+        return norm(_mix(mixer, x, aux, given)) if self.form == "post" else _mix(mixer, norm(x), aux, given)
 
     def _add(self, x: Tensor, y: Tensor, scale: LayerScale | None, res_scale: LayerScale | None) -> Tensor:
         if self.drop_path is not None:
@@ -123,6 +135,19 @@ class MetaBlock(nn.Module):
                 self.scale2 = None
             else:
                 mixer.reparameterize()
+
+
+def keywords_of(module: nn.Module | None) -> frozenset[str]:
+    """Optional keywords that a module declares for its forward pass."""
+    return getattr(module, "takes", frozenset())
+
+
+def declared(module: nn.Module | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the keywords given that a module declares."""
+    if not given:
+        return given
+    takes = keywords_of(module)
+    return {name: value for name, value in given.items() if name in takes}
 
 
 def merge_aux(parts: Sequence[Aux]) -> Aux:
@@ -170,10 +195,15 @@ class PatchesOnly(nn.Module):
         self.mixer, self.prefix, self.grid = mixer, prefix, tuple(grid)
         self.has_aux = _has_aux(mixer)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that the mixer declares."""
+        return keywords_of(self.mixer)
+
+    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []
         patches = x[:, self.prefix :]
-        y = _mix(self.mixer, patches.unflatten(1, self.grid), aux)
+        y = _mix(self.mixer, patches.unflatten(1, self.grid), aux, given)
         mean = patches.mean(1, keepdim=True).expand(-1, self.prefix, -1)
         y = torch.cat([mean, y.flatten(1, -2)], dim=1)
         return (y, aux[0]) if self.has_aux else y
@@ -199,11 +229,12 @@ def _has_aux(mixer: nn.Module | None) -> bool:
     return getattr(mixer, "has_aux", False)
 
 
-def _mix(mixer: nn.Module, x: Tensor, into: list[Aux]) -> Tensor:
-    """The output of a mixer; what it reports beside it goes into a list."""
+def _mix(mixer: nn.Module, x: Tensor, into: list[Aux], given: Mapping[str, Any]) -> Tensor:
+    """The output of a mixer, with the keywords that it declares; what it reports beside it goes into a list."""
+    y = mixer(x, **declared(mixer, given))
     if not _has_aux(mixer):
-        return mixer(x)
-    y, aux = mixer(x)
+        return y
+    y, aux = y
     into.append(aux)
     return y
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import use_reentrant_ckpt
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from zoo.blocks.base import Aux, mean_losses, merge_aux
+from zoo.blocks.base import Aux, declared, keywords_of, mean_losses, merge_aux
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
+from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear
 from zoo.models.model import Model
 from zoo.slots import Slot
@@ -141,15 +144,28 @@ class Backbone(Model):
 
     # --- Forward ------------------------------------------------------------------------------------------------------
 
-    def _run(self, x: Tensor, levels: nn.Sequential) -> Iterator[tuple[Tensor, Aux]]:
-        """Run the levels; yields the output and the auxiliary outputs of each."""
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords of a call that a mixer declares, such as the ``task`` of a router that knows tasks."""
+        return frozenset().union(*[keywords_of(level) for level in self.levels])
+
+    def _run(self, x: Tensor, levels: nn.Sequential, given: Mapping[str, Any]) -> Iterator[tuple[Tensor, Aux]]:
+        """Run the levels; yields the output and the auxiliary outputs of each.
+
+        Raises:
+            TypeError: A keyword is none that a mixer of the model declares.
+        """
+        if given and not given.keys() <= (takes := self.takes):
+            name = min(given.keys() - takes)
+            known = ", ".join(sorted(takes)) or "none"
+            raise TypeError(f"no mixer of this {type(self).__name__} takes the keyword {name!r}; they take {known}")
         for level in levels:
-            x, aux = run_block(level, x, self.grad_checkpointing)
+            x, aux = run_block(level, x, self.grad_checkpointing, given)
             yield x, aux
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Aux]:
+    def _features(self, x: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
         x, auxes = self._embed(x), []
-        for y, aux in self._run(x, self.levels):
+        for y, aux in self._run(x, self.levels, given):
             x = y
             auxes.append(aux)
         return self._final(x), merge_aux(auxes)
@@ -178,12 +194,19 @@ class Backbone(Model):
     def _unpooled(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2) if self.output_fmt == "NLC" else x
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
         """Features of the last level, unpooled, in the layout `output_fmt`; normalised unless `pool_first`.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            return_aux: Return ``(features, aux)``, as in `forward`.
+            given: As in `forward`.
 
         Shape: ``(B, in_chans, H, W) -> (B, prefix + N, num_features)``, or ``(B, H', W', num_features)``.
         """
-        return self._unpooled(self._features(x)[0])
+        features, aux = self._features(x, given)
+        features = self._unpooled(features)
+        return (features, mean_losses(aux)) if return_aux else features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the result of `forward_features`, drop out, classify.
@@ -197,15 +220,21 @@ class Backbone(Model):
             x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
         """Logits of a batch of images, and on request what the mixers report beside them.
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
             return_aux: Return ``(logits, aux)``. ``loss/<name>`` is differentiable and unweighted, the mean over the
                 layers; ``stat/<name>`` is detached, an entry a layer. Empty for a model without such mixers.
+            given: Keywords for the mixers that declare them, such as ``task=1`` where a router knows tasks.
+
+        Raises:
+            ValueError: The images are of a size that the model cannot take, or a keyword has a value that a mixer
+                cannot take.
+            TypeError: A keyword is none that a mixer of the model declares.
         """
-        features, aux = self._features(x)
+        features, aux = self._features(x, given)
         logits = self.forward_head(self._unpooled(features))
         return (logits, mean_losses(aux)) if return_aux else logits
 
@@ -220,6 +249,8 @@ class Backbone(Model):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        return_aux: bool = False,
+        **given,
     ):
         """Features of chosen levels.
 
@@ -232,30 +263,37 @@ class Backbone(Model):
             stop_early: Do not run the levels after the last one asked for.
             output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
             intermediates_only: Leave out the final features.
+            return_aux: Return the auxiliary outputs too, those of all levels that were run, as in `forward`.
+            given: As in `forward`.
 
         Returns:
-            The list of features, or (final features, list) without `intermediates_only`.
+            (final features, list of features); the list alone with `intermediates_only`. With `return_aux` the
+            auxiliary outputs come last: (final features, list, aux), or (list, aux).
 
         Raises:
-            ValueError: The format or an index is none of the model's.
+            ValueError: The format or an index is none of the model's; and as `forward`.
+            TypeError: As `forward`.
         """
         fmt = getattr(output_fmt, "value", output_fmt).upper()  # timm's FeatureGetterNet passes an enum
         if fmt not in FORMATS:
             raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
         take, last = self._take(indices)
         grid = self.stem.grid(tuple(x.shape[2:]))
-        x, found = self._embed(x), []
-        for i, (y, _) in enumerate(self._run(x, self.levels[: last + 1] if stop_early else self.levels)):
+        x, found, auxes = self._embed(x), [], []
+        levels = self.levels[: last + 1] if stop_early else self.levels
+        for i, (y, aux) in enumerate(self._run(x, levels, given)):
             x = y
+            auxes.append(aux)
             if i in take:
                 found.append(self._final(x) if norm and x.shape[-1] == self.num_features else x)
         prefix = self.num_prefix_tokens
         maps = [_to_format(y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y, fmt) for y in found]
         if return_prefix_tokens and prefix:
             maps = [(m, y[:, :prefix]) for m, y in zip(maps, found, strict=True)]
+        aux = (mean_losses(merge_aux(auxes)),) if return_aux else ()
         if intermediates_only:
-            return maps
-        return self._unpooled(self._final(x) if x.shape[-1] == self.num_features else x), maps
+            return (maps, *aux) if return_aux else maps
+        return self._unpooled(self._final(x) if x.shape[-1] == self.num_features else x), maps, *aux
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -315,32 +353,42 @@ def _to_format(x: Tensor, fmt: str) -> Tensor:
     return x.permute(0, 3, 1, 2).contiguous() if fmt == "NCHW" else x
 
 
-def run_block(block: nn.Module, x: Tensor, checkpointing: bool) -> tuple[Tensor, Aux]:
-    """The output and the auxiliary outputs of a block; with `checkpointing` its activations are not kept."""
-    y = _checkpointed(block, x) if checkpointing and torch.is_grad_enabled() else block(x)
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
+    """The output and the auxiliary outputs of a block; with `checkpointing` its activations are not kept.
+
+    Args:
+        block: A block, or a stage of blocks.
+        x: Its input.
+        checkpointing: Compute the activations again in the backward pass.
+        given: Keywords of the model's call; the block gets those that it declares.
+    """
+    given = declared(block, given)
+    y = _checkpointed(block, x, given) if checkpointing and torch.is_grad_enabled() else block(x, **given)
     return y if getattr(block, "has_aux", False) else (y, {})
 
 
-def _checkpointed(level: nn.Module, x: Tensor):
+def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
     """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
     if not use_reentrant_ckpt():
+        run = partial(level, **given) if given else level  # torch's function has keywords of its own
         norms = [m for m in level.modules() if isinstance(m, _BatchNorm)]
-        if not norms or torch.compiler.is_compiling():
-            return checkpoint(level, x)
-        return checkpoint(level, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
-    if not getattr(level, "has_aux", False):
+        if not norms or guard.recording():
+            return checkpoint(run, x)
+        return checkpoint(run, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
+    if not given and not getattr(level, "has_aux", False):
         return checkpoint(level, x)
 
-    # The reentrant kind tracks only tensors at the top of what a function returns; inside a mapping they lose their
-    # graph.
+    # The reentrant kind tracks only tensors at the top of what a function takes and returns; inside a mapping they lose
+    # their graph.
+    inputs, layout = pytree.tree_flatten(dict(given))
     structure = []
 
-    def flat(x: Tensor) -> tuple[Tensor, ...]:
-        leaves, spec = pytree.tree_flatten(level(x))
+    def flat(x: Tensor, *inputs) -> tuple[Tensor, ...]:
+        leaves, spec = pytree.tree_flatten(level(x, **pytree.tree_unflatten(list(inputs), layout)))
         structure[:] = [spec]
         return tuple(leaves)
 
-    leaves = checkpoint(flat, x)
+    leaves = checkpoint(flat, x, *inputs)
     return pytree.tree_unflatten(list(leaves), structure[0])
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, MetaBlock, merge_aux
+from zoo.blocks.base import Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
 from zoo.models.backbone import Backbone, run_block
 from zoo.slots import Slot, SlotLike, build_block, resolve_slots, resolve_stage_slots
@@ -19,6 +19,7 @@ class Stage(nn.Module):
     """Downsampling, if any, and the blocks of one resolution.
 
     Shape: ``(B, H, W, C) -> (B, H', W', C')``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`.
+        Keywords of the forward pass go to the mixers that declare them.
     """
 
     def __init__(self, downsample: nn.Module | None, blocks: Sequence[MetaBlock]):
@@ -32,12 +33,17 @@ class Stage(nn.Module):
         """Whether a block returns auxiliary outputs."""
         return any(block.has_aux for block in self.blocks)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that a mixer of a block declares."""
+        return frozenset().union(*[keywords_of(block) for block in self.blocks])
+
+    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         if self.downsample is not None:
             x = self.downsample(x)
         x, auxes = x.contiguous(), []  # a convolution may leave it strided, and every block would copy it again
         for block in self.blocks:
-            x, aux = run_block(block, x, self.grad_checkpointing)
+            x, aux = run_block(block, x, self.grad_checkpointing, given)
             auxes.append(aux)
         return (x, merge_aux(auxes)) if self.has_aux else x
 

@@ -9,30 +9,17 @@ The variants are the backbones of the authors' configurations with the experts o
 width of the features, four a token, a gate for each task, no noise. They have no final norm and no classifier; with
 `num_classes` they get one. The heads for dense prediction are not part of zoo: `features_only` gives what they take.
 
-Tasks by number: NYUD and Cityscapes 0 semantic segmentation, 1 depth; PASCAL 0 semantic segmentation, 1 human parts, 2
+The task is a keyword of the call, ``model(x, task=1)``, of feature maps as of logits; without it that is task 0. By
+number: NYUD and Cityscapes 0 semantic segmentation, 1 depth; PASCAL 0 semantic segmentation, 1 human parts, 2
 saliency, 3 surface normals, 4 edges.
 """
 
-from zoo.blocks.channel.moe.routers.task import set_task
 from zoo.models import vit
 from zoo.models.isotropic import Isotropic
 from zoo.models.published import Published
 from zoo.weights import rename, stack, transpose
 
-
-class M3ViT(Isotropic):
-    """An isotropic model that is told which task to work on. Arguments and errors are those of `Isotropic`."""
-
-    def set_task(self, task: int) -> None:
-        """Work on this task from now on; it is not saved with the model, which begins with task 0.
-
-        Raises:
-            ValueError: There is no such task.
-        """
-        set_task(self, task)
-
-
-MODEL = M3ViT
+MODEL = Isotropic
 
 
 def moe(tasks: int, num_experts: int = 16, top_k: int = 4) -> dict:

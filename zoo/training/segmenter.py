@@ -107,10 +107,17 @@ class Segmenter(nn.Module):
             info.channels(), stride=min(info.reduction()), num_classes=pyramid.num_classes, width=pyramid.width
         )
 
-    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
-        """Logits of every pixel; with `return_aux` also auxiliary outputs, of which feature maps bring none."""
-        logits = self.head(self.backbone(x), x.shape[-2:])
-        return (logits, {}) if return_aux else logits
+    def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
+        """Logits of every pixel; with `return_aux` also the auxiliary outputs of the backbone's mixers.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            return_aux: Return ``(logits, aux)``.
+            given: Keywords for the mixers of the backbone that declare them, such as ``task=1``.
+        """
+        maps, aux = self.backbone(x, return_aux=True, **given)
+        logits = self.head(maps, x.shape[-2:])
+        return (logits, aux) if return_aux else logits
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone."""

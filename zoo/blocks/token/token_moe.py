@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, MetaBlock
+from zoo.blocks.base import Aux, MetaBlock, keywords_of
 from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routers.remap import Remap
@@ -84,8 +84,13 @@ class TokenMoE(nn.Module):
             dtype=dtype,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2))
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that the router declares."""
+        return keywords_of(self.moe)
+
+    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
+        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **given)
         return y.transpose(1, 2).reshape(x.shape), aux
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
@@ -190,8 +195,13 @@ class ReRepresent(nn.Module):
         self.fewer_channels = Linear(width, dim, init=init, **dd)
         self.more_tokens = TokenLinear(tokens, positions, init=init, **dd)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Aux]:
-        y = self.block(self.more_channels(self.fewer_tokens(x.flatten(1, -2))))
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that a mixer of the block within declares."""
+        return keywords_of(self.block)
+
+    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
+        y = self.block(self.more_channels(self.fewer_tokens(x.flatten(1, -2))), **given)
         y, aux = y if self.has_aux else (y, {})
         y = self.more_tokens(self.fewer_channels(y)).view(x.shape)
         return (y, aux) if self.has_aux else y

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux
+from zoo.blocks.base import Aux, keywords_of
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
@@ -33,7 +33,7 @@ class MoE(nn.Module):
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)`` and the auxiliary outputs: the router's losses; ``stat/load``, the share of
         the choices that each expert got, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
-        ``stat/entropy``, the entropy of the load over its maximum log E.
+        ``stat/entropy``, the entropy of the load over its maximum log E. Keywords go to the router.
 
     Example:
         >>> y, aux = MoE(16, num_experts=4, experts="glu")(torch.randn(2, 9, 16))
@@ -84,14 +84,19 @@ class MoE(nn.Module):
         """Number of experts that a token can choose from."""
         return self.router.num_experts
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        wanted, kept = self._route(x)
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that the router declares."""
+        return keywords_of(self.router)
+
+    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
+        wanted, kept = self._route(x, **given)
         y = self.experts(x.reshape(-1, x.shape[-1]), make_plan(kept)).view(x.shape)
         if self.shared is not None:
             y = y + self.shared(x)
         return y, wanted.aux | _statistics(wanted, kept)
 
-    def _route(self, x: Tensor) -> tuple[Routing, Routing]:
+    def _route(self, x: Tensor, **given) -> tuple[Routing, Routing]:
         """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped.
 
         The last group is smaller where the samples are no multiple of its size.
@@ -104,7 +109,7 @@ class MoE(nn.Module):
         parts = [rows[: cut * tokens].view(cut // size, size * tokens, width)]
         if cut < samples:
             parts.append(rows[cut * tokens :][None])
-        wanted = [self.router(part) for part in parts]
+        wanted = [self.router(part, **given) for part in parts]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
 

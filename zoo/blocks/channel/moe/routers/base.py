@@ -17,7 +17,8 @@ from zoo.slots import unknown
 class Router(nn.Module):
     """Base of the routers: a linear map to a logit for each expert, in fp32 whatever the model's precision.
 
-    A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``.
+    A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``. One whose
+    `logits` take a keyword beside the tokens, names it in `takes`; a model hands it on from its call.
 
     Args:
         dim: Number of channels.
@@ -28,6 +29,7 @@ class Router(nn.Module):
 
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
+        takes: Optional keywords of `logits`.
         sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
@@ -35,6 +37,7 @@ class Router(nn.Module):
     """
 
     sums_to_one = False
+    takes: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training
 
@@ -68,10 +71,10 @@ class Router(nn.Module):
     def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Routing:
+    def forward(self, x: Tensor, **given) -> Routing:
         device = x.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            return self.route(self.logits(x))
+            return self.route(self.logits(x, **given))
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""

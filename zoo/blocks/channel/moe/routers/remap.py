@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.base import keywords_of
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, build_block
@@ -84,8 +85,13 @@ class Remap(nn.Module):
             self.planes.zero_()
             self.offsets.zero_()
 
-    def forward(self, x: Tensor) -> Routing:
-        routing = self.router(x)
+    @property
+    def takes(self) -> frozenset[str]:
+        """Optional keywords that the router inside declares."""
+        return keywords_of(self.router)
+
+    def forward(self, x: Tensor, **given) -> Routing:
+        routing = self.router(x, **given)
         experts, empty = routing.experts, routing.num_experts
         if self.table is not None:
             experts = self.table[experts]

@@ -15,7 +15,8 @@ from zoo.blocks.register import register
 class Task(TopK):
     """Top-k by the gate of the task that is asked for, so that each task runs its own experts and no others.
 
-    The task is set from outside by `set_task`, for a whole model; it is no input of the layer and is not saved.
+    The task is a keyword of the call, of the router's as of the whole model's: ``model(x, task=1)``. Without it that is
+    task 0.
 
     Args:
         tasks: Number of tasks.
@@ -26,17 +27,12 @@ class Task(TopK):
         losses: As in `TopK`.
         init: A scheme of `zoo.blocks.linear.INITS`, for the gates.
 
-    Attributes:
-        task: Number of the task that is asked for, from 0.
-
-    Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
+    Shape: ``(G, S, dim)``, ``task`` from 0 to ``tasks - 1 ->`` a `Routing` of G * S tokens.
 
     Example:
-        >>> import torch
         >>> router, x = Task(8, 16, 2, tasks=3).eval(), torch.randn(1, 5, 8)
         >>> first = router(x).experts
-        >>> set_task(router, 2)
-        >>> (router(x).experts == first).all()
+        >>> (router(x, task=2).experts == first).all()
         tensor(False)
 
     Source: Liang et al., "M3ViT" (arXiv 2210.14793); VITA-Group/M3ViT, models/custom_moe_layer.py and
@@ -45,8 +41,10 @@ class Task(TopK):
         layers by a small network from the task's number. The losses are those of V-MoE; the official load compares
         logits with a probability, and its importance is of the chosen weights alone.
     Cost: dim x num_experts MACs a token.
-    Raises: ValueError as `TopK`, and for an unknown design or less than one task.
+    Raises: ValueError as `TopK`, for an unknown design or less than one task; of a call, for a task that is not there.
     """
+
+    takes = frozenset({"task"})
 
     def __init__(
         self,
@@ -67,7 +65,7 @@ class Task(TopK):
             raise ValueError(f"task router has tasks={tasks} and width={width}; both must be at least 1")
         if design not in ("multi", "embedding"):
             raise ValueError(f"design {design!r} of the task router is not one of 'multi', 'embedding'")
-        self.tasks, self.design, self.width, self.task = tasks, design, width, 0  # before super(): it makes the gate
+        self.tasks, self.design, self.width = tasks, design, width  # before super(): it makes the gate
         super().__init__(
             dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
         )
@@ -81,12 +79,17 @@ class Task(TopK):
         # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.
         return GroupedLinear(self.tasks, dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, task: int = 0) -> Tensor:
+        if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < self.tasks:
+            raise ValueError(
+                f"task is {task!r}; the task router of {self.num_experts} experts has {self.tasks} tasks, "
+                "numbered from 0"
+            )
         x = widen(x)
         if self.design == "multi":
-            return F.linear(x, self.gate.weight[self.task].to(x.dtype))
-        token, task = self.gate.weight.to(x.dtype).split([x.shape[-1], self.width], 1)
-        return F.linear(x, token, task @ self.embedding.weight[self.task].to(x.dtype))
+            return F.linear(x, self.gate.weight[task].to(x.dtype))
+        token, vector = self.gate.weight.to(x.dtype).split([x.shape[-1], self.width], 1)
+        return F.linear(x, token, vector @ self.embedding.weight[task].to(x.dtype))
 
     def keep_tasks(self, chosen: list[int]) -> None:
         """Keep these tasks, in this order, and remove the others; one that is named twice is copied."""
@@ -106,27 +109,3 @@ class Task(TopK):
             init_(self.gate.weight[task], None, self.gate.init)
         else:
             nn.init.normal_(self.embedding.weight[task])
-
-
-def set_task(model: nn.Module, task: int) -> None:
-    """Ask for a task: every task router of a model routes for it from now on.
-
-    Example:
-        >>> router = Task(8, 4, 1, tasks=5)
-        >>> set_task(router, 3)
-        >>> router.task
-        3
-
-    Raises:
-        ValueError: The model has no task router, or one of them has no such task.
-    """
-    routers = [(name, module) for name, module in model.named_modules() if isinstance(module, Task)]
-    if not routers:
-        raise ValueError(
-            f"{type(model).__name__} has no router that knows tasks; build it with router='task(tasks=…)' in its moe"
-        )
-    for name, router in routers:
-        if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < router.tasks:
-            raise ValueError(f"task is {task!r}; the router {name} has {router.tasks} tasks, numbered from 0")
-    for _, router in routers:
-        router.task = task
