@@ -87,7 +87,7 @@ def prune_experts(
             removed[place.key] = sorted(set(range(len(counts))) - set(left))
             _remove(model, place, left, seen[place.name].tokens.shape[1])
     if task is not None:
-        _take_tasks(model, [task])
+        keep_tasks(model, [task])
     return removed
 
 
@@ -241,7 +241,7 @@ def add_task(model: nn.Module, *, like: int | None = None) -> int:
     tasks = count_tasks(model)
     if like is not None:
         check_task(like, tasks)
-    _take_tasks(model, [*range(tasks), 0 if like is None else like])
+    keep_tasks(model, [*range(tasks), 0 if like is None else like])
     if like is None:
         for module in model.modules():
             if isinstance(module, Task):
@@ -272,7 +272,7 @@ def check_task(task: int, tasks: int) -> int:
     return task
 
 
-def _take_tasks(model: Model, chosen: list[int]) -> None:
+def keep_tasks(model: Model, chosen: list[int]) -> None:
     """Let every router that knows tasks know these, in this order, and note it."""
     for place in find_mixtures(model):
         place.note(model, {"router": str(_with_tasks(place.router(model), place.mixture.router, chosen))})
