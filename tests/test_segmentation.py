@@ -213,7 +213,8 @@ def test_a_pyramid_stands_on_every_hierarchical_model(name, tmp_path):
     assert len(model.head.pyramid.inner_blocks) == 4
     x = torch.randn(2, 1, 64, 64)
     logits, aux = model(x, return_aux=True)
-    assert logits.shape == (2, 5, 64, 64) and aux == {}
+    assert logits.shape == (2, 5, 64, 64)
+    assert aux.keys() == model.backbone.model(x, return_aux=True)[1].keys()
     logits.square().mean().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     decayed, kept = param_groups(model, 0.1)

@@ -315,9 +315,8 @@ def assemble(
         key: with_others(value, arguments.get(key, takes[key].default)) if key in SLOT_ARGUMENTS else value
         for key, value in overrides.items()
     }
-    names = {"first_conv": "stem.proj", "classifier": "head"}  # zoo's own names, for timm's tools
-    names |= {key: family.cfg[key] for key in names if key in family.cfg}
-    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None, **names)
+    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None)
+    facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def make(**given) -> nn.Module:
         given = {**arguments, **given}
@@ -340,7 +339,7 @@ def assemble(
             raise ValueError(f"{arch} takes vectors and has no feature maps; leave {', '.join(features)} out")
         model = make(**overrides)
         sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
-        model.pretrained_cfg = dataclasses.replace(cfg, **sizes).to_dict()
+        model.pretrained_cfg = dataclasses.replace(cfg, **sizes, **model.facts(model.input_size)).to_dict()
         return model
     # A variant's own sizes go before those of a configuration that was made up for it.
     sizes = {"img_size": tuple(cfg.input_size[-2:])}
@@ -350,14 +349,24 @@ def assemble(
     if overrides.get("feature_cls", "getter") == "getter":  # timm's class of that name would lose the auxiliary outputs
         overrides = {k: v for k, v in overrides.items() if k != "feature_cls"}
         features["output_fmt"] = "NCHW"  # as timm's gives them, whatever the layout within
-    return timm.models.build_model_with_cfg(
-        make,
+
+    def told(**given) -> nn.Module:
+        model = make(**given)
+        facts.update(model.facts(cfg.input_size))
+        return model
+
+    model = timm.models.build_model_with_cfg(
+        told,
         arch,
         pretrained=False,
         pretrained_cfg=cfg.to_dict(),
         feature_cfg=features,
         **{**sizes, **overrides},
     )
+    if overrides.get("features_only"):
+        del facts["classifier"]  # as timm's builder leaves it out
+    model.pretrained_cfg.update(facts)
+    return model
 
 
 def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:

@@ -89,7 +89,7 @@ class PatchEmbed(nn.Module):
         if remainder not in ("refuse", "drop", "pad"):
             raise ValueError(f"patch: remainder {remainder!r} is not one of refuse, drop, pad")
         self.patch_size = to_pair(patch_size, "patch_size")
-        self.in_chans, self.init, self.remainder = in_chans, init, remainder
+        self.in_chans, self.remainder = in_chans, remainder
         self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, init=init, device=device, dtype=dtype)
         self.norm = build_block("norm", norm, dim, device=device, dtype=dtype)
 
@@ -130,22 +130,21 @@ class PatchEmbed(nn.Module):
 
     def set_patch_size(self, patch_size: int | Sequence[int]) -> None:
         """Resample the convolution to another patch size (FlexiViT's pseudo-inverse resize)."""
-        new, old = to_pair(patch_size, "patch_size"), self.proj
+        new = to_pair(patch_size, "patch_size")
         if new == self.patch_size:
             return
-        self.proj = Conv2d(
-            self.in_chans,
-            old.out_channels,
-            new,
-            new,
-            init=self.init,
-            device=old.weight.device,
-            dtype=old.weight.dtype,
-        )
+        if not isinstance(self.proj, nn.Conv2d) or "weight" not in dict(self.proj.named_parameters(recurse=False)):
+            raise ValueError(
+                f"the stem's convolution has become a {type(self.proj).__name__} whose weight cannot be resampled; set "
+                "the patch size first, or merge what was put around it"
+            )
+        weight = self.proj.weight
         with torch.no_grad():
-            self.proj.weight.copy_(resample_patch_embed(old.weight, list(new)))
-            self.proj.bias.copy_(old.bias)
-        self.patch_size = new
+            resampled = resample_patch_embed(weight, list(new)).to(weight.dtype)
+        layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+        # In the same module, which may be in evaluation, or have hooks.
+        self.proj.weight = nn.Parameter(resampled.contiguous(memory_format=layout), weight.requires_grad)
+        self.proj.kernel_size = self.proj.stride = self.patch_size = new
 
 
 @register("stem", "lift")

@@ -13,13 +13,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, declared, keywords_of, mean_losses, merge_aux
+from zoo.blocks.embed import to_pair
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear
 from zoo.models.model import Model
+from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot
 
-HEADS = ("linear", "mlp", "image", "tanh")
+# Kinds of heads, and the name of their last layer.
+HEADS = {"linear": "head", "mlp": "head.fc2", "image": "head.proj", "tanh": "head.fc2"}
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
@@ -70,13 +73,25 @@ class Backbone(Model):
         raise NotImplementedError
 
     def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
-        """Move the model to another image or patch size; weights that depend on the grid are resampled in place."""
+        """Move the model to another image or patch size; weights that depend on the grid are resampled.
+
+        Where a size cannot be, the model stays as it was.
+        """
         raise NotImplementedError
 
-    def _moved(self, img_size: tuple[int, int], grid: tuple[int, int]) -> None:
+    def _set_patch_size(self, patch_size: int | Sequence[int] | None) -> None:
+        """Give the stem another patch size; None keeps it."""
+        if patch_size is not None:
+            if not hasattr(self.stem, "set_patch_size"):
+                raise ValueError(f"stem {self.config['stem'][0]} has no patches; leave patch_size out")
+            self.stem.set_patch_size(patch_size)
+
+    def _moved(self, img_size: tuple[int, int], grid: tuple[int, int], patch_size: int | Sequence[int] | None) -> None:
         """Note the sizes that the model has been moved to."""
         self.img_size, self.grid = img_size, grid
         self.config["img_size"] = img_size
+        if patch_size is not None:
+            self.config["patch_size"] = to_pair(patch_size, "patch_size")
         self._traits = {**getattr(self, "_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
 
     # --- Head ---------------------------------------------------------------------------------------------------------
@@ -137,8 +152,9 @@ class Backbone(Model):
         """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
         weight = next(self.parameters())
         pool = self.global_pool if global_pool is None else global_pool
-        self.head_kind = "linear" if self.head_kind == "image" else self.head_kind
-        self._set_classifier(num_classes, pool, weight.device, weight.dtype)
+        with all_or_nothing(self):
+            self.head_kind = "linear" if self.head_kind == "image" else self.head_kind
+            self._set_classifier(num_classes, pool, weight.device, weight.dtype)
         self.config |= {"num_classes": num_classes, "global_pool": pool, "head": self.head_kind}
         self.head.train(self.training)
 
@@ -278,7 +294,7 @@ class Backbone(Model):
         if fmt not in FORMATS:
             raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
         take, last = self._take(indices)
-        grid = self.stem.grid(tuple(x.shape[2:]))
+        grid = self.stem.grid((x.shape[-2], x.shape[-1]))
         x, found, auxes = self._embed(x), [], []
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, given)):
@@ -331,6 +347,11 @@ class Backbone(Model):
         return take, max(take)
 
     # --- Training and tools -------------------------------------------------------------------------------------------
+
+    def facts(self, input_size: tuple[int, int, int]) -> dict[str, Any]:
+        convs = (f"stem.{name}" for name, module in self.stem.named_modules() if isinstance(module, nn.Conv2d))
+        # As in timm, features in a row have no pool size.
+        return {"first_conv": next(convs, ()), "classifier": HEADS[self.head_kind], "pool_size": None}
 
     @property
     def input_size(self) -> tuple[int, int, int]:

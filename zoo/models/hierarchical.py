@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
 from zoo.models.backbone import Backbone, run_block
+from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot, SlotLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
@@ -214,9 +216,10 @@ class Hierarchical(Backbone):
         ]
 
     def _embed(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
+        height, width = x.shape[-2], x.shape[-1]
         x = self.stem(x)
-        self._check_size(size)
+        if isinstance(x, Tensor):  # a symbol of torch.fx has no sizes to check
+            self._check_size((height, width))
         return x
 
     def _keep_levels(self, count: int) -> bool:
@@ -236,6 +239,13 @@ class Hierarchical(Backbone):
 
     # --- Sizes --------------------------------------------------------------------------------------------------------
 
+    def _grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The grid of each stage, for images of a size."""
+        grids = [self.stem.grid(img_size)]
+        for stage in self.stages[1:]:
+            grids.append(stage.downsample.grid(grids[-1]))
+        return grids
+
     def set_input_size(
         self,
         img_size: int | Sequence[int] | None = None,
@@ -254,35 +264,38 @@ class Hierarchical(Backbone):
             window_size: Side of the windows or (height, width), for all mixers that have windows; None keeps it.
 
         Raises:
-            ValueError: A size is none that the stem, a stage or a mixer can take.
+            ValueError: A size is none that the stem, a stage or a mixer can take. Then the model stays as it was.
         """
         img_size = self.img_size if img_size is None else to_pair(img_size, "img_size")
         windowed = [hasattr(mixer, "set_window_size") for mixer in self._token_mixers()]
         if window_size is not None and not any(windowed):
             raise ValueError("window_size is given, but no token mixer of this model has windows; leave it out")
-        if patch_size is not None:
-            if not hasattr(self.stem, "set_patch_size"):
-                raise ValueError(f"stem {self.config['stem'][0]} has no patches; leave patch_size out")
-            self.stem.set_patch_size(patch_size)
-            self.config["patch_size"] = to_pair(patch_size, "patch_size")
-        grids = [self.stem.grid(img_size)]
-        for stage in self.stages[1:]:
-            grids.append(stage.downsample.grid(grids[-1]))
-        for grid, stage in zip(grids, self.stages, strict=True):
-            for block in stage.blocks:
-                if window_size is not None and hasattr(block.token_mixer, "set_window_size"):
-                    block.token_mixer.set_grid(grid, window_size)
-                elif hasattr(block.token_mixer, "set_grid"):
-                    block.token_mixer.set_grid(grid)
+        old = self._grids(self.img_size)
+        with all_or_nothing(self):
+            self._set_patch_size(patch_size)
+            grids = self._grids(img_size)
+            for before, grid, stage in zip(old, grids, self.stages, strict=True):
+                for block in stage.blocks:
+                    if window_size is not None and hasattr(block.token_mixer, "set_window_size"):
+                        block.token_mixer.set_grid(grid, window_size)
+                    elif grid != before and hasattr(block.token_mixer, "set_grid"):
+                        block.token_mixer.set_grid(grid)
         if window_size is not None:
             self.config["token_mixer"] = [
                 Slot(slot.name, {**slot.options, "window_size": window_size}, slot.factory) if has_window else slot
                 for slot, has_window in zip(self.config["token_mixer"], windowed, strict=True)
             ]
-        self._moved(img_size, grids[0])
+        self._moved(img_size, grids[0], patch_size)
         self._set_reductions()
 
     # --- Training and tools -------------------------------------------------------------------------------------------
+
+    def facts(self, input_size: tuple[int, int, int]) -> dict[str, Any]:
+        try:
+            pool_size = self._grids(input_size[-2:])[-1]
+        except ValueError:  # a model that was built for other sizes than its configuration has
+            pool_size = None
+        return {**super().facts(input_size), "pool_size": pool_size}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs in training and compute the rest again in the backward pass."""

@@ -45,7 +45,7 @@ VARIANTS = {
     "conventional_test": dict(CONVENTIONAL, img_size=8, dim=64, depth=3),
 }
 
-CFG = dict(mean=(0.0,), std=(1.0,), crop_pct=1.0, first_conv=())
+CFG = dict(mean=(0.0,), std=(1.0,), crop_pct=1.0)
 
 PUBLISHED = {}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed import ClassAndPosition, to_pair
 from zoo.models.backbone import Backbone
+from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot, SlotLike, build_block, resolve_slots
 
 
@@ -180,9 +181,10 @@ class Isotropic(Backbone):
         return (self.dynamic_img_size or not positions) and super()._any_size
 
     def _embed(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
+        height, width = x.shape[-2], x.shape[-1]
         x = self.stem(x)
-        self._check_size(size)
+        if isinstance(x, Tensor):  # a symbol of torch.fx has no sizes to check
+            self._check_size((height, width))
         x = x if self.tokens is None else self.tokens(x)
         return x.contiguous()  # a convolution may leave it strided, and every block would copy it again
 
@@ -199,23 +201,20 @@ class Isotropic(Backbone):
             patch_size: Side of a patch or (height, width); None keeps it.
 
         Raises:
-            ValueError: The image is not a whole number of patches, or the stem cannot change.
+            ValueError: The image is not a whole number of patches, or the stem or a mixer cannot change. Then the
+                model stays as it was.
         """
         img_size = self.img_size if img_size is None else to_pair(img_size, "img_size")
         if self.config["head"] == "image" and img_size != self.img_size:
             raise ValueError(f"a model that gives images of {self.img_size} cannot change its size; create another one")
-        if patch_size is not None:
-            if not hasattr(self.stem, "set_patch_size"):
-                raise ValueError(f"stem {self.config['stem'][0]} has no patches; leave patch_size out")
-            self.stem.set_patch_size(patch_size)
-            self.config["patch_size"] = to_pair(patch_size, "patch_size")
-        grid = self.stem.grid(img_size)
-        if grid != self.grid:
-            owners = [self.tokens, *self._token_mixers()]
-            for owner in owners:
-                if hasattr(owner, "set_grid"):
-                    owner.set_grid(grid)
-        self._moved(img_size, grid)
+        with all_or_nothing(self):
+            self._set_patch_size(patch_size)
+            grid = self.stem.grid(img_size)
+            if grid != self.grid:
+                for owner in (self.tokens, *self._token_mixers()):
+                    if hasattr(owner, "set_grid"):
+                        owner.set_grid(grid)
+        self._moved(img_size, grid, patch_size)
         for info in self.feature_info:
             info["reduction"] = img_size[0] // grid[0]
 

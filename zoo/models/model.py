@@ -1,5 +1,7 @@
 """What every model of zoo has in common, whatever it takes."""
 
+from typing import Any
+
 from torch import nn
 
 from zoo.blocks.base import parameters_without_decay
@@ -23,6 +25,17 @@ class Model(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
         return parameters_without_decay(self)
+
+    def facts(self, input_size: tuple[int, ...]) -> dict[str, Any]:
+        """What a configuration says of a built model: ``first_conv``, ``classifier`` and ``pool_size``.
+
+        The first two are names of layers with a weight: the convolution that sees the channels of an image, empty where
+        there is none, and what makes the logits, where there are any.
+
+        Args:
+            input_size: Of the inputs that the configuration is about, without the batch.
+        """
+        return {"first_conv": (), "classifier": "head", "pool_size": None}
 
     @property
     def deployed(self) -> bool:
