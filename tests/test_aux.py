@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from conftest import images
+from conftest import TEST_VARIANTS, images, randomised
 from torch import nn
 
 import zoo
 from zoo.blocks.base import merge_aux
+from zoo.blocks.channel.moe.balance import rebalance
 from zoo.blocks.register import _BLOCKS, register
+from zoo.training.segmenter import Pyramid, Segmenter
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +124,85 @@ def test_token_mixers_report_through_the_class_tokens_adapter():
 def test_a_key_must_say_what_it_is():
     with pytest.raises(ValueError, match="'balance' must be named loss/<name> or stat/<name>"):
         merge_aux([{"balance": torch.zeros(())}])
+
+
+# --- Beside features --------------------------------------------------------------------------------------------------
+
+MOE = {"name": "moe", "num_experts": 2, "top_k": 1, "router": {"name": "sigmoid", "losses": ["balance"], "rate": 0.5}}
+
+
+def same(found: dict, expected: dict) -> bool:
+    return found.keys() == expected.keys() and all(
+        all(torch.equal(a, b) for a, b in zip(found[key], expected[key], strict=True))
+        if isinstance(expected[key], tuple)
+        else torch.equal(found[key], expected[key])
+        for key in expected
+    )
+
+
+@pytest.mark.parametrize("slots", [{}, {"channel_mixer": MOE}], ids=["own", "moe"])
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_features_bring_what_logits_bring(name, slots):
+    model = randomised(zoo.create_model(name, **slots))
+    x = images(model)
+    _, expected = model(x, return_aux=True)
+    assert bool(expected) or not slots
+    features, aux = model.forward_features(x, return_aux=True)
+    assert same(aux, expected) and torch.equal(features, model.forward_features(x))
+    for options in ({}, {"output_fmt": "NHWC"}, {"indices": [0, -1], "norm": True, "stop_early": True}):
+        final, maps, aux = model.forward_intermediates(x, return_aux=True, **options)
+        alone, again = model.forward_intermediates(x, return_aux=True, intermediates_only=True, **options)
+        assert same(aux, expected) and same(again, expected) and torch.equal(final, features)
+        plain = model.forward_intermediates(x, intermediates_only=True, **options)
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(maps, alone, plain, strict=True))
+    givers = zoo.create_model(name, features_only=True, out_indices=(0, -1), **slots).eval()
+    givers.model.load_state_dict(model.state_dict(), strict=False)
+    maps, aux = givers(x, return_aux=True)
+    assert same(aux, expected) and all(torch.equal(a, b) for a, b in zip(maps, givers(x), strict=True))
+
+
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_the_losses_of_features_reach_the_router(name):
+    maps = zoo.create_model(name, features_only=True, channel_mixer=MOE)
+    segmenter = Segmenter(name, Pyramid(num_classes=3, width=8), channel_mixer=MOE)
+    for model in (maps.train(), segmenter.train()):
+        _, aux = model(images(maps.model), return_aux=True)
+        aux["loss/balance"].backward()
+        assert all(p.grad.abs().sum() > 0 for n, p in model.named_parameters() if n.endswith("router.gate.weight"))
+
+
+def test_levels_that_were_removed_report_nothing():
+    model = zoo.create_model("swin_test", features_only=True, out_indices=(1,), channel_mixer=MOE).eval()
+    whole = zoo.create_model("swin_test", channel_mixer=MOE).eval()
+    x = images(whole)
+    blocks = sum(len(stage.blocks) for stage in whole.stages[:2])
+    assert len(whole(x, return_aux=True)[1]["stat/load"]) > blocks
+    assert len(model(x, return_aux=True)[1]["stat/load"]) == blocks
+    _, aux = whole.forward_intermediates(x, [1], stop_early=True, intermediates_only=True, return_aux=True)
+    assert len(aux["stat/load"]) == blocks
+    assert zoo.create_model("swin_test", features_only=True)(x, return_aux=True)[1] == {}
+
+
+@pytest.mark.parametrize("name", ["swin_test", "vit_test"])
+def test_a_segmenters_routers_balance(name):
+    model = Segmenter(name, Pyramid(num_classes=3, width=8), channel_mixer=MOE)
+    x = torch.randn(2, *model.backbone.model.input_size)
+    routers = [m for n, m in model.named_modules() if n.endswith(".router")]
+    for _ in range(2):
+        aux = model(x, return_aux=True)[1]
+        before = [router.bias.clone() for router in routers]
+        rebalance(model, aux)
+        assert len(aux["stat/load"]) == len(routers)
+        for router, bias, load in zip(routers, before, aux["stat/load"], strict=True):
+            assert torch.equal(router.bias - bias, 0.5 * (load.mean() - load).sign())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_feature_maps_are_checkpointed_and_marked_like_their_model(checkpointing):
+    model = zoo.create_model("vit_test", features_only=True, channel_mixer=["mlp", "reporting", "reporting"]).train()
+    assert model.no_weight_decay() == {f"model.{name}" for name in model.model.no_weight_decay()} != set()
+    model.set_grad_checkpointing(checkpointing)
+    assert model.model.grad_checkpointing is checkpointing
+    maps, aux = model(torch.randn(2, 3, 32, 32), return_aux=True)
+    (sum(m.square().mean() for m in maps) + aux["loss/balance"]).backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "router.weight" in n)

@@ -175,8 +175,7 @@ def remap(
         if rule.order and len(parts) != len(rule.order):
             continue  # the target stays unfilled
         values = [value for _, value in sorted(parts, key=lambda part: part[0])]
-        more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
-        put(key, torch.stack(values, rule.dim), parts[0][1] + more, rule.operation)
+        put(key, torch.stack(values, rule.dim), f"{len(parts)} keys", rule.operation)
     missing = [key for key in target if key not in result and not skipped(key)]
     if extra or missing or shapes:
         lists = {

@@ -27,16 +27,17 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def readable(*tensors: Tensor | None) -> bool:
-    """Whether these have values here and now that the host may read, to decide what is run.
+def plain(*tensors: Tensor | None) -> bool:
+    """Whether these are ordinary tensors that nobody watches, so that a fast path may look into them.
 
-    False while a program is recorded or a function transformed; for subclasses of tensors (distributed, quantised, fake
-    ones); for meta tensors; and for those that `torch.autograd.grad(is_grads_batched=True)` makes. A mode that only
-    looks on, as FLOP counters and selective checkpointing do, changes nothing. None among the tensors is left out.
+    False while a program is recorded or a function transformed; while a mode sees every operator (FLOP counters, fake
+    tensors); for subclasses of tensors (distributed, quantised, fake ones); for meta tensors; and for those that
+    `torch.autograd.grad(is_grads_batched=True)` makes. None among the tensors is left out.
     """
     return (
         not recording()
         and not transformed()
+        and not torch._C._len_torch_dispatch_stack()  # public only as a class that asks for the mode itself
         and all(
             t is None
             or (
@@ -47,12 +48,6 @@ def readable(*tensors: Tensor | None) -> bool:
             for t in tensors
         )
     )
-
-
-def plain(*tensors: Tensor | None) -> bool:
-    """Whether these are `readable` and no mode sees every operator, so that a fast path may do what it likes."""
-    # The stack of modes is public only as a class that asks for the mode itself.
-    return readable(*tensors) and not torch._C._len_torch_dispatch_stack()
 
 
 def differentiated(*tensors: Tensor | None) -> bool:
