@@ -46,9 +46,9 @@ class MoE(nn.Module):
         "DeepSeekMoE" (arXiv 2401.06066), equation 9. See the routers, dispatches and experts for theirs.
     Differs: none known.
     Cost: dim x num_experts MACs a token for the router, and those of the experts for each choice that is not empty.
-    Raises: ValueError for a slot or option that is unknown, more choices than experts, or a list of experts that is
-        empty or longer than their number; when it is exported to ONNX; and when `torch.jit.trace` runs it on samples
-        that are no multiple of a `group` above 1.
+    Raises: ValueError for a slot or option that is unknown, more choices than experts, a list of experts that is empty
+        or longer than their number, or a mixture within as an expert or shared; when it is exported to ONNX; and when
+        `torch.jit.trace` runs it on samples that are no multiple of a `group` above 1.
     """
 
     has_aux = True
@@ -81,6 +81,11 @@ class MoE(nn.Module):
         self.experts = build_experts(experts, dim, num_experts, defaults, dd)
         self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads
         self.shared = build_block("channel_mixer", shared, dim, defaults=defaults, **dd)
+        if getattr(self.shared, "has_aux", False):
+            name = type(self.shared).__name__
+            raise ValueError(
+                f"{name} cannot be shared by a mixture; give a channel mixer that returns its output alone"
+            )
 
     @property
     def num_experts(self) -> int:
