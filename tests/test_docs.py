@@ -67,6 +67,24 @@ def test_model_card_has_every_model_of_a_family_and_the_first_as_it_is(name):
     assert [n.split(".")[0] for n in listed] == [n.split(".")[0] for n in names], "MODEL_CARD.md is old"
 
 
+def test_cost_and_accuracy_of_a_row_are_at_the_size_of_its_images():
+    """The size that the configuration of the weights has, at which their MACs and accuracy are published."""
+    rows = [line.split(" | ") for line in CARD.splitlines() if line.startswith("| `")]
+    macs = {row[0].strip("|` "): (float(row[3]), row[4]) for row in rows}
+    for name in zoo.list_models(include_tags=True):
+        cfg = zoo.model_info(name).pretrained_cfg
+        written = macs[name if name in macs else name.split(".")[0]]
+        assert written[1] == " x ".join(map(str, cfg["input_size"])), name
+        published = zoo.model_info(name).published.get(name)
+        if published and published.macs and not published.deploy_params and published.classes == 1000:
+            assert written[0] == pytest.approx(published.macs, rel=0.015), name
+    assert macs["convnext_base.fb_in22k_ft_in1k_384"][0] > 2.9 * macs["convnext_base.fb_in22k_ft_in1k"][0]
+    for name in ("convnext_tiny.fb_in22k_ft_in1k_384", "m3vit_tiny_patch16_cityscapes"):
+        assert zoo.card.row(families()[zoo.model_info(name).family], name) in CARD, (
+            "MODEL_CARD.md is old; run `make card`"
+        )
+
+
 def test_model_card_has_the_families_and_nothing_else():
     assert CARD.startswith(zoo.card.HEADER)
     assert re.findall(r"^## (.*)", CARD, re.M) == list(families())

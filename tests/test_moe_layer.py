@@ -133,17 +133,23 @@ def test_sizes(seed):
     check(layer, torch.randn(*[draw(1, 4) for _ in range(draw(0, 3))], dim))
 
 
-def test_large_sizes_take_the_products_of_onednn(monkeypatch):
-    used = []
-    monkeypatch.setattr(onednn, "linear", lambda *a, real=onednn.linear: used.append(1) or real(*a))
-    layer = make(96, 0.05, num_experts=2, experts="mlp(hidden=256)")
-    x = torch.randn(4, 160, 96, requires_grad=True)
-    layer(x)[0].sum().backward()
-    assert len(used) == 2 * 4
-    with torch.no_grad():
-        fast = layer(x)[0]
-        monkeypatch.setattr(onednn, "LEAST_MACS", 2**40)
-        assert torch.allclose(fast, layer(x)[0], atol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("act", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("experts", ["mlp", "glu"])
+def test_large_sizes_give_the_same_by_either_library(experts, act, dtype, monkeypatch):
+    used, found, plain, times = [], [], onednn.linear, onednn.linear_times
+    monkeypatch.setattr(onednn, "linear", lambda *a: used.append(1) or plain(*a))
+    monkeypatch.setattr(onednn, "linear_times", lambda *a: used.append(1) or times(*a))
+    layer = make(96, 0.05, num_experts=2, experts=f"{experts}(hidden=256, act='{act}')").to(dtype)
+    x = torch.randn(4, 160, 96, dtype=dtype, requires_grad=True)
+    for by_onednn in (False, True):
+        monkeypatch.setattr(kernel, "BY_ONEDNN", by_onednn)
+        gradients = torch.autograd.grad(layer(x)[0].sum(), [x, *layer.experts.parameters()])
+        with torch.no_grad():
+            found.append([layer(x)[0], *gradients])
+        assert len(used) == by_onednn * {"mlp": 2 * 6, "glu": 2 * 8}[experts]
+    for a, b in zip(*found, strict=True):
+        assert (a - b).float().norm() <= (1e-5 if dtype is torch.float32 else 0.02) * b.float().norm()
 
 
 def test_experts_without_tokens_have_gradients_of_zero():
@@ -363,6 +369,7 @@ def test_costs_of_a_sparse_model_by_hand():
         (dict(experts=["mlp"] * 9), "list of 9 for 8 experts"),
         (dict(experts=["none"]), "none cannot be an expert"),
         (dict(experts=["moe"]), "MoE cannot be an expert"),
+        (dict(shared="moe"), "MoE cannot be shared by a mixture"),
         (dict(experts="grn_mlp"), "looks at all positions"),
         (dict(group=0), "group=0"),
     ],

@@ -1,4 +1,6 @@
-"""Tools for mixtures of experts: upcycling, removing and adding experts, the load by layer and class."""
+"""Tools for mixtures of experts: upcycling, removing and adding experts and tasks, the load by layer and class."""
+
+import copy
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import zoo
 from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.record import choices_of
 from zoo.blocks.channel.moe.routers.remap import Remap
+from zoo.blocks.channel.moe.routers.task import Task
 
 ROUTERS = [
     "top_k",
@@ -34,7 +37,8 @@ def assert_travels(model: nn.Module, x: torch.Tensor, folder) -> None:
     """A changed model saves, loads and gives the same logits."""
     zoo.save_pretrained(model, folder)
     loaded = zoo.create_model(f"local-dir:{folder}").eval()
-    assert loaded.config["channel_mixer"] == model.config["channel_mixer"]
+    for kind in ("token_mixer", "channel_mixer"):
+        assert loaded.config[kind] == model.config[kind]
     torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
 
 
@@ -271,6 +275,247 @@ def test_adding_refuses_what_would_not_be_exact():
 def test_remap_checks_its_numbers(options, words):
     with pytest.raises(ValueError, match=words):
         Remap(4, 3, 1, **options)
+
+
+# --- Mixtures in other places -----------------------------------------------------------------------------------------
+
+TOKENS = "token_moe(num_experts=16, top_k=1, router={!r}, group=1)"
+INNER = "moe(num_experts=16, top_k=1, group=1, experts='mlp(ratio=1)')"
+TWICE = {
+    "name": "re_represent",
+    "token_mixer": {"name": "re_represent", "token_mixer": TOKENS.format("importance"), "channel_mixer": INNER},
+    "channel_mixer": "mlp",
+}
+PLACES = {  # model, arguments, and where its mixtures are
+    "sparse_mlp": ("sparse_mlp_test", {}, ["blocks.2.token_mixer.block.{}.moe", "blocks.2.token_mixer.block.{}"]),
+    "beside a class token": (
+        "vit_test",
+        {"token_mixer": {"at": {1: TOKENS.format("top_k")}}},
+        ["blocks.1.{}.mixer.moe"],
+    ),
+    "over a plane": (
+        "poolformer_test",
+        {"token_mixer": {"at": {0: TOKENS.format("sigmoid")}}},
+        ["stages.0.blocks.0.{}.moe"],
+    ),
+    "in a block in a block": (
+        "mixer_test",
+        {"token_mixer": {"at": {-1: TWICE}}},
+        ["blocks.2.token_mixer.block.token_mixer.block.{}.moe", "blocks.2.token_mixer.block.token_mixer.block.{}"],
+    ),
+    "in both slots": (
+        "vit_test",
+        {"token_mixer": {"at": {1: TOKENS.format("cosine(width=4)")}}, "channel_mixer": {"at": {1: INNER}}},
+        ["blocks.1.{}.mixer.moe", 1],
+    ),
+}
+
+
+def placed(name: str) -> tuple[nn.Module, list]:
+    arch, kwargs, keys = PLACES[name]
+    kinds = ("token_mixer", "channel_mixer")
+    return randomised(zoo.create_model(arch, **kwargs), 0.2), [
+        key.format(kind) if isinstance(key, str) else key for key, kind in zip(keys, kinds, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_experts_are_removed_wherever_the_mixture_is(name, tmp_path):
+    model, keys = placed(name)
+    x = images(model, 1)
+    with torch.no_grad():
+        if name == "sparse_mlp":  # it has few experts, and all are reached
+            for mixture in mixtures(model):
+                mixture.router.gate.weight[1] = -100 * x.new_ones(())
+        before, sizes = model(x), {key: m.num_experts for key, m in zip(keys, mixtures(model), strict=True)}
+        parameters = sum(p.numel() for p in model.parameters())
+        removed = zoo.prune_experts(model, x)
+        assert removed and set(removed) <= set(keys)
+        assert relative_error(model(x), before) < 1e-5
+    for key, mixture in zip(keys, mixtures(model), strict=True):
+        assert mixture.num_experts == mixture.experts.num_experts == sizes[key] - len(removed.get(key, []))
+    assert sum(p.numel() for p in model.parameters()) < parameters
+    assert model(torch.randn_like(x) * 3).isfinite().all()
+    assert_travels(model, x, tmp_path)
+    assert zoo.prune_experts(model, x) == {}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_experts_are_added_wherever_the_mixture_is(name, tmp_path):
+    model, keys = placed(name)
+    x = images(model, 2)
+    with torch.no_grad():
+        before = model(x)
+        added = zoo.add_expert(model, x)
+        assert list(added) == keys
+        assert relative_error(model(x), before) < 1e-5
+        zoo.prune_experts(model, x)
+        zoo.add_expert(model, x)
+        assert relative_error(model(x), before) < 1e-5
+    assert all(mixture.router.split for mixture in mixtures(model))
+    assert_travels(model, x, tmp_path)
+
+
+def test_planes_over_positions_move_to_another_grid_as_gates_do(tmp_path):
+    model = zoo.create_model("mixer_test", token_mixer={"at": {0: TOKENS.format("top_k")}}).eval()
+    zoo.add_expert(model, images(model))
+    moe = model.blocks[0].token_mixer.moe
+    with torch.no_grad():
+        moe.router.planes[0] = moe.router.router.gate.weight[3]
+    model.set_input_size(48)
+    torch.testing.assert_close(moe.router.planes[0], moe.router.router.gate.weight[3])
+    x = images(model)
+    assert_travels(model, x, tmp_path)
+
+
+def test_a_mixture_that_no_slot_describes_is_named():
+    class Hides(nn.Module):
+        has_aux = True
+
+        def __init__(self, dim, *, device=None, dtype=None):
+            super().__init__()
+            self.inside = MoE(dim, num_experts=2, top_k=1)
+
+        def forward(self, x):
+            return self.inside(x)
+
+    model = zoo.create_model("vit_test", channel_mixer={"others": "mlp", "at": {1: Hides, 2: "moe"}})
+    with pytest.raises(ValueError, match="which slot describes the mixture blocks.1.channel_mixer.inside"):
+        zoo.prune_experts(model, images(model))
+    with pytest.raises(ValueError, match=r"blocks \[1\] do not have a mixture of experts; those that have: \[2\]"):
+        zoo.prune_experts(model, images(model), at=1)
+    zoo.prune_experts(model, images(model), at=2)
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def of_tasks(tasks: int = 3, **options) -> nn.Module:
+    """Twelve experts, of which a token takes one; a gate a task in one block, a vector a task in another."""
+    slots = [
+        {"name": "moe", "num_experts": 12, "top_k": 1, "router": {"name": "task", "tasks": tasks, "design": design}}
+        for design in ("multi", "embedding")
+    ]
+    model = zoo.create_model("m3vit_test", channel_mixer={"others": "mlp", "at": {0: slots[0], 2: slots[1]}}, **options)
+    return randomised(model, 0.3)
+
+
+def outputs(model: nn.Module, x: torch.Tensor, tasks) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [model(x, task=task) for task in tasks]
+
+
+def rows(model: nn.Module, x: torch.Tensor, task: int) -> list[list[int]]:
+    """The rows that each expert of each mixture works on."""
+    seen: list[list[int]] = []
+    handles = [
+        mixture.experts.register_forward_pre_hook(lambda _, args: seen.append(args[1].ends.diff(prepend=ZERO).tolist()))
+        for mixture in mixtures(model)
+    ]
+    outputs(model, x, [task])
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+ZERO = torch.zeros(1, dtype=torch.int32)
+
+
+def test_a_task_runs_its_own_experts_and_no_others():
+    model = of_tasks()
+    x = images(model, 1)
+    for task in range(3):
+        chosen = choices_of(model, x, task)
+        counts = [chosen[name].counts(1)[0].int().tolist() for name in chosen]
+        assert rows(model, x, task) == counts and all(0 in count for count in counts)
+        spoilt = copy.deepcopy(model)
+        for mixture, count in zip(mixtures(spoilt), counts, strict=True):
+            for i in (i for i, rows in enumerate(count) if not rows):
+                mixture.experts.fc1.weight.data[i] = torch.nan
+        assert torch.equal(*(outputs(m, x, [task])[0] for m in (model, spoilt)))
+    load = zoo.expert_load(model, x, task=2)
+    assert [(shares[0] > 0).tolist() for shares in load.values()] == [[c > 0 for c in count] for count in counts]
+
+
+@pytest.mark.parametrize("task", range(3))
+def test_the_model_of_one_task_has_its_experts_alone_and_the_same_logits(task, tmp_path):
+    model = of_tasks()
+    x = images(model, 1)
+    (before,) = outputs(model, x, [task])
+    reached = [sum(map(bool, count)) for count in rows(model, x, task)]
+    removed = zoo.prune_experts(model, x, task=task)
+    with torch.no_grad():
+        assert relative_error(model(x), before) < 1e-6
+    assert [mixture.num_experts for mixture in mixtures(model)] == reached
+    assert [12 - len(numbers) for numbers in removed.values()] == reached
+    with pytest.raises(ValueError, match="has 1 tasks"):
+        model(x, task=1)
+    assert_travels(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["the same data", "data of each"])
+def test_experts_that_no_task_reaches_are_removed(how, tmp_path):
+    model = of_tasks()
+    x = images(model, 3)
+    parts = [x[:1]] * 3 if how == "the same data" else list(x.split(1))
+    before = [outputs(model, part, [task])[0] for task, part in enumerate(parts)]
+    counts = [rows(model, part, task) for task, part in enumerate(parts)]
+    left = [sum(map(any, zip(*of_block, strict=True))) for of_block in zip(*counts, strict=True)]
+    assert min(left) < 12 and all(
+        sum(map(bool, count)) < n for task in counts for count, n in zip(task, left, strict=True)
+    )
+    batches = iter([x[:1]]) if how == "the same data" else dict(enumerate(parts))
+    zoo.prune_experts(model, batches)
+    assert [mixture.num_experts for mixture in mixtures(model)] == left
+    for task, part in enumerate(parts):
+        assert relative_error(outputs(model, part, [task])[0], before[task]) < 1e-6
+    assert_travels(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("like", [None, 1])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_task_is_added_without_changing_the_others(like, pruned, tmp_path):
+    model = of_tasks()
+    x = images(model, 1)
+    if pruned:
+        zoo.prune_experts(model, x)
+        zoo.add_expert(model, x, task=2)
+    before = outputs(model, x, range(3))
+    assert zoo.add_task(model, like=like) == 3
+    *old, new = outputs(model, x, range(4))
+    assert all(torch.equal(a, b) for a, b in zip(old, before, strict=True))
+    assert torch.equal(new, before[1]) == (like == 1)
+    assert_travels(model, x, tmp_path)
+    loaded = zoo.create_model(f"local-dir:{tmp_path}").eval()
+    assert torch.equal(loaded(x, task=3), new)
+    loaded(x, task=3).sum().backward()
+    gate = next(m for m in loaded.modules() if isinstance(m, Task) and m.design == "multi").gate.weight.grad
+    assert gate[3].abs().max() > 0 and gate[:3].abs().max() == 0
+
+
+def test_what_is_said_of_tasks_that_are_not_there():
+    model = of_tasks()
+    x, state = images(model), copy.deepcopy(model.state_dict())
+    for call in (
+        lambda: zoo.prune_experts(model, x, task=3),
+        lambda: zoo.prune_experts(model, x, task=True),
+        lambda: zoo.add_task(model, like=-1),
+    ):
+        with pytest.raises(ValueError, match="the model has 3 tasks, numbered from 0"):
+            call()
+    with pytest.raises(ValueError, match=r"data for the tasks \[0, 2\]; give data for each of the tasks \[0, 1, 2\]"):
+        zoo.prune_experts(model, {0: x, 2: x})
+    with pytest.raises(ValueError, match=r"data for the tasks \[0\]; give the data of that task alone"):
+        zoo.prune_experts(model, {0: x}, task=0)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    for call in (lambda: zoo.add_task(sparse()), lambda: zoo.prune_experts(sparse(), x, task=0)):
+        with pytest.raises(ValueError, match="has no router that knows tasks"):
+            call()
+    with pytest.raises(TypeError, match="a model of zoo.create_model is needed, not a Linear"):
+        zoo.add_task(nn.Linear(2, 2))
+    uneven = [f"moe(num_experts=4, router='task(tasks={n})')" for n in (2, 3, 2)]
+    with pytest.raises(ValueError, match=r"know different numbers of tasks, \[2, 3\]"):
+        zoo.add_task(zoo.create_model("m3vit_test", channel_mixer=uneven))
 
 
 # --- Load -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Names: listing, information, unknown ones, and the bridge into timm."""
 
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import timm
@@ -36,7 +38,8 @@ def test_list_models():
     [
         (
             lambda: zoo.create_model("mixer_s16_225"),
-            r"'mixer_s16_225' is unknown; did you mean 'mixer_s16_224'\? Known:",
+            r"'mixer_s16_225' is unknown; did you mean 'mixer_s16_224', 'mixer_\w+' or 'mixer_\w+'\? "
+            r'zoo.list_models\("\*mixer\*"\) lists',
         ),
         (
             lambda: zoo.create_model("mixer_b16_224.goog_in22k"),
@@ -46,7 +49,17 @@ def test_list_models():
         (lambda: zoo.create_model("mixer_test", num_classes=-1), "num_classes is -1"),
         (lambda: zoo.create_model("mixer_test", img_size=33), "33 x 33 is not a whole number of 8 x 8 patches"),
         (lambda: zoo.create_model("mixer_test", img_size=(32, 0)), "img_size is .*positive integer or"),
-        (lambda: zoo.create_model("mixer_test", global_pool="token"), "needs a class token"),
+        (lambda: zoo.create_model("zzz"), r'model .zzz. is unknown. zoo.list_models\("\*"\) lists'),
+        (
+            lambda: zoo.create_model("mixer_test", global_pool="token"),
+            "class token; create the model with class_token=True",
+        ),
+        (
+            lambda: zoo.create_model("swin_test", global_pool="token"),
+            "class token; this kind of model has none; use 'avg'",
+        ),
+        (lambda: zoo.create_model("swin_test", stem=None), "stem 'none' is unknown; .*Known: conv"),
+        (lambda: zoo.create_model("swin_test", downsample=["merge", None, "merge"]), "downsample 'none' is unknown"),
         (lambda: zoo.create_model("mixer_test", global_pool="mean"), "global_pool 'mean' is not one of"),
         (lambda: zoo.create_model("mixer_test", depth=0), "depth is 0"),
         (lambda: zoo.create_model("mixer_test", drop_path_rate=1.5), "drop_path_rate is 1.5"),
@@ -212,3 +225,154 @@ print("found")
 
 def test_a_model_can_be_built_in_another_dtype():
     assert zoo.create_model("vit_test", dtype=torch.bfloat16).head.weight.dtype is torch.bfloat16
+
+
+# --- Lists as timm's --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        dict(filter=["mixer_*", "gmlp_*"]),
+        dict(filter=("mixer_*", "mixer_b*"), exclude_filters="*_l*"),
+        dict(filter="swin*", exclude_filters=["*_384", "*large*"]),
+        dict(filter="", exclude_filters="*_224"),
+        dict(filter=["convnext_*"], exclude_filters="*_384", pretrained=True),
+        dict(filter=["convnext_tiny", "resmlp_12_224"], include_tags=True),
+        dict(filter="*in22k*", pretrained=True),
+        dict(filter=["caformer*"], exclude_filters=["*.sail_in1k"], pretrained=True),
+        dict(filter="caformer*", exclude_filters="caformer_b36", pretrained=True),
+        dict(filter=[]),
+        dict(filter=["no_such*"]),
+    ],
+    ids=str,
+)
+def test_list_models_takes_what_timms_takes(filters):
+    both = lambda names: [name for name in names if name.split(".")[0] in TIMM_VARIANTS]
+    assert both(zoo.list_models(**filters)) == both(timm.list_models(**filters))
+
+
+def test_a_filter_is_a_name_or_several():
+    for wrong in (3, ["mixer_*", None]):
+        with pytest.raises(TypeError, match="filter is .*several in a list"):
+            zoo.list_models(wrong)
+    assert zoo.list_models(iter(["gmlp_b*"])) == ["gmlp_b16_224"]
+
+
+def test_importing_zoo_puts_no_toys_into_timms_list():
+    code = """
+import timm
+before = set(timm.list_models())
+import zoo
+new = set(timm.list_models()) - before
+assert "kat_tiny_patch16_224" in new and not [name for name in new if name.endswith("_test")], new
+assert zoo.create_model("kat_test").num_classes == zoo.model_info("kat_test").pretrained_cfg["num_classes"] == 10
+zoo.registry.register_with_timm(include_tests=True)
+assert timm.create_model("kat_test").num_classes == 10 and timm.is_model("kat_tiny_patch16_224")
+print("none")
+"""
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "none", out.stderr
+    assert "No pretrained configuration" not in out.stderr
+
+
+# --- Files that are not what they should be ---------------------------------------------------------------------------
+
+
+def family_file(**changes: str | None) -> str:
+    """A family's file, with lines exchanged by what stands in their place, or left out for None."""
+    lines = {
+        "MODEL": "MODEL = Isotropic",
+        "DEFAULTS": 'DEFAULTS = dict(patch_size=8, token_mixer="pool", channel_mixer="glu", num_classes=5)',
+        "VARIANTS": 'VARIANTS = {"temp_small": dict(dim=24, depth=4), "temp_test": dict(dim=16, depth=3)}',
+        "PUBLISHED": "PUBLISHED = {}",
+        "RULES": "RULES = []",
+    } | changes
+    header = '"""Temp: a family in one file.\n\nPaper: none. Code: none. Weights: none.\n"""\n'
+    return "\n".join([header, "from zoo.models.isotropic import Isotropic", *filter(None, lines.values())]) + "\n"
+
+
+WRONG_FILES = {
+    "does not parse": ("MODEL = = 1\n", "SyntaxError: .*line 1"),
+    "lacks a package": ("import no_such_package\n", r"No module named 'no_such_package' \(.*temp_a.py, line 1\)"),
+    "fails when it is run": ("VARIANTS = {}[1]\n", r"KeyError: 1 \(.*temp_a.py, line 1\)"),
+    "PUBLISHED is misspelt": (family_file(PUBLISHED="PUBLISHD = {}"), "has no PUBLISHED, but PUBLISHD"),
+    "VARIANTS is misspelt": (family_file(VARIANTS='VARIANT = {"a_b": dict()}'), "has no VARIANTS, but VARIANT"),
+    "an optional name is misspelt": (family_file(TASKS='TASK = ("x",)'), "has no TASKS, but TASK"),
+    "MODEL is missing": (family_file(MODEL=None), "has no MODEL; a family's file has MODEL, DEFAULTS, VARIANTS"),
+    "RULES is no list": (family_file(RULES="RULES = 3"), "its RULES is a int"),
+    "a rule is none": (family_file(RULES='RULES = ["^a"]'), "its RULES hold a str; make rules by rename"),
+    "MODEL is no skeleton": (family_file(MODEL="MODEL = dict"), "its MODEL is dict, which is no skeleton"),
+    "a default is misspelt": (
+        family_file(DEFAULTS='DEFAULTS = dict(patchsize=8, token_mixer="pool", channel_mixer="mlp")'),
+        "no argument 'patchsize', which DEFAULTS sets; did you mean 'patch_size'",
+    ),
+    "an argument is misspelt": (
+        family_file(VARIANTS='VARIANTS = {"temp_x": dict(dim=8, dept=2)}'),
+        "no argument 'dept', which temp_x sets; did you mean 'depth'",
+    ),
+    "a variant is no mapping": (family_file(VARIANTS='VARIANTS = {"temp_x": 3}'), "its variant 'temp_x' is a int"),
+    "a figure has no variant": (
+        family_file(PUBLISHED='from zoo.models.published import Published\nPUBLISHED = {"temp_smal": Published(1.0)}'),
+        "PUBLISHED has no variant for 'temp_smal'; did you mean 'temp_small'",
+    ),
+    "a figure is a number": (family_file(PUBLISHED='PUBLISHED = {"temp_small": 3.0}'), "is a float; it must be"),
+    "a key of CFG is unknown": (family_file(CFG="CFG = dict(crop=1.0)"), "its CFG has no key 'crop'"),
+    "it has no header": (family_file().split('"""')[2], "it has no header; write what it is, its paper"),
+    "a variant has another's name": (
+        family_file(VARIANTS='VARIANTS = {"vit_base_patch16_224": dict(dim=8, depth=2)}'),
+        "names the variant 'vit_base_patch16_224', which zoo.models.vit has",
+    ),
+}
+
+
+@pytest.fixture
+def discovered(tmp_path, monkeypatch):
+    """Discovers families with one more file; gives them, and what was warned of."""
+
+    def discover(text: str):
+        (tmp_path / "temp_a.py").write_text(text)
+        monkeypatch.setattr(zoo.models, "__path__", [*zoo.models.__path__, str(tmp_path)])
+        monkeypatch.delitem(sys.modules, "zoo.models.temp_a", raising=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = families.__wrapped__()
+        return found, [str(warning.message) for warning in caught]
+
+    yield discover
+    sys.modules.pop("zoo.models.temp_a", None)
+    vars(zoo.models).pop("temp_a", None)
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_a_wrong_family_file_is_a_warning_with_its_name(what, discovered):
+    text, words = WRONG_FILES[what]
+    found, told = discovered(text)
+    assert len(told) == 1 and re.match(rf"zoo\.models\.temp_a is left out: .*{words}", told[0]), told
+    assert set(found) == set(families())
+
+
+def test_a_right_family_file_is_not_warned_of(discovered):
+    found, told = discovered(family_file(CFG="CFG = dict(crop_pct=0.9)", TASKS='TASKS = ("classification",)'))
+    assert not told and list(found["temp_a"].variants) == ["temp_small", "temp_test"]
+
+
+def test_zoo_is_imported_all_the_same_beside_broken_files(tmp_path):
+    """A family and a block that cannot be imported: both are named, and everything else works."""
+    for folder, text in (("models", "import no_such_package\n"), ("token", "def f(:\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "temp_b.py").write_text(text)
+    code = f"""
+import zoo.models, zoo.blocks.token
+zoo.models.__path__.append({str(tmp_path / "models")!r})
+zoo.blocks.token.__path__.append({str(tmp_path / "token")!r})
+import zoo.registry
+zoo.registry.families.cache_clear()
+zoo.registry.register_with_timm()
+zoo.create_model("mixer_test", token_mixer="pool")
+print(len(zoo.list_models()) > 100)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "True"
+    assert "zoo.models.temp_b is left out: ModuleNotFoundError" in out.stderr
+    assert "zoo.blocks.token.temp_b is left out: SyntaxError" in out.stderr

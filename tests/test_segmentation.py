@@ -324,6 +324,18 @@ def test_a_resumed_run_is_bit_identical_and_a_finished_one_opens(make_recipe, tm
     assert Trainer(make_recipe(), whole).run() == metrics, "a finished run is measured again, not trained"
 
 
+def test_a_mixture_in_a_segmenter_trains_balanced(make_recipe, tmp_path):
+    """Its losses are known to the recipe, and biases of routers that balance without a loss move by their rate."""
+    router = "{name: sigmoid, rate: 0.5, losses: [balance]}"
+    slot = f"{{at: {{0: {{name: moe, num_experts: 3, top_k: 1, router: {router}}}}}}}"
+    trainer = Trainer(make_recipe(f"model.kwargs.channel_mixer={slot}", "aux_losses.balance=0.1"), tmp_path / "run")
+    trainer.run()
+    lines = [line for line in records(tmp_path / "run") if "loss/balance" in line]
+    assert lines and all(line["loss/balance"] > 0 and len(line["stat/load"]) == 1 for line in lines)
+    (bias,) = (b for n, b in trainer.model.named_buffers() if n.endswith("router.bias"))
+    assert bias.abs().max() >= 0.5
+
+
 def test_backbone_and_slots_are_changed_from_the_command_line(make_recipe):
     recipe = make_recipe("model.name=convnext_test", "model.kwargs.token_mixer=pool", "model.pyramid.width=16")
     model = recipe.model.create()

@@ -1,6 +1,7 @@
 """Slots: reading, resolving, checking, and what a wrong one is told."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import nn
 
 import zoo
 from zoo.blocks.channel.mlp import Mlp
-from zoo.slots import Slot, build_block, dump_slots, parse_slot, resolve_slots, resolve_stage_slots
+from zoo.blocks.register import KINDS, blocks_of
+from zoo.checks import unknown
+from zoo.slots import RANKS, Slot, build_block, dump_slots, parse_slot, resolve_slots, resolve_stage_slots
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,29 @@ def test_dump_is_the_inverse_of_resolve():
         (lambda: zoo.create_block("channel_mixer", "mlp(init='xaver')", dim=8), "init 'xaver' is not one of"),
         (lambda: zoo.create_block("token_mixer", "token_mlp", dim=8), r"give grid=\(height, width\)"),
         (lambda: zoo.create_block("mixer", "mlp", dim=8), "kind 'mixer' is not one of"),
+        (
+            lambda: zoo.create_block("channel_mixer", "mlp"),
+            r"mlp needs dim; give create_block\('channel_mixer', 'mlp', dim=",
+        ),
+        (lambda: zoo.create_block("channel_mixer", "mlp", dim=8, ration=2), "no option 'ration'; did you mean 'ratio'"),
+        (
+            lambda: zoo.create_block("stem", "conv", dim=8),
+            r"stem conv needs in_chans; give create_block\(.*in_chans=…\)",
+        ),
+        (lambda: zoo.create_block("stem", "lift", dim=8, in_chans=1), "stem lift needs img_size"),
+        (lambda: zoo.create_block("downsample", "merge", dim=8), "downsample merge needs in_dim"),
+        (lambda: zoo.create_block("basis", "spline"), "basis spline needs dim"),
+        (lambda: zoo.create_block("router", "top_k", dim=8, top_k=2), "router top_k needs num_experts"),
+        (lambda: zoo.create_block("experts", "mlp", dim=8), "experts mlp needs num_experts"),
+        (
+            lambda: zoo.create_block("act", "gelu(approximat='tanh')"),
+            "no option 'approximat'; did you mean 'approximate'",
+        ),
+        (
+            lambda: zoo.create_block("act", "gelu", approximat="tanh"),
+            "no option 'approximat'; did you mean 'approximate'",
+        ),
+        (lambda: zoo.create_block("stem", "none", dim=8, in_chans=3), "stem 'none' is unknown"),
         (lambda: zoo.create_block("channel_mixer", "hourglass(ratio=1.5)", dim=8), "must be narrower"),
         (lambda: zoo.create_block("channel_mixer", "mlp(ratio=0.01)", dim=8), "hidden width of 0"),
         (lambda: zoo.create_block("token_mixer", "attention(heads=3)", dim=8), "cannot have 3 heads"),
@@ -218,3 +244,113 @@ def test_a_block_of_ones_own():
 def test_a_block_works_alone():
     mixer = zoo.create_block("token_mixer", "token_mlp(ratio=2)", dim=8, grid=(5,), dtype=torch.float64)
     assert mixer(torch.randn(3, 5, 8, dtype=torch.float64)).shape == (3, 5, 8)
+
+
+EVERY_BLOCK = [(kind, name) for kind in KINDS for name in zoo.list_blocks(kind)]
+NEEDS = {
+    "token_mixer": dict(dim=8, grid=(4, 4)),
+    "channel_mixer": dict(dim=8),
+    "norm": dict(dim=8),
+    "act": dict(dim=8),
+    "stem": dict(dim=8, in_chans=3),
+    "downsample": dict(dim=16, in_dim=8),
+    "basis": dict(dim=8),
+    "router": dict(dim=8, num_experts=4, top_k=2),
+    "dispatch": dict(),
+    "experts": dict(dim=8, num_experts=4),
+}
+INPUTS = {
+    "token_mixer": (2, 4, 4, 8),
+    "channel_mixer": (2, 5, 8),
+    "norm": (2, 5, 8),
+    "act": (3, 8),
+    "stem": (2, 3, 32, 32),
+    "downsample": (2, 4, 4, 8),
+}
+
+
+def made(kind: str, name: str, **more) -> nn.Module | None:
+    """A block with what its kind needs, and what it needs itself."""
+    slot = {"name": name, "bases": ["spline", "rbf"]} if name == "select" else name
+    needs = dict(NEEDS[kind], img_size=(32, 32)) if name == "lift" else NEEDS[kind]
+    if (kind, name) == ("router", "remap"):
+        slot = {"name": name, "scored": 6, "kept": (0, 1, 2, 5)}
+    return zoo.create_block(kind, slot, **needs, **more)
+
+
+@pytest.mark.parametrize("kind, name", EVERY_BLOCK, ids=lambda value: value)
+def test_every_block_that_is_listed_can_be_created_and_run(kind, name):
+    block = made(kind, name)
+    if block is None:
+        assert name == "none" and kind in ("token_mixer", "channel_mixer")
+        return
+    assert isinstance(block, nn.Module)
+    if kind in INPUTS:
+        y = block(torch.randn(INPUTS[kind]))
+        y = y[0] if getattr(block, "has_aux", False) else y
+        assert y.shape[0] == INPUTS[kind][0] and y.dtype is torch.float32
+    if kind == "basis":
+        assert block.values(torch.zeros(2, 8)).shape[0] == 2
+    if kind == "router":
+        assert block(torch.randn(1, 6, 8)).num_experts == 4
+    assert isinstance(made(kind, name, device="meta", dtype=torch.float64), nn.Module)
+
+
+def test_a_class_is_created_like_a_name():
+    assert zoo.create_block("act", nn.GELU, approximate="tanh").approximate == "tanh"
+    assert zoo.create_block("channel_mixer", functools.partial(Mlp, ratio=2), dim=8).fc1.out_features == 16
+    with pytest.raises(ValueError, match="needs dim"):
+        zoo.create_block("channel_mixer", Mlp)
+
+
+# --- Ranks ------------------------------------------------------------------------------------------------------------
+
+TOKEN_MIXERS = [name for name in zoo.list_blocks("token_mixer") if name != "none"]
+
+
+@pytest.mark.parametrize("name", TOKEN_MIXERS)
+def test_a_grid_of_a_rank_that_a_mixer_does_not_declare_is_refused(name):
+    ranks = getattr(blocks_of("token_mixer")[name], "spatial", RANKS)
+    for rank in (1, 2, 3):
+        grid = (8, 4, 4)[:rank]
+        if rank in ranks:
+            mixer = zoo.create_block("token_mixer", name, dim=8, grid=grid).eval()
+            y = mixer(torch.randn(2, *grid, 8))
+            assert (y[0] if getattr(mixer, "has_aux", False) else y).shape == (2, *grid, 8)
+        else:
+            with pytest.raises(
+                ValueError, match=rf"token_mixer {name} works on grids of 1 or 2 dim.*\(8, 4, 4\) has 3"
+            ):
+                zoo.create_block("token_mixer", name, dim=8, grid=grid)
+
+
+def test_a_mixer_declares_other_ranks_and_one_that_says_nothing_has_one_and_two():
+    class Volume(nn.Module):
+        spatial = frozenset({3})
+
+        def __init__(self, dim, *, device=None, dtype=None):
+            super().__init__()
+
+    class Plain(nn.Module):
+        def __init__(self, dim, *, device=None, dtype=None):
+            super().__init__()
+
+    build = lambda cls, grid: build_block("token_mixer", cls, 8, grid=grid)
+    assert isinstance(build(Volume, (2, 2, 2)), Volume) and isinstance(build(Plain, (4,)), Plain)
+    for cls, grid, words in ((Volume, (2, 2), "Volume works on grids of 3 dim.* has 2"), (Plain, (2, 2, 2), "1 or 2")):
+        with pytest.raises(ValueError, match=words):
+            build(cls, grid)
+        with pytest.raises(ValueError, match=words):
+            build(functools.partial(cls), grid)
+    with pytest.raises(ValueError, match="Volume works on grids of 3"):
+        zoo.create_model("vit_test", token_mixer=Volume)
+
+
+def test_an_error_with_many_known_names_does_not_list_all_of_them():
+    names = [f"name_{i}" for i in range(100)]
+    assert unknown("key 'name_1x'", "name_1x", names).endswith(", … (100 in all)")
+    assert "name_99" not in unknown("key 'x'", "x", names) and "name_1'" in unknown("key 'name_1x'", "name_1x", names)
+    some = unknown("key 'name_1x'", "name_1x", names, count=3, see="names()")
+    assert re.search(r"did you mean 'name_\d+', 'name_\d+' or 'name_\d+'\?", some) and some.endswith(
+        "? names() lists what there is"
+    )

@@ -23,6 +23,7 @@ _PUBLIC = {
     "upcycle": "upcycling",
     "prune_experts": "surgery",
     "add_expert": "surgery",
+    "add_task": "surgery",
     "expert_load": "blocks.channel.moe.plot",
     "plot_expert_load": "blocks.channel.moe.plot",
     "expert_parallel": "parallel",

@@ -334,7 +334,7 @@ def build_block(
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
-    takes = inspect.signature(cls).parameters
+    takes = _takes(cls)
     options = options_of(cls, len(args))
     for name, value in slot.options.items():
         if name not in options:
@@ -354,7 +354,8 @@ def build_block(
 def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, str]:
     """What builds the block of a slot, None for no block, and what errors call it."""
     if slot.name is None:
-        return slot.factory, getattr(slot.factory, "__name__", repr(slot.factory))
+        cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
+        return slot.factory, getattr(cls, "__name__", repr(cls))
     known = blocks_of(kind)
     if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
         if slot.options:
@@ -365,12 +366,18 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     return known[slot.name], f"{kind} {slot.name}"
 
 
+def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
+    """What builds a block takes; a class without a constructor of its own, such as `nn.Tanh`, takes nothing."""
+    own = cls if not isinstance(cls, type) or cls.__init__ is not nn.Module.__init__ else lambda: None
+    return inspect.signature(own).parameters
+
+
 def options_of(cls: Callable[..., nn.Module], args: int = 0) -> list[str]:
     """Names of what a slot can set of a block: the arguments that are given by keyword only.
 
     A torch class such as `nn.GELU` has none of these; all its arguments but the first `args` are options.
     """
-    takes = inspect.signature(cls).parameters
+    takes = _takes(cls)
     options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
     if not options:
         options = [n for n, p in takes.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
@@ -420,7 +427,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
-    takes = inspect.signature(cls).parameters
+    takes = _takes(cls)
     options = options_of(cls)
     first = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
     width = "dim" if "dim" in first else "features" if "features" in first else None
@@ -444,6 +451,9 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
             raise ValueError(unknown(f"{title} has no option {name!r}", name, known, "options"))
         if name in options:
             check_type(f"{title}: {name}", value, hints_of(cls).get(name))
+    if kind == "act":
+        place = {name: kwargs.pop(name, None) for name in ("device", "dtype")}
+        return build_act(Slot(slot.name, {**slot.options, **kwargs}, slot.factory), **place)
     return build_block(kind, slot, *(kwargs.pop(name) for name in first), **kwargs)
 
 

@@ -1,34 +1,35 @@
-"""Surgery on the mixtures of experts of a model: removing experts, adding experts.
+"""Surgery on the mixtures of experts of a model: removing experts, adding experts, adding tasks.
 
-Both change a model in place, its config too, so that it saves and loads as what it has become. Parameters are
-exchanged: build the optimizer afterwards.
+All change a model in place, its config too, so that it saves and loads as what it has become. Parameters are exchanged:
+build the optimizer afterwards.
 """
 
-import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import MetaBlock
 from zoo.blocks.channel.moe.dispatch import Dropless
-from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.record import Batches, Choices, choices_of, pairs
 from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.channel.moe.routers.sigmoid import Sigmoid
+from zoo.blocks.channel.moe.routers.task import Task
 from zoo.blocks.channel.moe.routers.top_k import TopK
+from zoo.mixtures import Place, Places, blocks_of_model, find_mixtures
 from zoo.models.model import Model
 from zoo.slots import Slot, build_block, parse_slot
-
-Places = int | Sequence[int] | None
-
 
 # --- Fewer experts ----------------------------------------------------------------------------------------------------
 
 
 def prune_experts(
-    model: nn.Module, batches: Batches, *, at: Places = None, every: int | None = None
-) -> dict[int, list[int]]:
+    model: nn.Module,
+    batches: Batches | Mapping[int, Batches],
+    *,
+    at: Places = None,
+    every: int | None = None,
+    task: int | None = None,
+) -> dict[int | str, list[int]]:
     """Remove the experts that no token of a data set reaches; the logits on these data stay what they were.
 
     Where a token's choices and weights do not depend on experts that it does not choose (`top_k` with the softmax after
@@ -36,13 +37,19 @@ def prune_experts(
     Any other router keeps its logits, and such tokens do without that choice (see `Remap`). Where the samples of a
     batch compete for experts, "these data" are these batches.
 
+    A model whose routers know tasks loses the experts that no task reaches. With `task` it becomes a model of that task
+    alone, and loses all that this task does not reach.
+
     Args:
         model: A model of `zoo.create_model`; it runs in eval mode and is changed in place.
-        batches: Inputs; or a list or loader of them, or of tuples that begin with them.
+        batches: Inputs; or a list or loader of them, or of tuples that begin with them. Of several tasks all run on
+            these, unless it is a mapping with the data of each task by its number.
         at, every: Blocks, as in `zoo.upcycle`; by default all with a mixture.
+        task: The task to keep, by its number; it is task 0 then, and the others' gates are gone.
 
     Returns:
-        For each block from which experts were removed, their numbers.
+        For each mixture from which experts were removed, their numbers: by the number of the block whose channel mixer
+        it is, or by its name where it has another place, as a mixture over tokens has.
 
     Example:
         >>> import zoo
@@ -57,38 +64,59 @@ def prune_experts(
     Raises:
         TypeError: It is no model of zoo.
         ValueError: Choices were dropped for want of room, which depends on the number of experts; there is no data; or
-            a block is not there or has no mixture. The model is as it was.
+            a block or a task is not there, or has no mixture or data. The model is as it was.
     """
-    found, reached = _mixtures(model, at, every), {}
-    for inputs, _ in pairs(batches):
-        seen = choices_of(model, inputs)
-        for i, (name, _) in found.items():
-            choices = seen[name]
+    places = find_mixtures(model, at, every)
+    if task is not None:
+        find_mixtures(model)  # raises what would stop the work half way
+    reached: dict[Place, Tensor] = {}
+    for inputs, number in _runs(model, batches, task):
+        seen = choices_of(model, inputs, number)
+        for place in places:
+            choices = seen[place.name]
             if choices.dropped:
                 raise ValueError(
-                    f"block {i} dropped choices of these data, and fewer experts would drop others; give its dispatch "
-                    "a larger eval_factor, or dropless"
+                    f"block {place.block} dropped choices of these data, and fewer experts would drop others; give its "
+                    "dispatch a larger eval_factor, or dropless"
                 )
-            counts = choices.counts(len(inputs)).sum(0)
-            reached[i] = counts + reached.get(i, 0)
+            reached[place] = choices.counts(len(inputs)).sum(0) + reached.get(place, 0)
     removed = {}
-    for i, counts in reached.items():
+    for place, counts in reached.items():
         left = counts.nonzero().flatten().tolist()
         if 0 < len(left) < len(counts):
-            removed[i] = sorted(set(range(len(counts))) - set(left))
-            _remove(model, i, found[i][1], left)
+            removed[place.key] = sorted(set(range(len(counts))) - set(left))
+            _remove(model, place, left, seen[place.name].tokens.shape[1])
+    if task is not None:
+        keep_tasks(model, [task])
     return removed
 
 
-def _remove(model: Model, i: int, mixture: MoE, left: list[int]) -> None:
-    """Keep only these experts of a block."""
-    slot, scored = model.config["channel_mixer"][i], mixture.num_experts
-    options = {**slot.options, "num_experts": len(left)}
+def _runs(
+    model: nn.Module, batches: Batches | Mapping[int, Batches], task: int | None
+) -> Iterator[tuple[Tensor, int | None]]:
+    """The inputs to look at, each with the number of the task that runs on them; None for a model without tasks."""
+    named = isinstance(batches, Mapping)
+    tasks = [None]
+    if task is not None or named or any(isinstance(module, Task) for module in model.modules()):
+        tasks = [*range(count_tasks(model))]
+    if named and (task is not None or sorted(batches) != tasks):
+        wanted = "the data of that task alone" if task is not None else f"data for each of the tasks {tasks}"
+        raise ValueError(f"batches has data for the tasks {sorted(batches)}; give {wanted}")
+    if task is not None:
+        tasks = [check_task(task, len(tasks))]
+    for part, numbers in [(part, [i]) for i, part in batches.items()] if named else [(batches, tasks)]:
+        for inputs, _ in pairs(part):
+            yield from ((inputs, number) for number in numbers)
+
+
+def _remove(model: Model, place: Place, left: list[int], width: int) -> None:
+    """Keep only these experts of a mixture over tokens of this width."""
+    mixture, router = place.mixture, place.router(model)
     if not _forget(mixture.router, left):
-        router = Slot("remap", {"router": str(_router_slot(slot)), "scored": scored, "kept": tuple(left)})
-        mixture.router = _remap(model, i, router, len(left), mixture.router)
-        options["router"] = str(router)
-    _set_experts(model, i, mixture, left, options)
+        options = {"router": str(router), "scored": mixture.num_experts, "kept": tuple(left)}
+        router = Slot("remap", options)
+        mixture.router = _remap(model, router, width, len(left), mixture.router)
+    _set_experts(model, place, left, router)
 
 
 def _forget(router: nn.Module, left: list[int]) -> bool:
@@ -107,8 +135,14 @@ def _forget(router: nn.Module, left: list[int]) -> bool:
 
 
 def add_expert(
-    model: nn.Module, x: Tensor, *, of: int | None = None, at: Places = None, every: int | None = None
-) -> dict[int, int]:
+    model: nn.Module,
+    x: Tensor,
+    *,
+    of: int | None = None,
+    at: Places = None,
+    every: int | None = None,
+    task: int | None = None,
+) -> dict[int | str, int]:
     """Add an expert to mixtures by splitting the one with the most tokens; the logits stay what they were.
 
     The new expert is a copy of the other, and takes those of its tokens that lie on one side of a plane: through the
@@ -120,9 +154,10 @@ def add_expert(
         x: Inputs, of which the tokens are taken.
         of: The expert to split; by default, in each mixture, the one that the most tokens of `x` choose.
         at, every: Blocks, as in `zoo.upcycle`; by default all with a mixture.
+        task: Number of the task that runs on `x`, where the routers know tasks.
 
     Returns:
-        For each block the expert that was split. The new one is the last.
+        For each mixture, named as by `prune_experts`, the expert that was split. The new one is the last.
 
     Example:
         >>> import zoo
@@ -139,25 +174,24 @@ def add_expert(
         ValueError: Choices may be dropped, an expert has fewer than two tokens, or a block is not there or has no
             mixture. The model is as it was.
     """
-    found, planes, seen = _mixtures(model, at, every), {}, choices_of(model, x)
-    for i, (name, mixture) in found.items():
-        if not isinstance(mixture.dispatch, Dropless):
+    places, planes, seen = find_mixtures(model, at, every), {}, choices_of(model, x, task)
+    for place in places:
+        if not isinstance(place.mixture.dispatch, Dropless):
             raise ValueError(
-                f"block {i} may drop choices, and more experts would drop others; make its dispatch dropless"
+                f"block {place.block} may drop choices, and more experts would drop others; make its dispatch dropless"
             )
-        planes[i] = _plane(seen[name], of, i)
-    for i, (source, plane, offset) in planes.items():
-        mixture, slot = found[i][1], model.config["channel_mixer"][i]
-        old, named, count = mixture.router, _router_slot(slot), mixture.num_experts + 1
+        planes[place] = _plane(seen[place.name], of, place.block)
+    for place, (source, plane, offset) in planes.items():
+        old, named, count = place.mixture.router, place.router(model), place.mixture.num_experts + 1
         options = named.options if named.name == "remap" else {"router": str(named)}
         router = Slot("remap", {**options, "split": (*options.get("split", ()), source)})
-        mixture.router = new = _remap(model, i, router, count, old.router if isinstance(old, Remap) else old)
+        new = _remap(model, router, len(plane), count, old.router if isinstance(old, Remap) else old)
         if isinstance(old, Remap) and old.split:
             new.planes[:-1], new.offsets[:-1] = old.planes, old.offsets
         new.planes[-1], new.offsets[-1] = plane, offset
-        options = {**slot.options, "num_experts": count, "router": str(router)}
-        _set_experts(model, i, mixture, [*range(count - 1), source], options)
-    return {i: source for i, (source, _, _) in planes.items()}
+        place.mixture.router = new
+        _set_experts(model, place, [*range(count - 1), source], router)
+    return {place.key: source for place, (source, _, _) in planes.items()}
 
 
 def _plane(choices: Choices, of: int | None, block: int) -> tuple[int, Tensor, Tensor]:
@@ -175,92 +209,103 @@ def _plane(choices: Choices, of: int | None, block: int) -> tuple[int, Tensor, T
     return source, direction, mean @ direction
 
 
-# --- Blocks, slots and routers ----------------------------------------------------------------------------------------
+# --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-def blocks_of_model(model: nn.Module) -> list[MetaBlock]:
-    """The blocks of a model, in the order of its slots."""
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"a model of zoo.create_model is needed, not a {type(model).__name__}; for one wrapped for features, "
-            "compiled or distributed, give the model inside it"
+def add_task(model: nn.Module, *, like: int | None = None) -> int:
+    """Add a task to every router of a model that knows tasks; what the model gives for the others stays bit by bit.
+
+    Args:
+        model: A model of `zoo.create_model`; it is changed in place.
+        like: The task whose gates the new one begins with, as a copy; by default they are initialised anew.
+
+    Returns:
+        The number of the new task.
+
+    Example:
+        >>> import zoo
+        >>> model = zoo.create_model("m3vit_test")
+        >>> new = add_task(model, like=1)
+        >>> new, model(torch.randn(1, 3, 32, 32), task=new).shape
+        (2, torch.Size([1, 10]))
+
+    Source: tasks that share experts and have gates of their own: Chen et al., "Mod-Squad: Designing Mixture of Experts
+        As Modular Multi-Task Learners" (arXiv 2212.08066); Liang et al., "M3ViT" (arXiv 2210.14793).
+    Differs: nothing else of the model is frozen or trained; that is for the training to say.
+
+    Raises:
+        TypeError: It is no model of zoo.
+        ValueError: It has no router that knows tasks, or `like` is none of its tasks.
+    """
+    blocks_of_model(model)
+    tasks = count_tasks(model)
+    if like is not None:
+        check_task(like, tasks)
+    keep_tasks(model, [*range(tasks), 0 if like is None else like])
+    if like is None:
+        for module in model.modules():
+            if isinstance(module, Task):
+                module.reset_task(tasks)
+    return tasks
+
+
+def count_tasks(model: nn.Module) -> int:
+    """Number of the tasks that the routers of a model know.
+
+    Raises:
+        ValueError: No router knows tasks, or they know different numbers of them.
+    """
+    counts = {module.tasks for module in model.modules() if isinstance(module, Task)}
+    if not counts:
+        raise ValueError(
+            f"{type(model).__name__} has no router that knows tasks; build it with router='task(tasks=…)' in its moe"
         )
-    blocks = list(_outermost(model))
-    if not blocks:
-        raise ValueError(f"{type(model).__name__} has no blocks with channel mixers")
-    return blocks
+    if len(counts) > 1:
+        raise ValueError(f"the routers know different numbers of tasks, {sorted(counts)}; they must agree")
+    return counts.pop()
 
 
-def _outermost(module: nn.Module) -> Iterator[MetaBlock]:
-    """The blocks below a module, without those that a mixer has within."""
-    for child in module.children():
-        if isinstance(child, MetaBlock):
-            yield child
-        else:
-            yield from _outermost(child)
+def check_task(task: int, tasks: int) -> int:
+    """The number of a task, if there is one of that number."""
+    if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < tasks:
+        raise ValueError(f"task is {task!r}; the model has {tasks} tasks, numbered from 0")
+    return task
 
 
-def _mixtures(model: nn.Module, at: Places, every: int | None) -> dict[int, tuple[str, MoE]]:
-    """The mixtures of the blocks that are asked for, by the block's index, each with its name."""
-    mixers = [block.channel_mixer for block in blocks_of_model(model)]
-    sparse = [i for i, mixer in enumerate(mixers) if isinstance(mixer, MoE)]
-    names = {module: name for name, module in model.named_modules()}
-    chosen = {
-        i: (names[mixers[i]], mixers[i]) for i in choose_blocks(len(mixers), at, every, sparse, "a mixture of experts")
-    }
-    for i, (_, mixture) in chosen.items():
-        slot = model.config["channel_mixer"][i]
-        if slot.name is None or _router_slot(slot).name is None:
-            raise ValueError(
-                f"the mixture of block {i}, or its router, was given as a class; register it and give its name"
-            )
-        if mixture.experts.exchange is not None:
-            raise ValueError(f"the experts of block {i} are split over processes; save the model, and load it in one")
-    return chosen
+def keep_tasks(model: Model, chosen: list[int]) -> None:
+    """Let every router that knows tasks know these, in this order, and note it."""
+    for place in find_mixtures(model):
+        place.note(model, {"router": str(_with_tasks(place.router(model), place.mixture.router, chosen))})
 
 
-def choose_blocks(depth: int, at: Places, every: int | None, able: list[int], what: str) -> list[int]:
-    """The indices of the blocks that are asked for, all of which must be among those that are able."""
-    if at is None and every is None:
-        if not able:
-            raise ValueError(f"no block of the model has {what}")
-        return able
-    places = [] if at is None else list(at) if isinstance(at, Iterable) else [at]
-    for place in places:
-        if not -depth <= place < depth:
-            raise ValueError(f"at={at} is outside the model's {depth} blocks")
-    if every is not None and not 1 <= every <= depth:
-        raise ValueError(f"every={every} is not from 1 to the model's {depth} blocks")
-    chosen = {place % depth for place in places} | set(range(depth)[every - 1 :: every] if every else ())
-    if chosen - set(able):
-        raise ValueError(f"blocks {sorted(chosen - set(able))} do not have {what}; those that have: {able}")
-    return sorted(chosen)
+def _with_tasks(slot: Slot, router: nn.Module, chosen: list[int]) -> Slot:
+    """The slot of a router that knows these tasks from now on."""
+    if isinstance(router, Remap):
+        inner = _with_tasks(parse_slot(slot.options.get("router", "top_k")), router.router, chosen)
+        return Slot(slot.name, {**slot.options, "router": str(inner)})
+    if not isinstance(router, Task):
+        return slot
+    router.keep_tasks(chosen)
+    return Slot(slot.name, {**slot.options, "tasks": len(chosen)})
 
 
-def block_widths(model: Model) -> list[int]:
-    """The number of channels of each block."""
-    if "dims" not in model.config:
-        return [model.config["dim"]] * model.config["depth"]
-    return [dim for dim, depth in zip(model.config["dims"], model.config["depths"], strict=True) for _ in range(depth)]
+# --- Routers and experts ----------------------------------------------------------------------------------------------
 
 
-def _router_slot(slot: Slot) -> Slot:
-    return parse_slot(slot.options.get("router", inspect.signature(MoE).parameters["router"].default))
-
-
-def _remap(model: Model, i: int, slot: Slot, num_experts: int, inner: nn.Module) -> Remap:
-    """A `Remap` by its slot around a router."""
-    like, width = next(model.parameters()), block_widths(model)[i]
+def _remap(model: Model, slot: Slot, width: int, num_experts: int, inner: nn.Module) -> Remap:
+    """A `Remap` by its slot around a router of tokens of this width."""
+    like = next(model.parameters())
     made = build_block("router", slot, width, num_experts, inner.top_k, device=like.device, dtype=like.dtype)
     made.router = inner
     return made.train(inner.training)
 
 
-def _set_experts(model: Model, i: int, mixture: MoE, chosen: list[int], options: dict) -> None:
-    """Keep, or copy, experts by their numbers, and note the block's new slot."""
+def _set_experts(model: Model, place: Place, chosen: list[int], router: Slot) -> None:
+    """Keep, or copy, experts by their numbers, and note what the mixture has become."""
+    mixture, options = place.mixture, {"num_experts": len(chosen), "router": str(router)}
     mixture.experts.keep(chosen)
     mixture.experts.active_fraction = mixture.router.active / mixture.num_experts
-    experts = options.get("experts")
+    experts = place.slot(model).options.get("experts")
     if isinstance(experts, (list, tuple)):
         options["experts"] = [experts[k % len(experts)] for k in chosen]
-    model.config["channel_mixer"][i] = Slot("moe", options)
+    place.note(model, options)

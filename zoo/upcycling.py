@@ -10,8 +10,8 @@ from zoo.blocks.channel.mlp import Hourglass, Mlp
 from zoo.blocks.channel.moe.dispatch import Dropless
 from zoo.blocks.channel.moe.experts.grouped import GluExperts, MlpExperts
 from zoo.blocks.channel.moe.layer import MoE
+from zoo.mixtures import Places, block_widths, blocks_of_model, choose_blocks
 from zoo.slots import Slot, SlotLike, build_block, parse_slot
-from zoo.surgery import Places, block_widths, blocks_of_model, choose_blocks
 
 STACKED = {Mlp: "mlp", Hourglass: "mlp", Glu: "glu"}  # mixers that have a stacked form, and its name
 

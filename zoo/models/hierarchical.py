@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
-from zoo.models.backbone import Backbone, run_block
+from zoo.models.backbone import Backbone
+from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot, SlotLike, build_block, resolve_slots, resolve_stage_slots
 

@@ -8,8 +8,21 @@ Needs the packages of `pip install 'zoo[train]'`.
 
 from zoo.training.config import Recipe, dump_recipe, load_recipe
 from zoo.training.evaluate import evaluate
+from zoo.training.multitask import Classifier, Dense, MultiTask
 from zoo.training.schema import RecipeError
 from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.trainer import Trainer
 
-__all__ = ["Pyramid", "Recipe", "RecipeError", "Segmenter", "Trainer", "dump_recipe", "evaluate", "load_recipe"]
+__all__ = [
+    "Classifier",
+    "Dense",
+    "MultiTask",
+    "Pyramid",
+    "Recipe",
+    "RecipeError",
+    "Segmenter",
+    "Trainer",
+    "dump_recipe",
+    "evaluate",
+    "load_recipe",
+]

@@ -16,6 +16,7 @@ from torch import nn
 import zoo
 from zoo.slots import unknown
 from zoo.training.data import Data, ImageFolder
+from zoo.training.multitask import Head, MultiTask
 from zoo.training.optim import Optim, Schedule
 from zoo.training.schema import Duration, build, compose, override, plain
 from zoo.training.segmenter import Pyramid, Segmenter
@@ -24,14 +25,21 @@ from zoo.training.tasks import Task
 
 @dataclass(frozen=True)
 class Model:
-    """The model of `zoo.create_model(name, **kwargs)`, or a segmenter whose backbone it is."""
+    """The model of `zoo.create_model(name, **kwargs)`, or what stands on it: a segmenter, a model for several tasks."""
 
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     pyramid: Pyramid | None = None  # what makes it a segmenter
+    heads: dict[str, Head] | None = None  # what makes it a model for several tasks: the head of each
+
+    def __post_init__(self) -> None:
+        if self.pyramid is not None and self.heads is not None:
+            raise ValueError("pyramid is the head of a single task, and heads has one for each: remove pyramid")
 
     def create(self) -> nn.Module:
         """A new model; the global generators give its weights."""
+        if self.heads is not None:
+            return MultiTask(self.name, self.heads, **self.kwargs)
         if self.pyramid is None:
             return zoo.create_model(self.name, **self.kwargs)
         return Segmenter(self.name, self.pyramid, **self.kwargs)
@@ -100,12 +108,29 @@ class Expect:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides a run."""
+class Objective:
+    """One of several tasks: what it is, on which data, and the weight of its loss."""
 
     task: Task
-    model: Model
     data: Data
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight is {self.weight}, it must be above 0 (or remove the task)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a run: of one task, which is `task` on `data`, or of several, which are `tasks` by their names.
+
+    Several share the model, and bring batches in turn (`AlternatingBatches`).
+    """
+
+    task: Task | None = None
+    tasks: dict[str, Objective] | None = None
+    model: Model
+    data: Data | None = None
     train: Train
     optim: Optim
     schedule: Schedule
@@ -113,8 +138,32 @@ class Recipe:
     aux_losses: dict[str, float] = field(default_factory=dict)  # weight of each loss/<name> the model returns
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, ImageFolder):  # the one whose pictures can be read either way
-            object.__setattr__(self, "data", self.data.with_channels_of(self.model.kwargs))
+        alone = {"task": self.task, "data": self.data}
+        if self.tasks is None:
+            for key, given in alone.items():
+                if given is None:
+                    raise ValueError(f"missing key {key!r}, a section (or tasks, of which each has its own)")
+            if self.model.heads is not None:
+                raise ValueError("model.heads has a head for each of several tasks: set tasks, or remove model.heads")
+            object.__setattr__(self, "data", self._with_channels(self.data))
+            return
+        for key, given in alone.items():
+            if given is not None:
+                raise ValueError(f"{key} and tasks are both given, but each of several tasks has its own: remove {key}")
+        heads = self.model.heads or {}
+        if self.tasks.keys() != heads.keys() or not self.tasks:
+            raise ValueError(f"tasks are {sorted(self.tasks)}, model.heads {sorted(heads)}: give each task its head")
+        settled = {n: dataclasses.replace(one, data=self._with_channels(one.data)) for n, one in self.tasks.items()}
+        object.__setattr__(self, "tasks", settled)
+
+    def _with_channels(self, data: Data) -> Data:
+        """The data, with what is left open about channels taken from the model's arguments."""
+        return data.with_channels_of(self.model.kwargs) if isinstance(data, ImageFolder) else data
+
+    @property
+    def objectives(self) -> dict[str, Objective]:
+        """The tasks by their names; a single one has the name ""."""
+        return {"": Objective(self.task, self.data)} if self.tasks is None else self.tasks
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -23,9 +23,14 @@ class Digits:
 
     name: ClassVar[str] = "digits"
     split_seed: int = 0
+    size: int = 8  # of the side, to which the images are enlarged
     shift: float = 0.0  # of the training images, as the next two: see random_affine
     rotate: float = 0.0
     zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise ValueError(f"size is {self.size}, but the images have 8 pixels a side: make it larger")
 
     def load(self) -> dict[str, TensorSplit]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
@@ -36,6 +41,8 @@ class Digits:
         rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
         train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
         images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
+        if self.size != 8:
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
         targets = torch.from_numpy(labels).long()
         splits = {
             part: TensorSplit(images[index], targets[index], num_classes=10)

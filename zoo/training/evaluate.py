@@ -29,27 +29,29 @@ def cpu_threads(recipe: Recipe) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, recipe: Recipe, split: Split, *, rank: int = 0, world: int = 1) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, recipe: Recipe, split: Split, *, task: str = "", rank: int = 0, world: int = 1
+) -> dict[str, float]:
     """The task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
-    Where `world` processes measure together, each calls this with its `rank` and all get the result.
+    Of a recipe with several tasks, `task` is the name of one. Where `world` processes measure together, each calls this
+    with its `rank` and all get the result.
     """
     train, device = recipe.train, next(model.parameters()).device
-    batches = EvaluationBatches(
-        split, recipe.task, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world
-    )
+    measured, given = recipe.objectives[task].task, {"task": task} if task else {}
+    batches = EvaluationBatches(split, measured, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
     was_training = model.training
     model.eval()
     sums: dict[str, Tensor] = {}
     with cpu_threads(recipe):
         for inputs, targets, counts in loader(batches, range(len(batches))):
             with autocast(recipe, device):
-                outputs = model(inputs.to(device))
-            for name, values in recipe.task.metrics(outputs.float(), targets.to(device)).items():
+                outputs = model(inputs.to(device), **given)
+            for name, values in measured.metrics(outputs.float(), targets.to(device)).items():
                 sums[name] = sums.get(name, 0) + torch.tensordot(counts.double(), values.double().cpu(), 1)
     model.train(was_training)
     gathered = gather_object([sums]) if world > 1 else [sums]
-    return recipe.task.summarise({name: sum(part[name] for part in gathered) for name in sums}, len(split))
+    return measured.summarise({name: sum(part[name] for part in gathered) for name in sums}, len(split))
 
 
 def show(metrics: dict[str, Any]) -> str:

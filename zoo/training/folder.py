@@ -3,7 +3,8 @@
     recipe.yaml                     the resolved recipe
     metrics.jsonl                   one record a line
     checkpoints/step-00000400/      model.safetensors, optimizer.pt, and ema.safetensors if the recipe keeps an average
-    model/                          the trained model, for zoo.create_model("local-dir:...") or Segmenter.open(...)
+    model/                          the trained model, for zoo.create_model("local-dir:..."), Segmenter.open(...) or
+                                    MultiTask.open(...)
 
 A file or a checkpoint is written beside its place and renamed into it: a kill at any instant leaves the old or the new
 one whole.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.files import replacing
 from zoo.training.config import Recipe, differences, dump_recipe, load_recipe
+from zoo.training.multitask import MultiTask
 from zoo.training.segmenter import Segmenter
 
 STEP = "step-" + "[0-9]" * 8
@@ -106,7 +108,7 @@ class RunFolder:
 
     def save_model(self, model: nn.Module) -> None:
         """Write the trained model."""
-        if isinstance(model, Segmenter):
+        if isinstance(model, (Segmenter, MultiTask)):
             model.save(self.model)
         else:
             zoo.save_pretrained(model, self.model)

@@ -42,7 +42,7 @@ class Pyramid:
 
 
 class PyramidHead(nn.Module):
-    """From feature maps to a class for every pixel: torchvision's FeaturePyramidNetwork, and one convolution.
+    """From feature maps to logits of every pixel: torchvision's FeaturePyramidNetwork, and one convolution.
 
     The levels of the pyramid are enlarged to the finest and added. Each position of the sum then gives the logits of
     all pixels it stands for.
@@ -66,8 +66,11 @@ class PyramidHead(nn.Module):
     Differs: a level is enlarged in one step, without convolutions between; the finest gives every pixel's own logits.
     """
 
+    per_pixel = True
+
     def __init__(self, channels: Sequence[int], *, stride: int, num_classes: int, width: int):
         super().__init__()
+        self.num_classes = num_classes
         self.pyramid = FeaturePyramidNetwork(list(channels), width, norm_layer=nn.BatchNorm2d)
         self.logits = nn.Conv2d(width, num_classes * stride**2, 1)
         self.stride = stride
@@ -96,6 +99,8 @@ class Segmenter(nn.Module):
         >>> model(torch.randn(2, 1, 32, 32)).shape
         torch.Size([2, 11, 32, 32])
     """
+
+    per_pixel = True
 
     def __init__(self, backbone: str, pyramid: Pyramid, **kwargs):
         super().__init__()

@@ -3,7 +3,8 @@
 A task is a dataclass: its `name` and fields are what a recipe's `task:` section may say. To add one, write the class
 with the methods below and put it into the union `Task` at the end; nothing else is edited.
 
-- `check(model, split)` refuses a model, or data, that does not fit the task.
+- `check(model, split, head)` refuses a model, or data, that does not fit the task. Among several tasks it gets the
+  task's head for the model, and as `head` the key of the recipe that says what this is.
 - `example(images, labels, rng)` makes (inputs, targets) of a clean batch; what is random comes from `rng` alone.
 - `loss(outputs, targets)` is the scalar to minimise.
 - `metrics(outputs, targets)` has under each name what an image adds to a sum over the split, (B, ...).
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.training.segmenter import Segmenter
 from zoo.training.splits import Split
 
 
@@ -30,16 +30,17 @@ class Means:
         return {name: total.item() / images for name, total in sums.items()}
 
 
-def check_images(model: nn.Module, split: Split) -> None:
+def check_images(model: nn.Module, split: Split, head: str | None = None) -> None:
     """Check that the data are images, of as many channels as the model takes."""
     if split.kind == "vector":
         raise ValueError("the data has vectors with numbers to fit, not images: set task.name=regress")
     found = split.fetch([0], 0)[0].shape[1]
     wanted = next((module.in_chans for module in model.modules() if hasattr(module, "in_chans")), None)
     if wanted not in (None, found):
+        key = "data.in_chans" if head is None else f"tasks.{head.rpartition('.')[2]}.data.in_chans"
         raise ValueError(
             f"the model takes images of {wanted} channels, those of the data have {found}: "
-            f"set model.kwargs.in_chans={found}, or data.in_chans={wanted} of an image_folder"
+            f"set model.kwargs.in_chans={found}, or {key}={wanted} of an image_folder"
         )
 
 
@@ -51,6 +52,19 @@ def check_classes(model: nn.Module, split: Split, key: str) -> None:
         )
 
 
+def check_per_pixel(model: nn.Module, split: Split, outputs: int, head: str | None) -> None:
+    """Check that data and model have something for every pixel, of which there should be so many outputs."""
+    check_images(model, split, head)
+    if split.kind != "pixel":
+        key = "data.name" if head is None else f"tasks.{head.rpartition('.')[2]}.data.name"
+        raise ValueError(f"the data has one label an image, not one a pixel: set {key}=digit_canvas")
+    if not getattr(model, "per_pixel", False):
+        wanted = f"{{num_classes: {outputs}}}" if head is None else f"{{name: dense, num_classes: {outputs}}}"
+        raise ValueError(
+            f"the model gives logits for an image, not for every pixel: set {head or 'model.pyramid'}={wanted}"
+        )
+
+
 @dataclass(frozen=True)
 class Classify(Means):
     """Single-label classification: cross entropy; `top1` in percent, and `loss`."""
@@ -58,13 +72,15 @@ class Classify(Means):
     name: ClassVar[str] = "classify"
     label_smoothing: float = 0.0
 
-    def check(self, model: nn.Module, split: Split) -> None:
-        check_images(model, split)
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_images(model, split, head)
         if split.kind == "pixel":
-            raise ValueError("the data has a label for every pixel, not for every image: set task.name=segment")
-        if isinstance(model, Segmenter):
-            raise ValueError("the model gives logits for every pixel, not for every image: remove model.pyramid")
-        check_classes(model, split, "model.kwargs.num_classes")
+            key = "task.name" if head is None else f"tasks.{head.rpartition('.')[2]}.task.name"
+            raise ValueError(f"the data has a label for every pixel, not for every image: set {key}=segment")
+        if getattr(model, "per_pixel", False):
+            remedy = "remove model.pyramid" if head is None else f"set {head}.name=classifier"
+            raise ValueError(f"the model gives logits for every pixel, not for every image: {remedy}")
+        check_classes(model, split, f"{head or 'model.kwargs'}.num_classes")
 
     def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return images, labels
@@ -92,8 +108,10 @@ class Denoise(Means):
         if self.sigma <= 0:
             raise ValueError(f"sigma is {self.sigma}, it must be above 0 (images are in [0, 1])")
 
-    def check(self, model: nn.Module, split: Split) -> None:
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_images(model, split)
+        if head is not None:
+            raise ValueError(f"{head} gives logits, not images: denoise is no task among several")
         if model.num_classes != 0:
             raise ValueError(f"the model gives {model.num_classes} logits, not images: set model.kwargs.head=image")
 
@@ -118,16 +136,9 @@ class Segment:
 
     name: ClassVar[str] = "segment"
 
-    def check(self, model: nn.Module, split: Split) -> None:
-        check_images(model, split)
-        if split.kind != "pixel":
-            raise ValueError("the data has one label an image, not one a pixel: set data.name=digit_canvas")
-        if not isinstance(model, Segmenter):
-            raise ValueError(
-                "the model gives logits for an image, not for every pixel: "
-                f"set model.pyramid={{num_classes: {split.num_classes}}}"
-            )
-        check_classes(model, split, "model.pyramid.num_classes")
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_per_pixel(model, split, split.num_classes, head)
+        check_classes(model, split, f"{head or 'model.pyramid'}.num_classes")
 
     def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return images, labels
@@ -156,12 +167,66 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """The outlines of what is labelled, for every pixel: one logit each, and binary cross entropy.
+
+    A pixel is on an edge if one of the four beside it has another label. `f1`, in percent, is the harmonic mean of
+    `precision` and `recall` of the pixels whose logit is above 0, all of them counted over all pixels of the split, and
+    an edge that is one pixel off counts as missed; and `loss`.
+    """
+
+    name: ClassVar[str] = "edges"
+    edge_weight: float = 1.0  # of a pixel on an edge in the loss; one off it has 1
+
+    def __post_init__(self) -> None:
+        if self.edge_weight <= 0:
+            raise ValueError(f"edge_weight is {self.edge_weight}, it must be above 0")
+
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_per_pixel(model, split, 1, head)
+        if model.num_classes != 1:
+            key = f"{head or 'model.pyramid'}.num_classes"
+            raise ValueError(f"the model has {model.num_classes} logits a pixel, and an edge takes one: set {key}=1")
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        edges = torch.zeros_like(labels, dtype=torch.bool)
+        for axis in (1, 2):
+            count = labels.shape[axis] - 1
+            differ = labels.narrow(axis, 0, count) != labels.narrow(axis, 1, count)
+            edges.narrow(axis, 0, count).logical_or_(differ)
+            edges.narrow(axis, 1, count).logical_or_(differ)
+        return images, edges.float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(outputs, targets).mean()
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        weight = outputs.new_tensor(self.edge_weight)
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets, pos_weight=weight, reduction="none")
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        found, edge = outputs[:, 0] > 0, targets > 0
+        counts = {"found": found, "edges": edge, "hits": found & edge, "loss": self._loss(outputs, targets)}
+        means = {"loss": counts.pop("loss").mean((1, 2))}
+        return {name: pixels.sum((1, 2)) for name, pixels in counts.items()} | means
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        hits, found, edges = (sums[name].item() for name in ("hits", "found", "edges"))
+        return {
+            "f1": 100 * 2 * hits / max(found + edges, 1),
+            "precision": 100 * hits / max(found, 1),
+            "recall": 100 * hits / max(edges, 1),
+            "loss": sums["loss"].item() / images,
+        }
+
+
+@dataclass(frozen=True)
 class Regress:
     """Numbers from numbers: mean squared error; `rmse`, the root of its mean over all points and outputs."""
 
     name: ClassVar[str] = "regress"
 
-    def check(self, model: nn.Module, split: Split) -> None:
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         if split.kind != "vector":
             raise ValueError("the data has images, not vectors with numbers to fit: set data.name=formulas")
         inputs = split.fetch([0], None)[0].shape[1]
@@ -189,4 +254,4 @@ class Regress:
         return {"rmse": (sums["mse"].item() / images) ** 0.5}
 
 
-Task = Classify | Denoise | Segment | Regress
+Task = Classify | Denoise | Segment | Edges | Regress

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as sharding
@@ -21,13 +21,15 @@ from zoo.blocks.channel.kan.select import Selectable
 from zoo.blocks.channel.moe.balance import rebalance
 from zoo.parallel import share_losses
 from zoo.slots import unknown
+from zoo.training.alternate import AlternatingBatches
 from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.schema import Duration
-from zoo.training.seeds import INIT, STEP, derive_seed, seeded_globals
+from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
+from zoo.training.splits import Split
 
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -46,13 +48,19 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, output: str | Path):
         self.recipe, self.folder = recipe, RunFolder(output)
-        self.accelerator = accelerator = Accelerator(mixed_precision="no")  # the precision is the recipe's: `autocast`
+        self.objectives = recipe.objectives
+        # A step of one task leaves the heads of the others without gradients.
+        several = [DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.tasks else []
+        # The precision is the recipe's: `autocast`.
+        self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        train, self.splits = recipe.train, recipe.data.load()
-        self.batches = TrainingBatches(
-            self.splits["train"], recipe.task, batch_size=train.batch_size, seed=train.seed, **self.share
-        )
+        train, loaded = recipe.train, {}
+        for objective in self.objectives.values():
+            if objective.data not in loaded:  # tasks may share their data
+                loaded[objective.data] = objective.data.load()
+        self.data = {name: loaded[objective.data] for name, objective in self.objectives.items()}
+        self.batches = self._training_batches()
         if recipe.optim.name == "lbfgs":
             self._check_full_batch()
         if recipe.optim.second_order and accelerator.num_processes > 1:
@@ -65,7 +73,11 @@ class Trainer:
         model = self._create_model()
         if accelerator.num_processes > 1:
             share_losses(model)
-        recipe.task.check(model, self.splits["train"])
+        for name, objective in self.objectives.items():
+            if name:
+                objective.task.check(model.heads[name], self.data[name]["train"], f"model.heads.{name}")
+            else:
+                objective.task.check(model, self.splits["train"])
         self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
         if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
             raise ValueError(
@@ -84,11 +96,16 @@ class Trainer:
         if saved is not None:
             self._restore(saved)
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The data of a recipe with one task."""
+        return self.data[""]
+
     def run(self) -> dict[str, float]:
         """Train to the end, save the model, and return the metrics of the test split (validation if there is none)."""
         self.fit()
         self.save_model()
-        metrics = self.evaluate("test" if "test" in self.splits else "validation")
+        metrics = self.evaluate("test" if all("test" in splits for splits in self.data.values()) else "validation")
         self._log(metrics | {"final": True})
         return metrics
 
@@ -119,10 +136,16 @@ class Trainer:
                     self.save_checkpoint()
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """The metrics of a split as `split/name`, of the averaged weights if the recipe keeps them."""
+        """The metrics of a split as `split/name`, of the averaged weights if the recipe keeps them.
+
+        Of several tasks they are called `split/task/name`.
+        """
         model = self.model if self.ema is None else self.ema.module
-        metrics = evaluate(model, self.recipe, self.splits[split], **self.share)
-        return {f"{split}/{name}": value for name, value in metrics.items()}
+        metrics = {}
+        for task, splits in self.data.items():
+            found = evaluate(model, self.recipe, splits[split], task=task, **self.share)
+            metrics |= {"/".join(filter(None, (split, task, name))): value for name, value in found.items()}
+        return metrics
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint of the current step."""
@@ -143,7 +166,8 @@ class Trainer:
 
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
-        train, accelerator = self.recipe.train, self.accelerator
+        train, accelerator, name = self.recipe.train, self.accelerator, self.batches.name(step)
+        objective, given = self.objectives[name], {"task": name} if name else {}
         self.scheduler.step_update(step)
         self.model.train()
         records: list[dict[str, Any]] = []
@@ -154,14 +178,15 @@ class Trainer:
             torch.manual_seed(derive_seed(train.seed, STEP, step, accelerator.process_index))
             self.optimizer.zero_grad()
             with autocast(self.recipe, inputs.device):
-                outputs, aux = self.model(inputs, return_aux=True)
-            loss = self.recipe.task.loss(outputs.float(), targets) + self._aux_loss(aux)
+                outputs, aux = self.model(inputs, return_aux=True, **given)
+            loss = objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux)
             value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
             self._check_finite("loss", value, step)
             accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
             self._check_finite("norm of the gradient", norm, step)
-            records.append({"loss": value, "grad_norm": norm} | {key: numbers(entry) for key, entry in aux.items()})
+            record = given | {"loss": value, "grad_norm": norm}
+            records.append(record | {key: numbers(entry) for key, entry in aux.items()})
             returned.append(aux)
             return loss
 
@@ -203,6 +228,8 @@ class Trainer:
 
     def _check_full_batch(self) -> None:
         """Check what L-BFGS needs: the same loss all the time, and all of it here."""
+        if self.recipe.tasks is not None:
+            raise ValueError("lbfgs needs the same loss in every step, not tasks in turn: take another optimizer")
         train, examples = self.recipe.train, len(self.splits["train"])
         if train.batch_size != examples or train.grad_clip is not None or self.share["world"] > 1:
             raise ValueError(
@@ -210,6 +237,19 @@ class Trainer:
                 f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
                 f"process (there are {self.share['world']}); or take another optimizer"
             )
+
+    def _training_batches(self) -> AlternatingBatches:
+        """The batches of all tasks in turn; those of a task among several have a seed of their own."""
+        train, parts = self.recipe.train, {}
+        for number, (name, objective) in enumerate(self.objectives.items()):
+            parts[name] = TrainingBatches(
+                self.data[name]["train"],
+                objective.task,
+                batch_size=train.batch_size,
+                seed=derive_seed(train.seed, TASK, number) if name else train.seed,
+                **self.share,
+            )
+        return AlternatingBatches(parts, seed=train.seed)
 
     def _create_model(self) -> nn.Module:
         with seeded_globals(derive_seed(self.recipe.train.seed, INIT)):

@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tens
     if cost.counting():  # the sizes of the groups change nothing
         return F.linear(x, weight[0], None if bias is None else bias[0])
     x, weight, bias = cast(x, weight, bias)
-    if guard.transformed() or torch.onnx.is_in_onnx_export():
+    if guard.transformed():
         return everywhere(x, weight, bias, ends)
     if x.is_cuda and _fits(x, weight):
         return _on_gpu(x, weight, bias, ends)
@@ -44,8 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tens
 def everywhere(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
     """The same, where no value can be read: every expert's map of all rows, of which each row takes one.
 
-    Under `torch.func` the tensors may stand for several, with rows of other experts in each; for forward-mode
-    derivatives and in formats of others an operator of our own has no rule.
+    Under `torch.func` the tensors may stand for several, with rows of other experts in each; and for forward-mode
+    derivatives an operator of our own has no rule.
     """
     row = torch.arange(x.shape[0], device=x.device)[:, None]
     y = x.new_zeros(x.shape[0], weight.shape[1])

@@ -27,6 +27,12 @@ def recording() -> bool:
     return compiling() or torch.jit.is_tracing()
 
 
+@torch.compiler.assume_constant_result  # the compiler behind `torch.export(strict=True)` answers no by itself
+def to_onnx() -> bool:
+    """Whether what is recorded becomes an ONNX file, which has no operators of our own and no stable sort."""
+    return torch.onnx.is_in_onnx_export()
+
+
 def transformed() -> bool:
     """Whether tensors may stand for several, or carry a derivative: `torch.func`, forward-mode differentiation.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, MetaBlock, keywords_of
 from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.routers.base import Router
+from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.register import register
 from zoo.slots import SlotLike, build_block
@@ -46,6 +47,7 @@ class TokenMoE(nn.Module):
     needs_grid = True
     spatial = frozenset({1, 2})
     has_aux = True
+    mixture = "moe"  # what the options of this mixer's slot describe, for surgery on it
 
     def __init__(
         self,
@@ -108,6 +110,9 @@ class TokenMoE(nn.Module):
         with torch.no_grad():
             for layer in (*gates, fc1):  # as in TokenLinear, a constant image gives the same on both grids
                 _replace(layer, "weight", self._resampled(layer.weight, grid) * (old / new))
+            for module in self.moe.router.modules():
+                if isinstance(module, Remap) and module.planes is not None:
+                    module.planes = (self._resampled(module.planes, grid) * (old / new)).contiguous()
             _replace(fc2, "weight", self._resampled(fc2.weight.mT, grid).mT)
             _replace(fc2, "bias", self._resampled(fc2.bias, grid))
         for gate in gates:
@@ -153,6 +158,7 @@ class ReRepresent(nn.Module):
 
     needs_grid = True
     spatial = frozenset({1, 2})
+    within = {"token_mixer": "block.token_mixer", "channel_mixer": "block.channel_mixer"}  # where the slots' mixers are
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from zoo.blocks.base import Aux, keywords_of
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
-from zoo.blocks.kernels import cost
+from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
 from zoo.slots import SlotLike, build_block, parse_slot
@@ -46,8 +46,9 @@ class MoE(nn.Module):
         "DeepSeekMoE" (arXiv 2401.06066), equation 9. See the routers, dispatches and experts for theirs.
     Differs: none known.
     Cost: dim x num_experts MACs a token for the router, and those of the experts for each choice that is not empty.
-    Raises: ValueError for a slot or option that is unknown, more choices than experts, or a list of experts that is
-        empty or longer than their number.
+    Raises: ValueError for a slot or option that is unknown, more choices than experts, a list of experts that is empty
+        or longer than their number, or a mixture within as an expert or shared; when it is exported to ONNX; and when
+        `torch.jit.trace` runs it on samples that are no multiple of a `group` above 1.
     """
 
     has_aux = True
@@ -80,6 +81,11 @@ class MoE(nn.Module):
         self.experts = build_experts(experts, dim, num_experts, defaults, dd)
         self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads
         self.shared = build_block("channel_mixer", shared, dim, defaults=defaults, **dd)
+        if getattr(self.shared, "has_aux", False):
+            name = type(self.shared).__name__
+            raise ValueError(
+                f"{name} cannot be shared by a mixture; give a channel mixer that returns its output alone"
+            )
 
     @property
     def num_experts(self) -> int:
@@ -101,7 +107,12 @@ class MoE(nn.Module):
         return y, wanted.aux | _statistics(wanted, kept)
 
     def _route(self, x: Tensor, **given) -> tuple[Routing, Routing]:
-        """The choices of all tokens, routed group by group of samples, and what is left of them when some are dropped."""
+        """The choices of all tokens, routed by group of samples, and what is left of them when some are dropped."""
+        if guard.to_onnx():
+            raise ValueError(
+                f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort choices by "
+                "expert; use torch.export.save or torch.compile, or a dense channel_mixer ('mlp', 'glu') for ONNX"
+            )
         wanted = [self.router(part, **given) for part in self._groups(x)]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
 

@@ -11,12 +11,13 @@ from zoo.blocks.channel.moe.record import Batches, choices_of, pairs
 CELL, LEAST, BELOW, SCALE, PAGE = 0.26, 1.6, 0.45, 0.9, 12.0  # inches: a share, a map, what is around the maps
 
 
-def expert_load(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
+def expert_load(model: nn.Module, batches: Batches, *, task: int | str | None = None) -> dict[str, Tensor]:
     """Share of the choices that each expert gets, by layer and class.
 
     Args:
         model: A model with mixtures of experts; it runs in eval mode.
         batches: Inputs; or a list or loader of them; or of pairs (inputs, labels), the labels ``(B,)`` classes.
+        task: The task to ask for, where the routers know tasks.
 
     Returns:
         For each mixture, by its name, ``(classes, experts)``; each row has the sum 1, or 0 for a class without samples.
@@ -42,7 +43,7 @@ def expert_load(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
                 "each, or give the inputs alone"
             )
         labels.append(given.long())
-        for name, choices in choices_of(model, inputs).items():
+        for name, choices in choices_of(model, inputs, task).items():
             counts.setdefault(name, []).append(choices.counts(len(inputs)).cpu())
     label = torch.cat(labels)
     load = {}
@@ -53,14 +54,16 @@ def expert_load(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
     return load
 
 
-def plot_expert_load(model: nn.Module, batches: Batches, labels: Sequence[str] | None = None):
+def plot_expert_load(
+    model: nn.Module, batches: Batches, labels: Sequence[str] | None = None, *, task: int | str | None = None
+):
     """Draw which experts work on which class: a heat map for each layer.
 
     A column is an expert, a row a class, and the colour the share of the class's choices that go to the expert. Above a
     map stands how even the load is, all classes alike: its entropy over that of equal shares.
 
     Args:
-        model, batches: As for `expert_load`, which gives the numbers.
+        model, batches, task: As for `expert_load`, which gives the numbers.
         labels: Names of the classes; by default their numbers.
 
     Returns:
@@ -88,7 +91,7 @@ def plot_expert_load(model: nn.Module, batches: Batches, labels: Sequence[str] |
         raise ImportError(
             'plot_expert_load needs matplotlib; install it: pip install matplotlib, or pip install ".[plot]"'
         ) from error
-    load = expert_load(model, batches)
+    load = expert_load(model, batches, task=task)
     classes = len(next(iter(load.values())))
     names = [str(i) for i in range(classes)] if labels is None else list(labels)
     if len(names) != classes:

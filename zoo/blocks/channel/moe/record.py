@@ -48,8 +48,14 @@ def mixtures(model: nn.Module) -> dict[str, MoE]:
     return found
 
 
-def choices_of(model: nn.Module, x: Tensor) -> dict[str, Choices]:
-    """What each router chooses for a batch, by the name of its mixture; the model runs in eval mode."""
+def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> dict[str, Choices]:
+    """What each router chooses for a batch, by the name of its mixture; the model runs in eval mode.
+
+    Args:
+        model: A model with mixtures of experts.
+        x: Its input.
+        task: The task to ask for, as the model takes it; None to ask for none.
+    """
     found = mixtures(model)
     seen: dict[str, list[tuple[Tensor, Routing]]] = {name: [] for name in found}
     dropped: dict[str, bool] = dict.fromkeys(found, False)
@@ -67,7 +73,7 @@ def choices_of(model: nn.Module, x: Tensor) -> dict[str, Choices]:
     handles += [mixture.dispatch.register_forward_hook(compare(name)) for name, mixture in found.items()]
     try:
         with evaluating(model):
-            model(x.to(next(model.parameters()).device))
+            model(x.to(next(model.parameters()).device), **({} if task is None else {"task": task}))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,7 +1,7 @@
 """Numbers that follow from sizes, in programs too that are recorded once and then run on other sizes.
 
-In `torch.jit.trace` a size is a tensor, in `torch.export` a symbol. Python's own ``math.ceil``, ``min`` and ``max`` would
-make a constant of it. On plain numbers the functions here give what Python's give, to the last bit.
+In `torch.jit.trace` a size is a tensor, in `torch.export` a symbol. Python's own ``math.ceil``, ``min`` and ``max``
+would make a constant of it. On plain numbers the functions here give what Python's give, to the last bit.
 """
 
 import math

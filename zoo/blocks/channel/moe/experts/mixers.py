@@ -12,8 +12,8 @@ from zoo.blocks.kernels import cost, guard
 class MixerExperts(Experts):
     """A channel mixer for each expert, run one after another.
 
-    Made where the experts of a mixture are given as a list, or as a channel mixer that has no stacked form. Where values
-    cannot be read, as in a compiled or traced program and in those of `torch.func`, every mixer runs on all rows.
+    Made where the experts of a mixture are given as a list, or as a channel mixer that has no stacked form. Where
+    values cannot be read, as in a compiled or traced program or under `torch.func`, every mixer runs on all rows.
 
     Args:
         mixers: The experts.

@@ -102,15 +102,16 @@ class Router(nn.Module):
         if priority is not None:
             priority = priority.flatten()
         flat = experts.flatten(0, 1), gates.flatten(0, 1)
-        return Routing(
-            *flat, self.num_experts, experts.shape[0], chosen=chosen, full=full, priority=priority, aux=aux
-        )
+        return Routing(*flat, self.num_experts, experts.shape[0], chosen=chosen, full=full, priority=priority, aux=aux)
 
     def load(self, experts: Tensor, like: Tensor) -> Tensor:
         """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""
-        hits = like.new_zeros(*like.shape[:-1], self.num_experts + 1).scatter(-1, experts, 1.0)
-        load = losses.token_mean(hits[..., :-1], self.over)
-        return load / load.sum(-1, keepdim=True).clamp_min(1e-10)
+        experts = experts.flatten(1)
+        hits = like.new_zeros(experts.shape[0], self.num_experts + 1)
+        hits = hits.scatter_add(1, experts, torch.ones_like(experts, dtype=like.dtype))[:, :-1]
+        if self.over is not None:
+            hits = self.over.mean(hits.sum(0, keepdim=True))
+        return hits / hits.sum(-1, keepdim=True).clamp_min(1e-10)
 
     def common_losses(self, logits: Tensor, probs: Tensor, experts: Tensor) -> Aux:
         """The losses that are asked for, of those that any router has.

@@ -1,12 +1,13 @@
 """Top-k with gates that know the task: the routers of M3ViT."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import Linear, init_
 from zoo.blocks.register import register
 
 
@@ -29,7 +30,6 @@ class Task(TopK):
     Shape: ``(G, S, dim)``, ``task`` from 0 to ``tasks - 1 ->`` a `Routing` of G * S tokens.
 
     Example:
-        >>> import torch
         >>> router, x = Task(8, 16, 2, tasks=3).eval(), torch.randn(1, 5, 8)
         >>> first = router(x).experts
         >>> (router(x, task=2).experts == first).all()
@@ -90,3 +90,22 @@ class Task(TopK):
             return F.linear(x, self.gate.weight[task].to(x.dtype))
         token, vector = self.gate.weight.to(x.dtype).split([x.shape[-1], self.width], 1)
         return F.linear(x, token, vector @ self.embedding.weight[task].to(x.dtype))
+
+    def keep_tasks(self, chosen: list[int]) -> None:
+        """Keep these tasks, in this order, and remove the others; one that is named twice is copied."""
+        if self.embedding is None:
+            owner = self.gate
+            owner.keep(chosen)
+        else:
+            owner, weight = self.embedding, self.embedding.weight
+            owner.weight = nn.Parameter(weight.detach()[chosen].clone(), weight.requires_grad)
+            owner.num_embeddings = len(chosen)
+        self.tasks, owner.active_fraction = len(chosen), 1 / len(chosen)
+
+    @torch.no_grad()
+    def reset_task(self, task: int) -> None:
+        """Initialise anew what belongs to one task alone."""
+        if self.embedding is None:
+            init_(self.gate.weight[task], None, self.gate.init)
+        else:
+            nn.init.normal_(self.embedding.weight[task])

@@ -1,0 +1,70 @@
+"""Running a block, with its activations kept for the backward pass or computed again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import use_reentrant_ckpt
+from timm.models import checkpoint
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from zoo.blocks.base import Aux, declared
+from zoo.blocks.kernels import guard
+
+
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
+    """The output and the auxiliary outputs of a block; with `checkpointing` its activations are not kept.
+
+    Args:
+        block: A block, or a stage of blocks.
+        x: Its input.
+        checkpointing: Compute the activations again in the backward pass.
+        given: Keywords of the model's call; the block gets those that it declares.
+    """
+    given = declared(block, given)
+    y = _checkpointed(block, x, given) if checkpointing and torch.is_grad_enabled() else block(x, **given)
+    return y if getattr(block, "has_aux", False) else (y, {})
+
+
+def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
+    """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
+    if not use_reentrant_ckpt():
+        run = partial(level, **given) if given else level  # torch's function has keywords of its own
+        norms = [m for m in level.modules() if isinstance(m, _BatchNorm)]
+        if not norms or guard.recording():
+            return checkpoint(run, x)
+        return checkpoint(run, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
+    if not given and not getattr(level, "has_aux", False):
+        return checkpoint(level, x)
+
+    # The reentrant kind tracks only tensors at the top of what a function takes and returns; inside a mapping they lose
+    # their graph.
+    inputs, layout = pytree.tree_flatten(dict(given))
+    structure = []
+
+    def flat(x: Tensor, *inputs) -> tuple[Tensor, ...]:
+        leaves, spec = pytree.tree_flatten(level(x, **pytree.tree_unflatten(list(inputs), layout)))
+        structure[:] = [spec]
+        return tuple(leaves)
+
+    leaves = checkpoint(flat, x, *inputs)
+    return pytree.tree_unflatten(list(leaves), structure[0])
+
+
+@contextmanager
+def _frozen(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Batch norms that leave their statistics alone: the second forward pass must not count a batch twice."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,296 @@
+"""Several tasks on one trunk: a model with a head a task, and the batches of all of them in turn."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import zoo
+from zoo.blocks.base import Aux, parameters_without_decay
+from zoo.blocks.channel.moe.record import Batches, pairs
+from zoo.files import replacing
+from zoo.slots import unknown
+from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
+from zoo.training.schema import build, compose, plain
+from zoo.training.segmenter import Pyramid, PyramidHead
+
+HEADS = "heads.safetensors"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A head for classes of an image: one linear map of the trunk's pooled features."""
+
+    name: ClassVar[str] = "classifier"
+    num_classes: int
+    task: int | None = None  # number among the tasks that the trunk's routers know; null where they know none
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}, it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Dense(Pyramid):
+    """A head for numbers of every pixel: a `PyramidHead` on the trunk's feature maps."""
+
+    name: ClassVar[str] = "dense"
+    task: int | None = None  # as for `classifier`
+
+
+Head = Classifier | Dense
+
+
+class LinearHead(nn.Linear):
+    """Logits of an image from pooled features, ``(B, dim) -> (B, num_classes)``."""
+
+    per_pixel = False
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__(dim, num_classes)
+        self.num_classes = num_classes
+
+
+class MultiTask(nn.Module):
+    """A model of zoo as the trunk of several tasks, with a head for each.
+
+    Where the trunk's mixtures have routers that know tasks (``router='task(tasks=2)'``, as in M3ViT), each head says
+    which of these tasks is its own, and then a task runs its own experts and no others.
+
+    Args:
+        trunk: Name of a model, as `zoo.create_model` takes it.
+        heads: The head of each task by the task's name.
+        kwargs: Other arguments of `zoo.create_model`.
+
+    Attributes:
+        trunk: The model, without a classifier.
+        heads: A module a task.
+        config: What was given as `heads`, with the levels of the trunk as they are counted from the start.
+
+    Shape: ``(B, in_chans, H, W)``, ``task`` its name ``-> (B, num_classes)`` or ``(B, num_classes, H, W)``.
+
+    Example:
+        >>> heads = {"digit": Classifier(num_classes=10, task=0), "ink": Dense(num_classes=1, width=8, task=1)}
+        >>> import torch
+        >>> model = MultiTask("m3vit_test", heads, in_chans=1)
+        >>> model(torch.randn(2, 1, 32, 32), task="ink").shape
+        torch.Size([2, 1, 32, 32])
+
+    Source: a trunk whose experts are shared by tasks and chosen by gates of their own, and from which the model of one
+        task can be taken: Liang et al., "M3ViT" (arXiv 2210.14793); Chen et al., "Mod-Squad: Designing Mixture of
+        Experts As Modular Multi-Task Learners" (arXiv 2212.08066).
+    Differs: the heads are zoo's own; which experts a task concentrates on follows from the losses of the trunk's
+        routers, not from Mod-Squad's mutual information.
+
+    Raises:
+        ValueError: There is no head, or a head does not fit the trunk.
+    """
+
+    def __init__(self, trunk: str, heads: Mapping[str, Head], **kwargs):
+        super().__init__()
+        if "num_classes" in kwargs:
+            raise ValueError("num_classes is said by each head: leave it out of the trunk's arguments")
+        if not heads:
+            raise ValueError("a model for several tasks needs a head for each: heads is empty")
+        self.trunk = zoo.create_model(trunk, num_classes=0, **kwargs)
+        self.heads, self.config = nn.ModuleDict(), {}
+        for name, head in heads.items():
+            self._put(name, head)
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(channels, height, width) of the images that the trunk was made for."""
+        return self.trunk.input_size
+
+    def forward(self, x: Tensor, return_aux: bool = False, task: str | None = None) -> Tensor | tuple[Tensor, Aux]:
+        """What the head of a task gives.
+
+        Args:
+            x: Images ``(B, in_chans, H, W)``.
+            return_aux: Return ``(outputs, aux)``, with the auxiliary outputs of the trunk's mixers.
+            task: Name of the task; only a model of a single task knows it by itself.
+        """
+        name = self._named(task)
+        head, module = self.config[name], self.heads[name]
+        given = {} if head.task is None else {"task": head.task}
+        if isinstance(head, Dense):
+            maps, aux = self.trunk.forward_intermediates(
+                x, list(head.out_indices), stop_early=True, intermediates_only=True, return_aux=True, **given
+            )
+            outputs = module(maps, x.shape[-2:])
+        else:
+            features, aux = self.trunk.forward_features(x, return_aux=True, **given)
+            outputs = module(self.trunk.forward_head(features, pre_logits=True))
+        return (outputs, aux) if return_aux else outputs
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of all parameters that weight decay must leave alone."""
+        return parameters_without_decay(self)
+
+    # --- Tasks and experts --------------------------------------------------------------------------------------------
+
+    def only(self, task: str, batches: Batches | None = None) -> "MultiTask":
+        """A model of one task alone, as a copy: its head, its gates and, by the data given, its experts.
+
+        Args:
+            task: Name of the task.
+            batches: Inputs, or a list or loader of them. Experts that no token of these reaches are removed, and the
+                outputs on these data stay what they are. None to keep all experts.
+        """
+        name = self._named(task)
+        one, number = copy.deepcopy(self), self.config[name].task
+        for other in self.config.keys() - {name}:
+            del one.heads[other], one.config[other]
+        if batches is not None:
+            prune_experts(one.trunk, batches, task=number)
+        elif number is not None:
+            keep_tasks(one.trunk, [number])
+        if number is not None:
+            one.config[name] = dataclasses.replace(one.config[name], task=0)
+        return one
+
+    def prune_experts(self, batches: Mapping[str, Batches]) -> dict[int | str, list[int]]:
+        """Remove, in place, the experts that no task reaches; the outputs on these data stay what they were.
+
+        Args:
+            batches: Data of every task by its name, as `zoo.prune_experts` takes them.
+
+        Returns:
+            The numbers of the experts removed, as from `zoo.prune_experts`.
+
+        Raises:
+            ValueError: The data of a task are missing, or as `zoo.prune_experts`.
+        """
+        if batches.keys() != self.config.keys():
+            raise ValueError(f"batches has data of {sorted(batches)}; give those of every task: {sorted(self.config)}")
+        parts: dict[int | None, Iterable] = {}
+        for name, head in self.config.items():  # heads may share a task of the trunk
+            parts[head.task] = itertools.chain(parts.get(head.task, ()), pairs(batches[name]))
+        return prune_experts(self.trunk, parts.get(None, parts))
+
+    def add_task(self, name: str, head: Head, *, like: str | None = None) -> None:
+        """Add a task, in place; what the model gives for the others stays bit by bit.
+
+        Args:
+            name: Name of the task.
+            head: Its head. Where the trunk's routers know tasks and the head's `task` is None, they get one more.
+            like: Name of the task whose gates the new one begins with; by default they are initialised anew.
+
+        Raises:
+            ValueError: There is such a task already, no task is called `like`, or the head does not fit the trunk.
+        """
+        source = None if like is None else self.config[self._named(like)].task
+        self._check_name(name)
+        if head.task is None and self._tasks() is not None:
+            self._make(name, dataclasses.replace(head, task=0))  # raises what would stop the work half way
+            head = dataclasses.replace(head, task=add_task(self.trunk, like=source))
+        self._put(name, head)
+
+    def _named(self, task: str | None) -> str:
+        """The name of the task asked for."""
+        if task is None and len(self.config) == 1:
+            return next(iter(self.config))
+        if task not in self.config:
+            raise ValueError(unknown(f"task {task!r}", str(task), self.config, "tasks"))
+        return task
+
+    def _tasks(self) -> int | None:
+        """Number of the tasks that the trunk's routers know."""
+        return count_tasks(self.trunk) if "task" in self.trunk.takes else None
+
+    def _check_name(self, name: str) -> None:
+        if not re.fullmatch(r"[a-z]\w*", name) or hasattr(nn.ModuleDict, name):
+            raise ValueError(f"a task cannot be called {name!r}: take small letters, figures and _, such as 'ink'")
+        if name in self.config:
+            raise ValueError(f"there is a task {name!r} already: choose another name")
+
+    def _put(self, name: str, head: Head) -> None:
+        self._check_name(name)
+        head, module = self._make(name, head)
+        weight = next(self.trunk.parameters())
+        self.heads[name] = module.to(weight.device, weight.dtype).train(self.training)
+        self.config[name] = head
+
+    def _make(self, name: str, head: Head) -> tuple[Head, nn.Module]:
+        """The head of a task, checked and with the levels counted from the start, and its module."""
+        tasks = self._tasks()
+        if tasks is None and head.task is not None:
+            raise ValueError(f"head {name}: task is {head.task}, but no router of the trunk knows tasks: leave it out")
+        if tasks is not None and (head.task is None or not 0 <= head.task < tasks):
+            raise ValueError(f"head {name}: task is {head.task}; the trunk's routers know the tasks 0 to {tasks - 1}")
+        if isinstance(head, Classifier):
+            return head, LinearHead(self.trunk.num_features, head.num_classes)
+        info, last = self.trunk.feature_info, type(self.trunk).count_levels(self.trunk.config)
+        levels = range(-min(last, len(info)), 0) if head.out_indices is None else head.out_indices
+        if not levels or any(not -len(info) <= i < len(info) for i in levels):
+            raise ValueError(
+                f"head {name}: out_indices {list(levels)} are not all within the {len(info)} levels of the trunk"
+            )
+        levels = tuple(i % len(info) for i in levels)
+        module = PyramidHead(
+            [info[i]["num_chs"] for i in levels],
+            stride=min(info[i]["reduction"] for i in levels),
+            num_classes=head.num_classes,
+            width=head.width,
+        )
+        return dataclasses.replace(head, out_indices=levels), module
+
+    # --- Files --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Write a folder of which `MultiTask.open` makes the same model; it holds a whole one at every instant.
+
+        The trunk goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too. The file of the
+        heads names it, and it is the renaming of that file which exchanges an old model for the new one.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = _metadata(folder / HEADS).get("trunk") if (folder / HEADS).is_file() else None
+        name = f"trunk-{uuid.uuid4().hex[:8]}" if (folder / "trunk").exists() else "trunk"
+        zoo.save_pretrained(self.trunk, folder / name)
+        metadata = {"format": "pt", "trunk": name, "heads": json.dumps(plain(self.config))}
+        with replacing(folder / HEADS) as file:
+            state = {key: tensor.cpu().contiguous() for key, tensor in self.heads.state_dict().items()}
+            save_file(state, file, metadata=metadata)
+        if before is not None:
+            shutil.rmtree(folder / before, ignore_errors=True)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "MultiTask":
+        """The model that `save` wrote.
+
+        Raises:
+            FileNotFoundError: The folder holds no model for several tasks.
+            ValueError: A file in it cannot be what `save` wrote.
+        """
+        path = Path(folder) / HEADS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no model for several tasks: there is no {path}; MultiTask.save makes one"
+            )
+        metadata = _metadata(path)
+        heads = build(dict[str, Head], compose(metadata.get("heads", ""), str(path)))
+        model = cls(f"local-dir:{path.parent / metadata['trunk']}", heads)
+        with safe_open(path, "pt") as file:
+            model.heads.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        return model
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What the file of the heads says beside them; its trunk is a folder that `save` may have written."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if not re.fullmatch(r"trunk(-[0-9a-f]{8})?", metadata.get("trunk", "")):
+        raise ValueError(f"{path} names {metadata.get('trunk')!r} as its trunk, which MultiTask.save never does")
+    return metadata
