@@ -205,11 +205,12 @@ class Spline(Basis):
     def fill(self, x: Tensor, out: Tensor) -> None:
         grid = self._grid()
         if grid is None:
-            return super().fill(x, out)
+            for rows in self._chunks(x):
+                out[rows] = self._recursion(finite(x[rows]))[0]
+            return
         scaled, (spare,) = _scaled(finite(x), grid), _spare(1, x, self)
         for rows, room in self._rooms(x, out):
             self._sum_powers_(torch.sub(scaled[rows], grid.centres, out=room).abs_(), spare[: len(room)], self.order)
-        return None
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
         grid = self._grid()

@@ -52,6 +52,13 @@ def held(module: M) -> M:
     return twin
 
 
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """What `module.parameters()` gives, without its search where there is nothing to search."""
+    if module._modules:
+        return [*module.parameters()]
+    return [*dict.fromkeys(parameter for parameter in module._parameters.values() if parameter is not None)]
+
+
 def with_zero_gradients(y: Tensor, unused: Sequence[Tensor]) -> Tensor:
     """`y`, and zeros as the gradients of tensors that it does not depend on.
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.basis.base import Basis, finite, wide
 from zoo.blocks.kernels import cost, guard, onednn
-from zoo.blocks.kernels.autograd import gradients, held
+from zoo.blocks.kernels.autograd import gradients, held, parameters_of
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import init_
@@ -56,7 +56,7 @@ class Edges:
 
     def function_parameters(self) -> tuple[nn.Parameter, ...]:
         """Those of the basis, and of the base function: in the order of the gradients of `_pull_back`."""
-        return *self.basis.parameters(), *(() if self.base is None else self.base.parameters())
+        return *parameters_of(self.basis), *(() if self.base is None else parameters_of(self.base))
 
     def functions(self, x: Tensor) -> Tensor:
         """The base function and the basis functions of every input, in plain operations.

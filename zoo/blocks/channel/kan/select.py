@@ -112,8 +112,8 @@ class Gates(nn.Module):
 
     def choice(self) -> Choice | None:
         """What the nodes have chosen; None if not all have, or the values cannot be read, as in a compiler."""
-        if cost.counting() and not self.chosen.is_meta:
-            return choices.__wrapped__(self.chosen)  # what the layer costs depends on it
+        if cost.counting():  # what the layer costs depends on it; without values, it is what a new one does
+            return Choice([], None) if self.chosen.is_meta else choices.__wrapped__(self.chosen)
         return choices(self.chosen)
 
     @property
