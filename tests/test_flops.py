@@ -665,3 +665,11 @@ def test_gradient_checkpointing_changes_nothing(reentrant):
     finally:
         timm.layers.set_reentrant_ckpt(before)
     assert model.grad_checkpointing
+
+
+def test_models_are_counted_after_something_else_was_compiled():
+    """A compiler puts functions of its own into the class of all modules."""
+    torch._dynamo.reset()
+    torch.compile(torch.nn.Sequential(torch.nn.Linear(2, 2)), backend="aot_eager", fullgraph=True)(torch.ones(1, 2))
+    assert "torch._dynamo" in torch.nn.Module.__init__.__globals__["__name__"]
+    assert zoo.count_flops(torch.nn.Linear(2, 3), inputs=[torch.ones(1, 2)]).macs == 6

@@ -184,6 +184,19 @@ def test_copies_and_pickles(change):
         assert torch.allclose(functional_call(build(), lent, (inputs(model),)), y, atol=1e-5)
 
 
+def test_what_was_read_in_inference_mode_serves_training(change):
+    build, alter = change
+    model = build()
+    alter(model)
+    with torch.inference_mode():
+        y = model(inputs(model))
+    x = inputs(model).clone().requires_grad_()
+    assert torch.allclose(model(x), y, atol=1e-6)
+    (once,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    once.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("record", ["compiled", "exported", "traced"])
 def test_recorded_before_the_change(change, record):
     build, alter = change

@@ -58,7 +58,7 @@ def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..
             reference, values, answer = known.get(key, (_nothing, None, otherwise))
             if reference() is tensor and (_same(tensor, values) if near else values == _version(tensor) is not None):
                 return answer
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # an answer may be tensors, for training later too
                 answer, values = read(tensor, *arguments), tensor.detach().clone() if near else _version(tensor)
             known[key] = weakref.ref(tensor, lambda _: known.pop(key, None)), values, answer
             return answer

@@ -144,7 +144,10 @@ class EdgeFunction(nn.Module):
         self.requires_grad_(False)
         self.register_buffer("coefficients", weight[int(layer.base is not None) :])
         self.register_buffer("base_weight", None if layer.base is None else weight[0])
-        self.knots = layer.basis.knots[i].clone() if isinstance(layer.basis, Spline) else None
+
+    @property
+    def knots(self) -> Tensor | None:
+        return self.basis.knots[self.input] if isinstance(self.basis, Spline) else None
 
     def forward(self, x: Tensor) -> Tensor:
         precise = finite(x.to(wide(x.dtype)))
