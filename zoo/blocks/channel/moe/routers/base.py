@@ -79,7 +79,8 @@ class Router(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
         if not is_bare(self.gate, nn.Linear):  # a gate of another kind, or around which an adapter stands
-            return widen(self.gate(x))
+            own = next(self.gate.parameters(), x)  # autocast, which would make the tokens fit, is off here
+            return widen(self.gate(x.to(torch.promote_types(x.dtype, own.dtype))))
         x = widen(x)
         bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
         return F.linear(x, self.gate.weight.to(x.dtype), bias)
