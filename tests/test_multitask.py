@@ -381,6 +381,7 @@ def test_recipes_that_say_two_things_are_refused(make_recipe, overrides, message
         ),
         (["tasks.ink.task.name=classify"], "set tasks.ink.task.name=segment"),
         (["model.heads.digit={name: dense, num_classes: 10, task: 0}"], "set model.heads.digit.name=classifier"),
+        (["model.kwargs.in_chans=3"], "set model.kwargs.in_chans=1, or tasks.digit.data.in_chans=3"),
         (["tasks.ink.task={name: denoise, sigma: 1}"], "model.heads.ink gives logits, not images"),
         (["optim={name: lbfgs, lr: 1, weight_decay: 0}"], "lbfgs needs the same loss in every step"),
     ],
