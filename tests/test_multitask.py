@@ -17,7 +17,7 @@ from test_training_trainer import DRIVER
 
 import zoo
 from zoo.blocks.channel.moe.layer import MoE
-from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe, multitask
+from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe, parts
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.data import Digits, TrainingBatches
 from zoo.training.optim import param_groups
@@ -219,7 +219,7 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
     old, new, x = of_two(), of_two(), torch.randn(1, 1, 32, 32)
     old.save(tmp_path)
-    owner = {"save_pretrained": zoo, "save_file": multitask, "rmtree": multitask.shutil}[dies_in]
+    owner = {"save_pretrained": zoo, "save_file": parts, "rmtree": parts.shutil}[dies_in]
     with monkeypatch.context() as patch:
         patch.setattr(owner, dies_in, die)
         with pytest.raises(Killed):
@@ -231,13 +231,13 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
 
 def test_what_save_never_wrote_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no model for several tasks"):
+    with pytest.raises(FileNotFoundError, match="holds no MultiTask: there is no .*heads.safetensors"):
         MultiTask.open(tmp_path)
     path = tmp_path / "heads.safetensors"
-    multitask.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
+    parts.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
     with pytest.raises(ValueError, match="names '../elsewhere' as its trunk"):
         MultiTask.open(tmp_path)
-    multitask.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
+    parts.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
     with pytest.raises(ValueError, match="heads.safetensors:1: a: 'dens' is unknown; did you mean 'dense'"):
         MultiTask.open(tmp_path)
 
