@@ -185,11 +185,15 @@ class MultiTask(nn.Module):
             like: Name of the task whose gates the new one begins with; by default they are initialised anew.
 
         Raises:
-            ValueError: There is such a task already, no task is called `like`, or the head does not fit the trunk.
+            ValueError: There is such a task already, no task is called `like`, or it is given where no gates are added,
+                or the head does not fit the trunk.
         """
         source = None if like is None else self.config[self._named(like)].task
         self._check_name(name)
-        if head.task is None and self._tasks() is not None:
+        gates = head.task is None and self._tasks() is not None
+        if like is not None and not gates:
+            raise ValueError(f"{name!r} gets no gates of its own to begin as those of {like!r}: leave like out")
+        if gates:
             self._make(name, dataclasses.replace(head, task=0))  # raises what would stop the work half way
             head = dataclasses.replace(head, task=add_task(self.trunk, like=source))
         self._put(name, head)
