@@ -207,7 +207,7 @@ def test_the_task_is_named_in_the_call():
         model(x)
     with pytest.raises(ValueError, match="there is a task 'ink' already"):
         model.add_task("ink", Classifier(2))
-    with pytest.raises(ValueError, match="'more' gets no gates of its own, .*: leave like out"):
+    with pytest.raises(ValueError, match="'more' gets no gates of its own to begin as those of 'ink': leave like out"):
         model.add_task("more", Classifier(2, task=1), like="ink")
 
 

@@ -69,8 +69,6 @@ class LargeKernel(nn.Module):
     Raises: ValueError for an even kernel size or one below 3, or a negative se_ratio.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(
         self,
         dim: int,

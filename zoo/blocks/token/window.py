@@ -184,7 +184,6 @@ class WindowAttention(nn.Module):
 
     needs_grid = True
     any_grid = True
-    spatial = frozenset({1, 2})
     no_decay = ("relative_position_bias_table", "logit_scale", "q_bias", "v_bias")
     shifted = False
 
