@@ -114,7 +114,7 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
             y[start:end] = found
     if kept is not None:
         kept.append(y)
-    return _sum(y, token, gate, row, x.shape[0])
+    return weighted_sum(y, token, gate, row, x.shape[0])
 
 
 def _maps(weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
@@ -123,7 +123,7 @@ def _maps(weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | No
     return list(zip(weights, [None] * len(weights) if bias is None else bias.unbind(), strict=True))
 
 
-def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int) -> Tensor:
+def weighted_sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int) -> Tensor:
     """The sum of each token's rows ``(R, C) -> (T, C)``, by their weights if given."""
     if row is not None and len(y):
         weights = None if gate is None else gate.to(y.dtype).index_select(0, row.flatten()).view_as(row)
@@ -163,7 +163,7 @@ def _steps(x, token, gate, ends, act, gated, parameters) -> Tensor:
         hidden = act(a) * b
     else:
         hidden = act(hidden)
-    return _sum(grouped.linear(hidden, w2, b2, ends), token, gate, None, x.shape[0])
+    return weighted_sum(grouped.linear(hidden, w2, b2, ends), token, gate, None, x.shape[0])
 
 
 class _Perceptrons(torch.autograd.Function):
@@ -229,7 +229,7 @@ class _Perceptrons(torch.autograd.Function):
         for stacked in by_parameters:
             for e in idle if stacked is not None else ():
                 stacked[e].zero_()
-        by_x = _sum(by_rows, token, None, row, x.shape[0]) if wanted[0] else None
+        by_x = weighted_sum(by_rows, token, None, row, x.shape[0]) if wanted[0] else None
         return by_x, None, by_gate, None, None, None, None, *by_parameters
 
 
