@@ -48,12 +48,12 @@ def squared_variation(x: Tensor, unbiased: bool = False) -> Tensor:
     return mean(variance / (x.mean(-1).square() + 1e-30), 0)
 
 
-def z_loss(logits: Tensor) -> Tensor:
-    """Mean square of the log of the softmax's denominator: keeps logits small.
+def z_loss(total: Tensor) -> Tensor:
+    """Mean square of the log of the softmax's denominator, ``(G, S, 1) ->`` scalar: keeps logits small.
 
     Source: Zoph et al., "ST-MoE" (arXiv 2202.08906), equation 5.
     """
-    return mean(torch.logsumexp(logits, -1).square(), 0, 1)
+    return mean(total.square(), 0, 1, 2)
 
 
 def concentration(probs: Tensor) -> Tensor:
