@@ -138,6 +138,49 @@ def equals_one_process(rank: int, processes: int, shape: tuple[int, ...], how: s
             close(tensor, one.state_dict()[key], f"{name} {case}: {key} after a step")
 
 
+def stands_empty_shares(rank: int, processes: int, shape: tuple[int, ...], how: str, cases: list[dict]) -> None:
+    """All samples are the first process's: loss and gradients are those of one process, and nothing is NaN."""
+    mesh, (x, y) = mesh_of(shape), batch()
+    mine = slice(None) if rank == 0 else slice(0)
+
+    def loss_of(model, part: slice, factor: float) -> torch.Tensor:
+        logits, aux = model(x[part], return_aux=True)
+        for key, value in aux.items():
+            assert all(t.isfinite().all() for t in (value if isinstance(value, tuple) else (value,))), key
+        losses = sum(0.1 * value for key, value in aux.items() if key.startswith("loss/"))
+        return factor * F.cross_entropy(logits, y[part], reduction="sum") / len(x) + losses
+
+    for case in cases:
+        one, model = build(case), build(case)
+        running = wrap(zoo.expert_parallel(model, mesh), how, mesh)
+        expected, loss = loss_of(one, slice(None), 1), loss_of(running, mine, processes)
+        expected.backward()
+        loss.backward()
+        mean = loss.detach().clone()
+        dist.all_reduce(mean)
+        close(mean / processes, expected.detach(), f"{case}: loss")
+        gradients = {key: parameter.grad for key, parameter in one.named_parameters()}
+        for key, parameter in model.named_parameters():
+            close(whole(parameter.grad), gradients[key], f"{case}: {key}")
+        with torch.no_grad():
+            found, expected = running.eval()(x[mine]), one.eval()(x)[mine]
+        assert found.shape == expected.shape and (rank > 0 or torch.allclose(found, expected, atol=1e-5))
+
+
+def differentiates_twice(rank: int, processes: int, shape: tuple[int, ...], cases: list[dict]) -> None:
+    """The gradient of a gradient's norm, of equal shares, reaches the inputs as in one process."""
+    mesh = mesh_of(shape)
+    for case in cases:
+        one, model = (build(case, "mixer_test") for _ in range(2))  # without attention, which has no second derivatives
+        zoo.expert_parallel(model, mesh)
+        found = []
+        for each, samples in ((one, batch()[0]), (model, share(rank, processes)[0])):
+            samples = samples.clone().requires_grad_()
+            (first,) = torch.autograd.grad(each(samples).square().sum(), samples, create_graph=True)
+            found.append(torch.autograd.grad(first.square().sum(), samples)[0])
+        close(found[1], found[0].chunk(processes)[rank], f"{case}: second gradient")
+
+
 def save(rank: int, processes: int, shape: tuple[int, ...], how: str, options: dict, folder: Path) -> None:
     """Train a step, save the model, and what it makes of a batch."""
     mesh = mesh_of(shape)
@@ -206,6 +249,8 @@ def refuses(rank: int, processes: int) -> None:
     model = zoo.expert_parallel(build({"experts": ["mlp"]}), mesh)
     with pytest.raises(ValueError, match="split over processes already"):
         zoo.expert_parallel(model, mesh)
+    with pytest.raises(RuntimeError, match="know no transforms of torch.func"):
+        torch.func.jvp(zoo.expert_parallel(build({}, "mixer_test"), mesh), (batch()[0],), (batch()[0],))
     with pytest.raises(RuntimeError):  # a module around the model hides what DDP is to leave alone
         DistributedDataParallel(torch.nn.Sequential(model))
     with pytest.raises(RuntimeError, match="split by FSDP"):

@@ -319,7 +319,7 @@ def test_a_sparse_module_tells_what_is_active():
     report = count_flops(model, (8,))
     assert (report.params, report.active_params) == (5 * 64, 2 * 64)
     assert report.macs == report.active_macs == 2 * 64
-    assert "active for one token: 128 parameters, 128 MACs" in str(report)
+    assert "active for one token: 128 parameters" in str(report)
 
     model[1].active_fraction = 4
     with pytest.raises(ValueError, match=r"active_fraction of module '1' is 4; it must be in \(0, 1\]"):

@@ -1,16 +1,22 @@
-"""Folders of segmenters and runs: what lies beside zoo's own files stays, and what a kill left does not pile up."""
+"""Folders of segmenters, of models for several tasks, and of runs: what lies beside zoo's own files stays.
+
+What a kill left does not pile up.
+"""
 
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 
 import pytest
 import torch
 from conftest import randomised
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import zoo
-from zoo.training import segmenter
+from zoo.training import Classifier, Dense, MultiTask, parts
 from zoo.training.folder import RunFolder
 from zoo.training.segmenter import Pyramid, Segmenter
 
@@ -19,9 +25,24 @@ def make(**kwargs) -> Segmenter:
     return randomised(Segmenter("vit_test", Pyramid(num_classes=3, width=8, out_indices=(0, 1)), in_chans=1, **kwargs))
 
 
-def opens_as(model: Segmenter, folder) -> bool:
-    x = torch.randn(1, 1, 32, 32)
-    return torch.equal(Segmenter.open(folder).eval()(x), model(x))
+def make_tasks(**kwargs) -> MultiTask:
+    heads = {"kind": Classifier(3), "part": Dense(3, width=8, out_indices=(0, 1))}
+    return randomised(MultiTask("vit_test", heads, in_chans=1, **kwargs))
+
+
+# What makes a model, the name of the folder below it, and that of the file of its heads.
+KINDS = {"segmenter": (make, "backbone", "head.safetensors"), "tasks": (make_tasks, "trunk", "heads.safetensors")}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def opens_as(model: Segmenter | MultiTask, folder) -> bool:
+    x, again = torch.randn(1, 1, 32, 32), type(model).open(folder).eval()
+    calls = [{"task": name} for name in model.config] if isinstance(model, MultiTask) else [{}]
+    return all(torch.equal(again(x, **given), model(x, **given)) for given in calls)
 
 
 def test_what_lies_beside_a_segmenter_stays(tmp_path):
@@ -43,28 +64,30 @@ def test_what_lies_beside_a_segmenter_stays(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(mine) + 2
 
 
-def test_what_somebody_put_into_a_backbone_stays_when_it_is_replaced(tmp_path):
+def test_what_somebody_put_beside_the_weights_stays_when_they_are_replaced(kind, tmp_path):
+    make, below, _ = kind
     model = make()
     model.save(tmp_path)
-    (tmp_path / "backbone" / "notes.txt").write_text("precious")
+    (tmp_path / below / "notes.txt").write_text("precious")
     model.save(tmp_path)
     model.save(tmp_path)
-    assert [path.name for path in (tmp_path / "backbone").iterdir()] == ["notes.txt"] and opens_as(model, tmp_path)
+    assert [path.name for path in (tmp_path / below).iterdir()] == ["notes.txt"] and opens_as(model, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_backbone_of_somebody_else_is_not_overwritten(tmp_path):
-    (tmp_path / "backbone").mkdir()
-    (tmp_path / "backbone" / "config.json").write_text("{}")
+def test_what_is_of_somebody_else_is_not_overwritten(kind, tmp_path):
+    make, below, heads = kind
+    (tmp_path / below).mkdir()
+    (tmp_path / below / "config.json").write_text("{}")
     model = make()
     model.save(tmp_path)
     model.save(tmp_path)
-    assert (tmp_path / "backbone" / "config.json").read_text() == "{}" and opens_as(model, tmp_path)
+    assert (tmp_path / below / "config.json").read_text() == "{}" and opens_as(model, tmp_path)
     (tmp_path / "other").mkdir()
-    segmenter.save_file({"a": torch.ones(1)}, tmp_path / "other" / "head.safetensors")
-    with pytest.raises(FileExistsError, match="head.safetensors was not written by Segmenter.save"):
+    parts.save_file({"a": torch.ones(1)}, tmp_path / "other" / heads)
+    with pytest.raises(FileExistsError, match=f"{heads} was not written by {type(model).__name__}.save"):
         model.save(tmp_path / "other")
-    assert [path.name for path in (tmp_path / "other").iterdir()] == ["head.safetensors"]
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [heads]
 
 
 def test_a_segmenter_that_no_file_can_hold_is_refused_before_anything_is_touched(tmp_path):
@@ -79,16 +102,18 @@ def test_a_segmenter_that_no_file_can_hold_is_refused_before_anything_is_touched
 
 
 @pytest.mark.parametrize("damage", ["cut", "shape"])
-def test_a_damaged_head_is_told_and_put_right_by_saving(damage, tmp_path):
-    model, path = make(), tmp_path / "head.safetensors"
+def test_damaged_heads_are_told_and_put_right_by_saving(kind, damage, tmp_path):
+    make, below, heads = kind
+    model, path = make(), tmp_path / heads
     model.save(tmp_path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-10])
     else:
-        meta = {"backbone": "backbone", "pyramid": "{num_classes: 3, width: 4, out_indices: [0, 1]}"}
-        segmenter.save_file(model.head.state_dict(), path, metadata=meta)
-    with pytest.raises(ValueError, match="head.safetensors (is not a whole safetensors file|do not fit the model)"):
-        Segmenter.open(tmp_path)
+        with safe_open(path, "pt") as file:
+            metadata = {key: re.sub(r'("width": )8', r"\g<1>4", text) for key, text in file.metadata().items()}
+        parts.save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(ValueError, match=f"{heads} (is not a whole safetensors file|do not fit the model)"):
+        type(model).open(tmp_path)
     model.save(tmp_path)
     assert opens_as(model, tmp_path)
 
@@ -123,7 +148,8 @@ def killed_at(instant: int, save) -> bool:
     return process.exitcode != 0
 
 
-def test_a_kill_at_any_instant_leaves_a_whole_segmenter_and_what_it_leaves_is_cleared(tmp_path):
+def test_a_kill_at_any_instant_leaves_a_whole_model_and_what_it_leaves_is_cleared(kind, tmp_path):
+    make = kind[0]
     old, new, found = make(), make(token_mixer="pool"), set()
     for instant in itertools.count(1):
         old.save(tmp_path)

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from moe_processes import ALL_LOSSES, batch, equals_one_process, keeps_working, refuses, save, start
+from moe_processes import (
+    ALL_LOSSES,
+    batch,
+    differentiates_twice,
+    equals_one_process,
+    keeps_working,
+    refuses,
+    save,
+    stands_empty_shares,
+    start,
+)
 
 import zoo
 
@@ -16,6 +26,13 @@ CASES = [
     {"name": "mixer_test", "token_mixer": "token_moe(top_k=2)"},
 ]
 
+EMPTY_SHARES = [  # the mean square of the logits is not taken over processes
+    {"router": "top_k(losses=('balance', 'importance', 'concentration'))"},
+    {"experts": ["mlp", "spline_kan"], "router": "relu", "shared": "mlp"},
+    {"experts": "glu", "router": "expert_choice(losses=('importance',))"},
+    {"router": "sigmoid", "dispatch": "capacity(factor=1.0)", "group": 1},
+]
+
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_two_processes_equal_one(how):
@@ -26,6 +43,15 @@ def test_two_processes_equal_one(how):
 def test_four_processes_equal_one(how, shape):
     """With two dimensions each expert is in two processes."""
     start(equals_one_process, 4, shape, how, [CASES[1], CASES[3]])
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_a_process_without_samples(how):
+    start(stands_empty_shares, 2, (2,), how, EMPTY_SHARES)
+
+
+def test_gradients_of_gradients():
+    start(differentiates_twice, 2, (2,), [{}, {"experts": ["mlp", "glu"]}])
 
 
 @pytest.mark.parametrize("how, experts", [("ddp", ["mlp", "glu"]), ("fsdp", "mlp")])

@@ -191,6 +191,17 @@ def test_task_gates():
         assert not parameter[:2].any() and parameter[2].any()  # only the asked task's gate is in use
 
 
+@pytest.mark.parametrize("slot", ["top_k", "cosine(width=4)"])
+def test_a_gate_that_somebody_watches_takes_the_tokens_of_autocast(slot):
+    """These are of 16 bits where the layer before was a product, and autocast is off in a router."""
+    router, x = make(slot), torch.randn(2, 7, DIM, dtype=torch.bfloat16)
+    with torch.autocast("cpu"):
+        expected = router(x)
+        router.gate.register_forward_hook(lambda *_: None)
+        found = router(x)
+    assert torch.equal(found.experts, expected.experts) and torch.equal(found.gates, expected.gates)
+
+
 def test_gumbel_draws_in_training_and_settles_in_evaluation():
     router, row = Gumbel(DIM, EXPERTS, EXPERTS, samples=2000), torch.randn(1, 1, EXPERTS)
     drawn = weights(router.route(row.expand(1, 2000, -1)), 1)[0]

@@ -17,7 +17,7 @@ from test_training_trainer import DRIVER
 
 import zoo
 from zoo.blocks.channel.moe.layer import MoE
-from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe, multitask
+from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe, parts
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.data import Digits, TrainingBatches
 from zoo.training.optim import param_groups
@@ -207,6 +207,8 @@ def test_the_task_is_named_in_the_call():
         model(x)
     with pytest.raises(ValueError, match="there is a task 'ink' already"):
         model.add_task("ink", Classifier(2))
+    with pytest.raises(ValueError, match="'more' gets no gates of its own to begin as those of 'ink': leave like out"):
+        model.add_task("more", Classifier(2, task=1), like="ink")
 
 
 @pytest.mark.parametrize("dies_in", ["save_pretrained", "save_file", "rmtree"])
@@ -219,7 +221,7 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
     old, new, x = of_two(), of_two(), torch.randn(1, 1, 32, 32)
     old.save(tmp_path)
-    owner = {"save_pretrained": zoo, "save_file": multitask, "rmtree": multitask.shutil}[dies_in]
+    owner = {"save_pretrained": zoo, "save_file": parts, "rmtree": parts.shutil}[dies_in]
     with monkeypatch.context() as patch:
         patch.setattr(owner, dies_in, die)
         with pytest.raises(Killed):
@@ -231,13 +233,13 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
 
 def test_what_save_never_wrote_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no model for several tasks"):
+    with pytest.raises(FileNotFoundError, match="holds no MultiTask: there is no .*heads.safetensors"):
         MultiTask.open(tmp_path)
     path = tmp_path / "heads.safetensors"
-    multitask.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
+    parts.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
     with pytest.raises(ValueError, match="names '../elsewhere' as its trunk"):
         MultiTask.open(tmp_path)
-    multitask.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
+    parts.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
     with pytest.raises(ValueError, match="heads.safetensors:1: a: 'dens' is unknown; did you mean 'dense'"):
         MultiTask.open(tmp_path)
 
@@ -381,6 +383,7 @@ def test_recipes_that_say_two_things_are_refused(make_recipe, overrides, message
         ),
         (["tasks.ink.task.name=classify"], "set tasks.ink.task.name=segment"),
         (["model.heads.digit={name: dense, num_classes: 10, task: 0}"], "set model.heads.digit.name=classifier"),
+        (["model.kwargs.in_chans=3"], "set model.kwargs.in_chans=1, or tasks.digit.data.in_chans=3"),
         (["tasks.ink.task={name: denoise, sigma: 1}"], "model.heads.ink gives logits, not images"),
         (["optim={name: lbfgs, lr: 1, weight_decay: 0}"], "lbfgs needs the same loss in every step"),
     ],

@@ -13,7 +13,7 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 import zoo
 from zoo.models.hierarchical import Hierarchical
 from zoo.registry import family_of
-from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe, segmenter
+from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe, parts
 from zoo.training.data import Digits, EvaluationBatches, TrainingBatches
 from zoo.training.digits import TILE, CanvasSplit, DigitCanvas
 from zoo.training.optim import param_groups
@@ -270,7 +270,7 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
     old, new, x = make(), make(), torch.randn(1, 3, 64, 64)
     old.save(tmp_path)
-    owner = {"save_pretrained": zoo, "save_file": segmenter, "rmtree": segmenter.shutil}[dies_in]
+    owner = {"save_pretrained": zoo, "save_file": parts, "rmtree": parts.shutil}[dies_in]
     with monkeypatch.context() as patch:
         patch.setattr(owner, dies_in, die)
         with pytest.raises(Killed):
@@ -283,13 +283,13 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in
 
 
 def test_what_is_no_saved_segmenter_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no segmenter: there is no .*head.safetensors"):
+    with pytest.raises(FileNotFoundError, match="holds no Segmenter: there is no .*head.safetensors"):
         Segmenter.open(tmp_path)
     path = tmp_path / "head.safetensors"
-    segmenter.save_file({}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
+    parts.save_file({}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
     with pytest.raises(ValueError, match=r"names '../elsewhere' as its backbone"):
         Segmenter.open(tmp_path)
-    segmenter.save_file({}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
+    parts.save_file({}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
     with pytest.raises(ValueError, match=r"head.safetensors:1: num_clases: .*did you mean 'num_classes'"):
         Segmenter.open(tmp_path)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import traceback
 import types
 import typing
 from typing import Any
@@ -32,6 +33,13 @@ def unknown(problem: str, name: str, known, what: str = "known", *, count: int =
         return f"{problem}{hint} {see} lists what there is"
     more = f", … ({len(known)} in all)" if len(known) > MANY else ""
     return f"{problem}{hint} {what.capitalize()}: {', '.join(known[:MANY]) or 'none'}{more}"
+
+
+def in_a_line(error: Exception) -> str:
+    """An error of a file that was run, in one line, with the place where it arose."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def allows_none(hint: Any) -> bool:

@@ -34,6 +34,7 @@ class Exchange(Processes):
 
     def __call__(self, experts: Experts, x: Tensor, plan: Plan) -> Tensor:
         """What ``experts(x, plan)`` is in one process."""
+        self.check()
         counts = plan.ends.diff(prepend=plan.ends.new_zeros(1))
         here = AllToAll.apply(counts, [len(counts) // self.size] * self.size, None, self.group)  # (processes, experts)
         sent, received = torch.stack([counts.view(self.size, -1).sum(1), here.view(self.size, -1).sum(1)]).tolist()

@@ -15,7 +15,7 @@ from typing import Any
 
 import timm.models
 
-from zoo.checks import unknown
+from zoo.checks import in_a_line, unknown
 from zoo.models.model import Model
 from zoo.models.published import Counted, Published
 from zoo.slots import copied
@@ -73,11 +73,9 @@ def families() -> dict[str, Family]:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """An error in one line, with the place in the file where it arose."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    own = isinstance(error, ValueError) and where.filename == __file__
-    place = "" if own or isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
-    return str(error) if own else f"{type(error).__name__}: {error}{place}"
+    """An error in one line; of what this file finds wrong, the message alone."""
+    own = isinstance(error, ValueError) and traceback.extract_tb(error.__traceback__)[-1].filename == __file__
+    return str(error) if own else in_a_line(error)
 
 
 def read_family(module: ModuleType) -> Family | None:

@@ -94,7 +94,7 @@ class FlopReport:
         line = f"{_human(self.params)} parameters, {_human(self.macs)} MACs ({_human(self.flops)} FLOPs) a sample"
         line += f", input {shapes}"
         if self.active_params != self.params:
-            line += f"\nactive for one token: {_human(self.active_params)} parameters, {_human(self.active_macs)} MACs"
+            line += f"\nactive for one token: {_human(self.active_params)} parameters"
         return line
 
     def _share(self, macs: int) -> str:

@@ -24,9 +24,10 @@ def expert_parallel(model: nn.Module, mesh: DeviceMesh, *, dim: str | int = -1) 
     Each process keeps as many experts of a mixture; the weights are those of the first process. The rest of the model
     is left to DDP or FSDP2, whichever way it is given the same processes, and each process takes its share of a batch.
     Loss and gradients are then those of one process with the whole batch, if the processes' shares are equal: of
-    experts the gradients are averaged here, and the routers' losses are of the tokens of all processes. What lets
-    tokens compete, as a capacity does, does so within a process; set ``group`` of the mixtures to a number of samples
-    that divides a share, and it is the same on any number of processes. Noise of a router is each process's own.
+    experts the gradients are averaged here, and the routers' losses are of the tokens of all processes, of which one
+    may have none. What lets tokens compete, as a capacity does, does so within a process; set ``group`` of the mixtures
+    to a number of samples that divides a share, and it is the same on any number of processes. Noise of a router is
+    each process's own.
 
     Statistics are those of the process. All processes must run the model equally often, in evaluation too. The experts'
     parameters become DTensors; what takes all parameters of a model together may have to be told to take them one by

@@ -2,13 +2,14 @@
 
 import importlib
 import pkgutil
-import traceback
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
 from torch import nn
+
+from zoo.checks import in_a_line
 
 KINDS = (
     *("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample"),
@@ -69,7 +70,5 @@ def _modules() -> tuple:
         try:
             found.append(importlib.import_module(info.name))
         except Exception as error:  # whatever a file may raise when it is run
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
-            warnings.warn(f"{info.name} is left out: {type(error).__name__}: {error}{place}", stacklevel=2)
+            warnings.warn(f"{info.name} is left out: {in_a_line(error)}", stacklevel=2)
     return tuple(found)

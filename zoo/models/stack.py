@@ -8,7 +8,7 @@ from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import settled
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.models.model import Model
 from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
 
@@ -114,6 +114,8 @@ class Stack(Model):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
+        if not is_bare(self.body, nn.Sequential):
+            return self.body(x)
         for module in self.body:
             x = linear(x, module)
         return x

@@ -5,27 +5,24 @@ import dataclasses
 import itertools
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
-from zoo.files import replacing
 from zoo.slots import unknown
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
+from zoo.training.parts import Parts
 from zoo.training.schema import build, compose, plain
 from zoo.training.segmenter import Pyramid, PyramidHead
+from zoo.weights import remap
 
-HEADS = "heads.safetensors"
+PARTS = Parts("MultiTask", "trunk", "heads.safetensors")
 
 
 @dataclass(frozen=True)
@@ -188,11 +185,15 @@ class MultiTask(nn.Module):
             like: Name of the task whose gates the new one begins with; by default they are initialised anew.
 
         Raises:
-            ValueError: There is such a task already, no task is called `like`, or the head does not fit the trunk.
+            ValueError: There is such a task already, no task is called `like`, or it is given where no gates are added,
+                or the head does not fit the trunk.
         """
         source = None if like is None else self.config[self._named(like)].task
         self._check_name(name)
-        if head.task is None and self._tasks() is not None:
+        gates = head.task is None and self._tasks() is not None
+        if like is not None and not gates:
+            raise ValueError(f"{name!r} gets no gates of its own to begin as those of {like!r}: leave like out")
+        if gates:
             self._make(name, dataclasses.replace(head, task=0))  # raises what would stop the work half way
             head = dataclasses.replace(head, task=add_task(self.trunk, like=source))
         self._put(name, head)
@@ -249,22 +250,11 @@ class MultiTask(nn.Module):
     # --- Files --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Write a folder of which `MultiTask.open` makes the same model; it holds a whole one at every instant.
+        """Write a folder of which `MultiTask.open` makes the same model; see `Parts.save` for what stays in it.
 
-        The trunk goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too. The file of the
-        heads names it, and it is the renaming of that file which exchanges an old model for the new one.
+        The trunk goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        before = _metadata(folder / HEADS).get("trunk") if (folder / HEADS).is_file() else None
-        name = f"trunk-{uuid.uuid4().hex[:8]}" if (folder / "trunk").exists() else "trunk"
-        zoo.save_pretrained(self.trunk, folder / name)
-        metadata = {"format": "pt", "trunk": name, "heads": json.dumps(plain(self.config))}
-        with replacing(folder / HEADS) as file:
-            state = {key: tensor.cpu().contiguous() for key, tensor in self.heads.state_dict().items()}
-            save_file(state, file, metadata=metadata)
-        if before is not None:
-            shutil.rmtree(folder / before, ignore_errors=True)
+        PARTS.save(folder, self.trunk, self.heads, {"heads": json.dumps(plain(self.config))})
 
     @classmethod
     def open(cls, folder: Path | str) -> "MultiTask":
@@ -274,23 +264,8 @@ class MultiTask(nn.Module):
             FileNotFoundError: The folder holds no model for several tasks.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        path = Path(folder) / HEADS
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no model for several tasks: there is no {path}; MultiTask.save makes one"
-            )
-        metadata = _metadata(path)
-        heads = build(dict[str, Head], compose(metadata.get("heads", ""), str(path)))
-        model = cls(f"local-dir:{path.parent / metadata['trunk']}", heads)
-        with safe_open(path, "pt") as file:
-            model.heads.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        trunk, state, metadata = PARTS.open(folder)
+        where = str(Path(folder) / PARTS.heads)
+        model = cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)))
+        model.heads.load_state_dict(remap(state, model.heads.state_dict(), (), where))
         return model
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """What the file of the heads says beside them; its trunk is a folder that `save` may have written."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if not re.fullmatch(r"trunk(-[0-9a-f]{8})?", metadata.get("trunk", "")):
-        raise ValueError(f"{path} names {metadata.get('trunk')!r} as its trunk, which MultiTask.save never does")
-    return metadata

@@ -2,29 +2,22 @@
 
 import dataclasses
 import json
-import re
-import shutil
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.files import replacing, temporaries, writing
-from zoo.hub import saved_files
+from zoo.training.parts import Parts
 from zoo.training.schema import build, compose, plain
-from zoo.weights import read_state_dict, remap
+from zoo.weights import remap
 
-HEAD = "head.safetensors"
-BACKBONE = r"backbone(?:-[0-9a-f]{8})?"  # the names that Segmenter.save gives
+PARTS = Parts("Segmenter", "backbone", "head.safetensors")
 
 
 @dataclass(frozen=True)
@@ -132,45 +125,11 @@ class Segmenter(nn.Module):
         return parameters_without_decay(self)
 
     def save(self, folder: Path | str) -> None:
-        """Write a folder of which `Segmenter.open` makes the same model; it holds a whole one at every instant.
+        """Write a folder of which `Segmenter.open` makes the same model; see `Parts.save` for what stays in it.
 
-        The backbone goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too. The file of the
-        head names it, and it is the renaming of that file which exchanges an old model for the new one. Then the
-        backbone that the old file named is removed; other files and folders stay.
-
-        Raises:
-            ValueError: The backbone has what a file cannot hold, as in `zoo.save_pretrained`.
-            FileExistsError: The folder has a file of the head's name that no segmenter wrote.
+        The backbone goes into a folder of its own, which `zoo.create_model("local-dir:...")` takes too.
         """
-        folder = Path(folder)
-        with writing(folder) as alone:
-            name = f"backbone-{uuid.uuid4().hex[:8]}"
-            new = folder / f".{name}.tmp"
-            if not (folder / "backbone").exists():
-                name = "backbone"
-            old = [one for one in _named_backbones(folder / HEAD) if one != name]
-            try:
-                zoo.save_pretrained(self.backbone.model, new)
-                metadata = {"format": "pt", "backbone": name, "pyramid": json.dumps(plain(self.config))}
-                metadata["replaces"] = " ".join(old)  # for the next save, if this one is killed before it removes them
-                with replacing(folder / HEAD) as file:
-                    state = {key: tensor.cpu().contiguous() for key, tensor in self.head.state_dict().items()}
-                    save_file(state, file, metadata=metadata)
-                    new.replace(folder / name)
-            finally:
-                if new.exists():
-                    shutil.rmtree(new)
-            heads, parts = [], []  # of saves that were killed; a head names the backbone that was to be its own
-            if alone():
-                heads = temporaries(folder, re.escape(HEAD))
-                parts = folder.glob(".backbone-" + "[0-9a-f]" * 8 + ".tmp")
-            for path in parts:
-                shutil.rmtree(path)
-            for one in {*old, *(one for head in heads for one in _named_backbones(head))} - {name}:
-                if (folder / one).is_dir():
-                    _remove(folder / one)
-            for path in heads:
-                path.unlink()
+        PARTS.save(folder, self.backbone.model, self.head, {"pyramid": json.dumps(plain(self.config))})
 
     @classmethod
     def open(cls, folder: Path | str) -> "Segmenter":
@@ -180,41 +139,8 @@ class Segmenter(nn.Module):
             FileNotFoundError: The folder holds no segmenter.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        path = Path(folder) / HEAD
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no segmenter: there is no {path}; Segmenter.save makes one")
-        state = read_state_dict(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        backbone = metadata.get("backbone", "")
-        if not re.fullmatch(BACKBONE, backbone):
-            raise ValueError(f"{path} names {backbone!r} as its backbone, which Segmenter.save never does")
-        pyramid = build(Pyramid, compose(metadata.get("pyramid", ""), str(path)))
-        model = cls(f"local-dir:{path.parent / backbone}", pyramid)
-        model.head.load_state_dict(remap(state, model.head.state_dict(), (), str(path)))
+        backbone, state, metadata = PARTS.open(folder)
+        where = str(Path(folder) / PARTS.heads)
+        model = cls(backbone, build(Pyramid, compose(metadata.get("pyramid", ""), where)))
+        model.head.load_state_dict(remap(state, model.head.state_dict(), (), where))
         return model
-
-
-def _named_backbones(path: Path) -> list[str]:
-    """The folders that a head's file names: its backbone, and those that this one replaced."""
-    if not path.exists():
-        return []
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError:  # a damaged one is put right by saving
-        return []
-    if "backbone" not in metadata:
-        raise FileExistsError(f"{path} was not written by Segmenter.save and would be lost; choose another folder")
-    names = [metadata["backbone"], *metadata.get("replaces", "").split()]
-    return [name for name in names if re.fullmatch(BACKBONE, name)]
-
-
-def _remove(backbone: Path) -> None:
-    """Remove a saved backbone, but not what somebody else has put into its folder."""
-    own = saved_files(backbone)
-    if set(backbone.iterdir()) <= own:
-        shutil.rmtree(backbone)
-    else:
-        for path in own:
-            path.unlink()

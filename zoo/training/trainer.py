@@ -30,6 +30,7 @@ from zoo.training.optim import create_optimizer, create_scheduler, second_deriva
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
+from zoo.training.tasks import check_images
 
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -74,10 +75,12 @@ class Trainer:
         if accelerator.num_processes > 1:
             share_losses(model)
         for name, objective in self.objectives.items():
+            split = self.data[name]["train"]
             if name:
-                objective.task.check(model.heads[name], self.data[name]["train"], f"model.heads.{name}")
+                check_images(model, split, f"model.heads.{name}")  # a head does not know the channels of images
+                objective.task.check(model.heads[name], split, f"model.heads.{name}")
             else:
-                objective.task.check(model, self.splits["train"])
+                objective.task.check(model, split)
         self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
         if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
             raise ValueError(

@@ -89,6 +89,8 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
     activation, what comes behind it, and what that is multiplied by if `gated`; at the end the outputs of all rows."""
     w1, b1, w2, b2 = parameters
     half, experts, run = w2.shape[2], spans(ends), ACTS[type(act)][0]
+    first, second = _maps(w1[:, :half], b1 if b1 is None else b1[:, :half]), _maps(w2, b2)
+    times = _maps(w1[:, half:], b1 if b1 is None else b1[:, half:]) if gated else None
     most = max((end - start for _, start, end in experts), default=0)
     inputs, y = x.new_empty(most, x.shape[1]), x.new_empty(token.shape[0], x.shape[1])
     size = most if kept is None else token.shape[0]
@@ -96,29 +98,32 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
     for e, start, end in experts:
         here = slice(end - start) if kept is None else slice(start, end)
         rows = torch.index_select(x, 0, token[start:end], out=inputs[: end - start])
-        first, second = (
-            (w1[e, part], None if b1 is None else b1[e, part]) for part in (slice(half), slice(half, None))
-        )
         if kept is None:
-            hidden = _product(rows, *first, a[here], act)
-            if gated:
-                hidden = _product_times(rows, *second, b[here], hidden)
+            hidden = _product(rows, *first[e], a[here], act)
+            if times is not None:
+                hidden = _product_times(rows, *times[e], b[here], hidden)
         else:
-            before = _product(rows, *first, a[here])
+            before = _product(rows, *first[e], a[here])
             hidden = run(before, act, active[here])
             kept += [before, hidden]
-            if gated:
-                kept.append(_product(rows, *second, b[here]))
+            if times is not None:
+                kept.append(_product(rows, *times[e], b[here]))
                 hidden = hidden * kept[-1]
-        found = _product(hidden, w2[e], None if b2 is None else b2[e], y[start:end])
+        found = _product(hidden, *second[e], y[start:end])
         if BY_ONEDNN:
             y[start:end] = found
     if kept is not None:
         kept.append(y)
-    return _sum(y, token, gate, row, x.shape[0])
+    return weighted_sum(y, token, gate, row, x.shape[0])
 
 
-def _sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int) -> Tensor:
+def _maps(weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each expert."""
+    weights = weight.unbind()
+    return list(zip(weights, [None] * len(weights) if bias is None else bias.unbind(), strict=True))
+
+
+def weighted_sum(y: Tensor, token: Tensor, gate: Tensor | None, row: Tensor | None, tokens: int) -> Tensor:
     """The sum of each token's rows ``(R, C) -> (T, C)``, by their weights if given."""
     if row is not None and len(y):
         weights = None if gate is None else gate.to(y.dtype).index_select(0, row.flatten()).view_as(row)
@@ -133,7 +138,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, act: n
     if BY_ONEDNN and onednn.usable(x, weight):
         name = "none" if act is None else ACTS[type(act)][2]
         return onednn.linear(x, weight, bias, name, act.approximate if name == "gelu" else "")
-    out = torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+    if bias is not None and x.dtype is torch.bfloat16:  # one rounding
+        torch.addmm(bias, x, weight.t(), out=out)
+    else:  # addmm would fill `out` with the bias, and then read it again
+        torch.mm(x, weight.t(), out=out)
+        if bias is not None:
+            out.add_(bias)
     return out if act is None else ACTS[type(act)][0](out, act, out)
 
 
@@ -153,7 +163,7 @@ def _steps(x, token, gate, ends, act, gated, parameters) -> Tensor:
         hidden = act(a) * b
     else:
         hidden = act(hidden)
-    return _sum(grouped.linear(hidden, w2, b2, ends), token, gate, None, x.shape[0])
+    return weighted_sum(grouped.linear(hidden, w2, b2, ends), token, gate, None, x.shape[0])
 
 
 class _Perceptrons(torch.autograd.Function):
@@ -219,7 +229,7 @@ class _Perceptrons(torch.autograd.Function):
         for stacked in by_parameters:
             for e in idle if stacked is not None else ():
                 stacked[e].zero_()
-        by_x = _sum(by_rows, token, None, row, x.shape[0]) if wanted[0] else None
+        by_x = weighted_sum(by_rows, token, None, row, x.shape[0]) if wanted[0] else None
         return by_x, None, by_gate, None, None, None, None, *by_parameters
 
 

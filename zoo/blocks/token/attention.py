@@ -40,7 +40,6 @@ class Attention(nn.Module):
     Raises: ValueError if `dim` is not a multiple of `heads`.
     """
 
-    spatial = frozenset({1, 2})
     mixes_prefix = True
 
     def __init__(

@@ -31,8 +31,6 @@ class DepthwiseConv(nn.Module):
     Raises: ValueError for an even or non-positive kernel size.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(
         self,
         dim: int,

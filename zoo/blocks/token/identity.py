@@ -21,7 +21,5 @@ class Identity(nn.Identity):
     Cost: none.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(self, dim: int, *, device=None, dtype=None):
         super().__init__()

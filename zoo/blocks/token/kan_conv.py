@@ -191,8 +191,6 @@ class KANConv(nn.Module):
     Raises: ValueError for what `KANConv2d` refuses.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(
         self,
         dim: int,

@@ -69,8 +69,6 @@ class LargeKernel(nn.Module):
     Raises: ValueError for an even kernel size or one below 3, or a negative se_ratio.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(
         self,
         dim: int,
@@ -121,7 +119,7 @@ class LargeKernel(nn.Module):
         if self.bn is not None:
             y = self.bn(y)
         for branch in self.branches.values():
-            y = y + branch.bn(convolve(branch.conv, image))
+            y = y + (branch.bn(convolve(branch.conv, image)) if is_bare(branch, nn.Sequential) else branch(image))
         return self.norm(y)
 
     def _is_linear(self) -> bool:

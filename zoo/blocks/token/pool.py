@@ -32,8 +32,6 @@ class Pool(nn.Module):
     Raises: ValueError for an even or non-positive size.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(self, dim: int, *, size: int = 3, subtract: bool = True, device=None, dtype=None):
         super().__init__()
         if size < 1 or size % 2 == 0:

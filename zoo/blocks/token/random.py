@@ -32,7 +32,6 @@ class RandomMixing(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
 
     def __init__(self, dim: int, *, grid: tuple[int, ...], device=None, dtype=None):
         super().__init__()

@@ -106,7 +106,6 @@ class SelectKANConv(nn.Module):
     Raises: ValueError for what `SelectKANConv2d` refuses.
     """
 
-    spatial = frozenset({1, 2})
     has_aux = True
 
     def __init__(

@@ -37,8 +37,6 @@ class SepConv(nn.Module):
     Raises: ValueError for an even or non-positive kernel, or a hidden width below 1.
     """
 
-    spatial = frozenset({1, 2})
-
     def __init__(
         self,
         dim: int,

@@ -37,7 +37,6 @@ class SpatialGate(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
 
     def __init__(
         self,

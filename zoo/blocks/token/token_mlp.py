@@ -35,7 +35,6 @@ class TokenMlp(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
 
     def __init__(
         self,
@@ -100,7 +99,6 @@ class ResMlpLinear(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
 
     def __init__(self, dim: int, *, init: str = "trunc_normal", grid: tuple[int, ...], device=None, dtype=None):
         super().__init__()

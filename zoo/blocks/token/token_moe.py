@@ -45,7 +45,6 @@ class TokenMoE(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
     has_aux = True
     mixture = "moe"  # what the options of this mixer's slot describe, for surgery on it
 
@@ -157,7 +156,6 @@ class ReRepresent(nn.Module):
     """
 
     needs_grid = True
-    spatial = frozenset({1, 2})
     within = {"token_mixer": "block.token_mixer", "channel_mixer": "block.channel_mixer"}  # where the slots' mixers are
 
     def __init__(

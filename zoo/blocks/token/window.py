@@ -127,9 +127,7 @@ class _HalfSoftmax(torch.autograd.Function):
         return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
-def _attend_half(
-    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float
-) -> Tensor:
+def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float) -> Tensor:
     """`attend_windows` in bf16 on the CPU, in inference: products in bf16, softmax in fp32, a few windows at a time.
 
     It takes 0.65 to 0.85 of the time of the fused call; a softmax in bf16 would take twice that in fp32 for rows of 49
@@ -186,7 +184,6 @@ class WindowAttention(nn.Module):
 
     needs_grid = True
     any_grid = True
-    spatial = frozenset({1, 2})
     no_decay = ("relative_position_bias_table", "logit_scale", "q_bias", "v_bias")
     shifted = False
 

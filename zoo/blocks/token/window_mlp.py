@@ -73,7 +73,6 @@ class WindowMlp(nn.Module):
 
     needs_grid = True
     any_grid = True
-    spatial = frozenset({1, 2})
     shifted = False
 
     def __init__(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.autograd.function import once_differentiable
+
+from zoo.blocks.kernels import guard
 
 
 class Processes:
@@ -15,11 +16,24 @@ class Processes:
     def __deepcopy__(self, memo: dict) -> "Processes":
         return self
 
+    def check(self) -> None:
+        """Refuse what would not reach the other processes.
+
+        Raises:
+            RuntimeError: A transform of `torch.func` or forward-mode differentiation is going on.
+        """
+        if guard.transformed():
+            raise RuntimeError(
+                "mixtures that are split over processes or share their losses know no transforms of torch.func and no "
+                "forward-mode derivatives; use the same model without zoo.expert_parallel and share_losses"
+            )
+
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the processes.
 
         Its gradient is such that the mean of the processes' gradients, as DDP and FSDP make it, is that of one process.
         """
+        self.check()
         return Mean.apply(x, self.group)
 
 
@@ -63,9 +77,8 @@ class Owned(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad = (grad / ctx.processes).contiguous()
+        grad = grad / ctx.processes
         for group in ctx.replicas:
-            dist.all_reduce(grad, group=group)
+            grad = Mean.apply(grad, group) * group.size()
         return grad, None, None

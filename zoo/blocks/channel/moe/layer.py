@@ -47,8 +47,7 @@ class MoE(nn.Module):
     Differs: none known.
     Cost: dim x num_experts MACs a token for the router, and those of the experts for each choice that is not empty.
     Raises: ValueError for a slot or option that is unknown, more choices than experts, a list of experts that is empty
-        or longer than their number, or a mixture within as an expert or shared; when it is exported to ONNX; and when
-        `torch.jit.trace` runs it on samples that are no multiple of a `group` above 1.
+        or longer than their number, or a mixture within as an expert or shared; and when it is exported to ONNX.
     """
 
     has_aux = True
@@ -110,7 +109,7 @@ class MoE(nn.Module):
         """The choices of all tokens, routed by group of samples, and what is left of them when some are dropped."""
         if guard.to_onnx():
             raise ValueError(
-                f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort choices by "
+                f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort the choices by "
                 "expert; use torch.export.save or torch.compile, or a dense channel_mixer ('mlp', 'glu') for ONNX"
             )
         wanted = [self.router(part, **given) for part in self._groups(x)]
@@ -119,21 +118,18 @@ class MoE(nn.Module):
     def _groups(self, x: Tensor) -> list[Tensor]:
         """The tokens ``(G, S, dim)`` by group of samples; behind them, where samples are left over, a smaller group.
 
-        `torch.jit.trace` has tensors for sizes, which must decide nothing.
+        `torch.jit.trace` has tensors for sizes, which must decide nothing: of groups of several samples a trace holds
+        for any number of full groups, or for the number of samples that it was made with, and fails with others.
         """
-        samples, width = x.shape[0] if x.ndim > 1 else 1, x.shape[-1]
-        samples = int(samples) if cost.counting() else samples  # this trace is thrown away
-        tokens, traced = math.prod(x.shape[1:-1]), isinstance(samples, Tensor)
+        samples, tokens, width = x.shape[0] if x.ndim > 1 else 1, math.prod(x.shape[1:-1]), x.shape[-1]
+        if isinstance(samples, Tensor) and (cost.counting() or (self.group or 1) > 1 and int(samples) % self.group):
+            samples = int(samples)  # a trace that is thrown away, or one for as many samples alone
+        traced = isinstance(samples, Tensor)
         alone = 0 if self.group == 1 else self.group  # up to so many samples there is one group, of none too
         if self.group is None or (not traced and samples <= alone):
             return [x.reshape(1, samples * tokens, width)]
         if self.group == 1:
             return [x.reshape(samples, tokens, width)]
-        if traced and int(samples) % self.group:
-            raise ValueError(
-                f"moe(group={self.group}) is traced with {int(samples)} samples, and a trace has no smaller group for "
-                f"the samples left over; trace it with a multiple of {self.group}, or use torch.export"
-            )
         rest = 0 if traced else samples % self.group
         rows = x.reshape(samples * tokens, width)
         parts = [rows[: (samples - rest) * tokens].reshape(samples // self.group, self.group * tokens, width)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.channel.moe.collectives import Processes
-from zoo.blocks.channel.moe.sizes import mean
+from zoo.blocks.channel.moe.sizes import mean, most
 
 
 def token_mean(x: Tensor, over: Processes | None = None) -> Tensor:
@@ -42,17 +42,18 @@ def squared_variation(x: Tensor, unbiased: bool = False) -> Tensor:
     Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A: with the
         mean probabilities the importance loss, with the chances to be chosen the load loss. `unbiased` as in Tutel.
     """
-    if x.shape[-1] == 1:
-        return x.sum() * 0.0
-    return mean(x.var(-1, correction=int(unbiased)) / (x.mean(-1).square() + 1e-30), 0)
+    variance, count = x.var(-1, correction=0), x.shape[-1]
+    if unbiased:
+        variance = variance * (count / most(count - 1, 1))  # of one expert it is 0 as well
+    return mean(variance / (x.mean(-1).square() + 1e-30), 0)
 
 
-def z_loss(logits: Tensor) -> Tensor:
-    """Mean square of the log of the softmax's denominator: keeps logits small.
+def z_loss(total: Tensor) -> Tensor:
+    """Mean square of the log of the softmax's denominator, ``(G, S, 1) ->`` scalar: keeps logits small.
 
     Source: Zoph et al., "ST-MoE" (arXiv 2202.08906), equation 5.
     """
-    return mean(torch.logsumexp(logits, -1).square(), 0, 1)
+    return mean(total.square(), 0, 1, 2)
 
 
 def concentration(probs: Tensor) -> Tensor:

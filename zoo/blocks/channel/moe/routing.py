@@ -88,6 +88,8 @@ def make_plan(routing: Routing) -> Plan:
     if routing.full or (not guard.recording() and rows == order.shape[0]):  # while recording, sizes decide nothing
         number = torch.arange(order.shape[0], dtype=torch.int32, device=order.device)
         row = torch.empty_like(number).scatter(0, order, number).view_as(routing.experts)
+    elif isinstance(rows, torch.SymInt):  # torch.export cannot prove that there are as many
+        rows = None
     elif rows is not None:
         order = order[:rows]
     gate = routing.gates.flatten().index_select(0, order)

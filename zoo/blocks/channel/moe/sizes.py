@@ -27,16 +27,24 @@ def floor(number: float | Tensor) -> Size:
 
 def least(a: Size, b: Size) -> Size:
     """The smaller of two sizes."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
-    return torch.sym_min(a, b)
+    if isinstance(b, Tensor):
+        return b.clamp(max=a)
+    return a.clamp(max=b) if isinstance(a, Tensor) else torch.sym_min(a, b)
 
 
 def most(a: Size, b: Size) -> Size:
     """The larger of two sizes."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return torch.maximum(torch.as_tensor(a), torch.as_tensor(b))
-    return torch.sym_max(a, b)
+    if isinstance(b, Tensor):
+        return b.clamp(min=a)
+    return a.clamp(min=b) if isinstance(a, Tensor) else torch.sym_max(a, b)
+
+
+def highest(x: Tensor, count: Size) -> Tensor:
+    """Whether an entry is among so many highest along dimension 1, which has no fewer."""
+    if isinstance(count, torch.SymInt):  # torch.export cannot prove that there are no fewer
+        order = x.argsort(dim=1, descending=True, stable=True)
+        return order.argsort(1) < count
+    return torch.zeros_like(x, dtype=torch.bool).scatter(1, x.topk(count, 1).indices, 1)  # tracing knows no True
 
 
 def mean(x: Tensor, *dims: int) -> Tensor:

@@ -79,7 +79,8 @@ class Router(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
         if not is_bare(self.gate, nn.Linear):  # a gate of another kind, or around which an adapter stands
-            return widen(self.gate(x))
+            own = next(self.gate.parameters(), x)  # autocast, which would make the tokens fit, is off here
+            return widen(self.gate(x.to(torch.promote_types(x.dtype, own.dtype))))
         x = widen(x)
         bias = None if self.gate.bias is None else self.gate.bias.to(x.dtype)
         return F.linear(x, self.gate.weight.to(x.dtype), bias)
@@ -113,12 +114,13 @@ class Router(nn.Module):
             hits = self.over.mean(hits.sum(0, keepdim=True))
         return hits / hits.sum(-1, keepdim=True).clamp_min(1e-10)
 
-    def common_losses(self, logits: Tensor, probs: Tensor, experts: Tensor) -> Aux:
+    def common_losses(self, logits: Tensor, probs: Tensor, experts: Tensor, total: Tensor | None = None) -> Aux:
         """The losses that are asked for, of those that any router has.
 
         Args:
             logits, probs: ``(G, S, E)``.
             experts: The choices, ``(G, S, K)``.
+            total: The `log_sum` of the logits, if it is known.
         """
         aux: Aux = {}
         if {"balance", "importance", "concentration"} & set(self.losses):
@@ -130,7 +132,7 @@ class Router(nn.Module):
         if "concentration" in self.losses:
             aux["loss/concentration"] = losses.concentration(mean)
         if "z" in self.losses:
-            aux["loss/z"] = losses.z_loss(logits)
+            aux["loss/z"] = losses.z_loss(log_sum(logits) if total is None else total)
         return aux
 
 
@@ -139,9 +141,18 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """``logits.softmax(-1)``, in a third of the time where there are few experts (torch 2.15, CPU)."""
-    return (logits - logits.logsumexp(-1, keepdim=True)).exp()
+def log_sum(logits: Tensor) -> Tensor:
+    """The log of the softmax's denominator, ``(*, E) -> (*, 1)``."""
+    return logits.logsumexp(-1, keepdim=True)
+
+
+def softmax(logits: Tensor, total: Tensor | None = None) -> Tensor:
+    """``logits.softmax(-1)``, in a third of the time where there are few experts (torch 2.15, CPU).
+
+    Args:
+        total: The `log_sum` of the logits, if it is known.
+    """
+    return (logits - (log_sum(logits) if total is None else total)).exp()
 
 
 def noisy(logits: Tensor, std: float, training: bool) -> Tensor:

@@ -76,10 +76,10 @@ class ExpertChoice(Router):
     def choose(self, logits: Tensor, scores: Tensor) -> Routing:
         """The choices by noisy logits, and losses by the clean ones; both ``(G, S, E)``."""
         probs = scores.softmax(-1)
-        tokens = probs.topk(self.room(probs.shape[1]), dim=1).indices  # (G, C, E)
-        taken = torch.zeros_like(probs, dtype=torch.bool).scatter(1, tokens, 1)  # tracing knows no True
-        ranked, experts = torch.where(taken, probs, -1.0).sort(dim=-1, descending=True)
+        room = self.room(probs.shape[1])
+        ranked, experts = torch.where(sizes.highest(probs, room), probs, -1.0).sort(dim=-1, descending=True)
         empty = ranked < 0
         experts = experts.masked_fill(empty, self.num_experts)
         aux = self.common_losses(logits, probs if scores is logits else logits.softmax(-1), experts)
-        return self.routing(experts, ranked.masked_fill(empty, 0.0), aux, chosen=tokens.numel())
+        chosen = probs.shape[0] * room * self.num_experts
+        return self.routing(experts, ranked.masked_fill(empty, 0.0), aux, chosen=chosen)

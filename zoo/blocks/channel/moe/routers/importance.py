@@ -72,6 +72,6 @@ class Importance(TopK):
         score = gates[..., 0] if self.importance == "max" else gates.sum(-1)
         tokens = score.shape[1]
         places = sizes.least(tokens, sizes.most(1, sizes.floor(self.share * sizes.wide(tokens) + 0.5)))
-        placed = torch.zeros_like(score).scatter(1, score.topk(places, 1).indices, 1.0)
-        experts = wanted.experts.masked_fill(placed.flatten()[:, None] == 0, self.num_experts)
+        placed = sizes.highest(score, places).flatten()[:, None]
+        experts = torch.where(placed, wanted.experts, self.num_experts)
         return dataclasses.replace(wanted, experts=experts, chosen=score.shape[0] * places * self.top_k, full=False)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
-from zoo.blocks.channel.moe.routers.base import Router, noisy, softmax
+from zoo.blocks.channel.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
 
@@ -75,16 +75,17 @@ class TopK(Router):
 
     def choose(self, logits: Tensor, scores: Tensor) -> Routing:
         """The choices by noisy logits, and losses that know the clean ones too; both ``(G, S, E)``."""
-        probs = softmax(scores)
+        total = log_sum(scores)
+        probs = softmax(scores, total)
         top, experts = (probs if self.softmax == "before" else scores).topk(self.top_k, -1)
         gates = top if self.softmax == "before" else softmax(top)
         priority = None if self.softmax == "before" else probs.detach().gather(-1, experts[..., :1])
-        aux = self._losses(logits, scores, probs, experts)
+        aux = self._losses(logits, scores, probs, experts, total)
         return self.routing(experts, gates, aux, full=True, priority=priority)
 
-    def _losses(self, logits: Tensor, scores: Tensor, probs: Tensor, experts: Tensor) -> Aux:
-        clean = probs if scores is logits else softmax(logits)
-        aux = self.common_losses(logits, clean, experts)
+    def _losses(self, logits: Tensor, scores: Tensor, probs: Tensor, experts: Tensor, total: Tensor) -> Aux:
+        clean, total = (probs, total) if scores is logits else (softmax(logits), None)
+        aux = self.common_losses(logits, clean, experts, total)
         if "load" in self.losses and scores is not logits:
             aux["loss/load"] = self._variation(self.chances(logits, scores, experts))
         if "load_importance" in self.losses:
