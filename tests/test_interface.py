@@ -119,6 +119,17 @@ def test_features_only(name, factory):
     assert [x.shape[-1] // m.shape[-1] for m in maps] == model.feature_info.reduction()
 
 
+def test_maps_come_in_the_model_s_order_each_once(name):
+    kept = zoo.create_model(name, features_only=True, out_indices=(0, -1)).eval()
+    x = torch.randn(2, *kept.pretrained_cfg["input_size"])
+    expected, last = kept(x), kept.out_indices[-1]
+    for asked in ((last, 0), (-1, 0, last)):
+        model = zoo.create_model(name, features_only=True, out_indices=asked).eval()
+        model.load_state_dict(kept.state_dict())
+        assert model.out_indices == [0, last] and model.feature_info.channels() == kept.feature_info.channels()
+        assert all(torch.equal(a, b) for a, b in zip(model(x), expected, strict=True))
+
+
 def test_prune(name, tmp_path):
     model = create(name)
     x, count = images(model), len(model.levels)

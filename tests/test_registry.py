@@ -33,6 +33,13 @@ def test_list_models():
     assert zoo.list_models("no_such*") == []
 
 
+@pytest.mark.parametrize("call", [zoo.create_model, zoo.model_info])
+def test_a_name_that_is_no_string_is_told(call):
+    for name in (None, 3):
+        with pytest.raises(TypeError, match=f"name is {name}.* must be str"):
+            call(name)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [

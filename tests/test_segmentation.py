@@ -242,7 +242,7 @@ def test_logits_of_a_pixel_come_from_its_position():
     assert head([maps], (31, 29)).shape == (1, 2, 31, 29)
 
 
-@pytest.mark.parametrize("indices", [None, (1, 2), (-3, -2)])
+@pytest.mark.parametrize("indices", [None, (1, 2), (-3, -2), (3, -4, 3)])
 def test_a_saved_segmenter_is_the_same(tmp_path, indices):
     pyramid = Pyramid(num_classes=5, width=8, out_indices=indices)
     model = randomised(Segmenter("convnext_test", pyramid, in_chans=1, token_mixer="pool"))

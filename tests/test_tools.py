@@ -1,5 +1,6 @@
 """What people use on torch's models works on zoo's: quantisation, adapters, pruning, symbolic tracing."""
 
+import re
 import warnings
 
 import pytest
@@ -10,12 +11,19 @@ from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
+from zoo.blocks.channel.moe.routers.base import Router
 
 LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def layers(model: nn.Module, kinds=LAYERS) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def quantise(model: nn.Module, inplace: bool = False) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that torchao takes this over
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=inplace)
 
 
 @pytest.mark.parametrize("name", TINY_VARIANTS)
@@ -26,9 +34,7 @@ def test_linear_maps_and_convolutions_are_of_torch_s_own_classes(name):
 @pytest.mark.parametrize("name", TINY_VARIANTS)
 def test_dynamic_quantisation_takes_every_linear_map(name):
     model = randomised(zoo.create_model(name), 0.02)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that torchao takes this over
-        quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    quantised = quantise(model)
     count = sum(type(module) is torch.ao.nn.quantized.dynamic.Linear for module in quantised.modules())
     x = images(model)
     assert count == len(layers(model, nn.Linear))
@@ -85,6 +91,45 @@ def test_pruned_weights_are_what_the_forward_pass_multiplies_with(name):
         for layer in pruned:
             prune.remove(layer, "weight")
         assert relative_error(masked, model(x)) < 1e-5
+
+
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_a_quantised_model_changes_its_size_and_its_classifier(name):
+    model = randomised(zoo.create_model(name))
+    size = tuple(2 * side for side in model.input_size[1:])
+    quantised = quantise(model)
+    try:
+        model.set_input_size(size)
+    except ValueError as error:  # no weights of its kind can be resampled
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            quantised.set_input_size(size)
+        return
+    quantised.set_input_size(size)
+    x = images(model)
+    with torch.no_grad():
+        assert relative_error(quantised(x), model(x)) < 0.2
+    quantised.reset_classifier(3)
+    assert quantised(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda model, gates: quantise(model, inplace=True),
+        lambda model, gates: [prune.l1_unstructured(gate, "weight", 0.5) for gate in gates],
+        lambda model, gates: [nn.utils.parametrizations.weight_norm(gate) for gate in gates],
+    ],
+    ids=["quantised", "pruned", "parametrised"],
+)
+def test_gates_over_tokens_that_a_tool_has_taken_are_not_resampled(tool):
+    model = randomised(zoo.create_model("sparse_mlp_test", token_mixer="token_moe(num_experts=4)"))
+    tool(model, [module.gate for module in model.modules() if isinstance(module, Router)])
+    x = images(model)
+    with torch.no_grad():
+        before = model(x)
+        with pytest.raises(ValueError, match="a gate of token_moe was quantised, pruned, .* set the input size before"):
+            model.set_input_size(tuple(2 * side for side in model.input_size[1:]))
+        assert torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize("name", TINY_VARIANTS)

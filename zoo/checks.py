@@ -5,6 +5,7 @@ import functools
 import traceback
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 MANY = 40  # an error lists all known names if there are no more
@@ -26,7 +27,7 @@ def unknown(problem: str, name: str, known, what: str = "known", *, count: int =
         see: A call that lists the names, in place of the list.
     """
     known = sorted(map(str, known))
-    near = [repr(n) for n in difflib.get_close_matches(str(name), known, count, 0.5)]
+    near = [repr(n) for n in nearest(str(name), known, count)]
     hint = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else "."
     problem = problem if " has no " in problem else f"{problem} is unknown"
     if see is not None:
@@ -40,6 +41,19 @@ def in_a_line(error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
     return f"{type(error).__name__}: {error}{place}"
+
+
+def nearest(name: str, known: Sequence[str], count: int) -> list[str]:
+    """The names most like an unknown one, whatever their case; first those that go on where it ends.
+
+    Example:
+        >>> nearest("KAT", ["kan", "gelu", "kat_tiny"], 2)
+        ['kat_tiny', 'kan']
+    """
+    lower = {n.lower(): n for n in known}
+    begun = sorted((n for n in lower if name and n.startswith(name.lower())), key=len)
+    close = difflib.get_close_matches(name.lower(), lower, count, 0.5)
+    return [lower[n] for n in dict.fromkeys((*begun, *close))][:count]
 
 
 def allows_none(hint: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.arguments import SLOT_ARGUMENTS, check_arguments, check_taken, given
 from zoo.blocks.embed import to_pair
-from zoo.checks import unknown
+from zoo.checks import check_type, unknown
 from zoo.families import Family, check_cfg_keys, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
@@ -133,7 +133,9 @@ def model_info(name: str) -> ModelInfo:
 
     Raises:
         ValueError: The model or its tag is unknown.
+        TypeError: The name is no string.
     """
+    check_type("name", name, str)
     arch, tag = timm.models.split_model_name_tag(name)
     family = family_of(arch)
     cfg = _resolve_cfg(arch, tag)
@@ -216,7 +218,9 @@ def create_model(
     Raises:
         ValueError: A name, tag, argument, slot or option is unknown, an argument is one that nothing in the model
             takes, or weights do not fit; the message says what would.
+        TypeError: The name, or an option, is of the wrong type.
     """
+    check_type("model_name", model_name, str)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "

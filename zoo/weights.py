@@ -273,7 +273,7 @@ def take_state_dict(checkpoint: object, what: str) -> dict[str, Tensor]:
     state, remedy = checkpoint, f"save model.state_dict(), alone or under one of the keys {', '.join(HOLDERS)}"
     for _ in HOLDERS:  # one may lie in another
         if isinstance(state, Mapping):
-            state = next((state[key] for key in HOLDERS if isinstance(state.get(key), Mapping)), state)
+            state = next((state[key] for key in HOLDERS if isinstance(state.get(key), Mapping) and state[key]), state)
     if not isinstance(state, Mapping) or not state:
         told = "it is empty" if isinstance(state, Mapping) else f"it is of the type {type(state).__name__}"
         raise ValueError(f"{what} holds no mapping of names to tensors: {told}; {remedy}")

@@ -274,7 +274,8 @@ class Backbone(Model):
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
-            indices: Levels: the last n for an integer, all for None, negative ones from the end.
+            indices: Levels: the last n for an integer, all for None, negative ones from the end. Features come in the
+                model's order, each level once, whatever the order here.
             return_prefix_tokens: Give each as a pair (features, prefix tokens), where the model has such tokens.
             norm: Apply the final norm to each that it fits: in a hierarchical model the last; none where it belongs to
                 the head.
@@ -295,7 +296,7 @@ class Backbone(Model):
         fmt = getattr(output_fmt, "value", output_fmt).upper()  # timm's FeatureGetterNet passes an enum
         if fmt not in FORMATS:
             raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
-        take, last = self._take(indices)
+        take, last = self.take_levels(indices)
         grid = self.stem.grid((x.shape[-2], x.shape[-1]))
         x, found, auxes = self._embed(x), [], []
         levels = self.levels[: last + 1] if stop_early else self.levels
@@ -323,7 +324,7 @@ class Backbone(Model):
         Returns:
             The indices, counted from the start.
         """
-        take, last = self._take(indices)
+        take, last = self.take_levels(indices)
         fits = self._keep_levels(last + 1)
         if prune_norm or not fits:
             self.norm = nn.Identity()
@@ -332,8 +333,8 @@ class Backbone(Model):
             self.reset_classifier(0, "")
         return take
 
-    def _take(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-        """Absolute indices of levels, and the greatest of them."""
+    def take_levels(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """Absolute indices of levels in the model's order, each once, as features come; and the greatest of them."""
         count = len(self.levels)
         if indices is None:
             indices = count
@@ -346,7 +347,8 @@ class Backbone(Model):
             raise ValueError(
                 f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})"
             )
-        return take, max(take)
+        take = sorted(set(take))
+        return take, take[-1]
 
     # --- Training and tools -------------------------------------------------------------------------------------------
 

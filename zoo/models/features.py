@@ -16,7 +16,8 @@ class FeatureMaps(nn.Module):
 
     Args:
         model: The model; it is changed.
-        out_indices: Levels: the last n for an integer, negative ones from the end.
+        out_indices: Levels: the last n for an integer, negative ones from the end. Maps come in the model's order, each
+            level once.
         output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
         norm: Apply the final norm to the maps that it fits.
         prune: Remove what the maps do not need.
@@ -45,8 +46,9 @@ class FeatureMaps(nn.Module):
         prune: bool = True,
     ):
         super().__init__()
-        if prune:  # negative indices would mean other levels afterwards
-            out_indices = model.prune_intermediate_layers(out_indices, prune_norm=not norm)
+        out_indices, _ = model.take_levels(out_indices)  # before levels are removed: negative ones would be others then
+        if prune:
+            model.prune_intermediate_layers(out_indices, prune_norm=not norm)
         self.feature_info = FeatureInfo(model.feature_info, out_indices)
         self.model, self.out_indices = model, out_indices
         self.output_fmt, self.norm = output_fmt, norm

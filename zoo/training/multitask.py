@@ -238,7 +238,7 @@ class MultiTask(nn.Module):
             raise ValueError(
                 f"head {name}: out_indices {list(levels)} are not all within the {len(info)} levels of the trunk"
             )
-        levels = tuple(i % len(info) for i in levels)
+        levels = tuple(sorted({i % len(info) for i in levels}))  # maps come in the trunk's order, each once
         module = PyramidHead(
             [info[i]["num_chs"] for i in levels],
             stride=min(info[i]["reduction"] for i in levels),

@@ -96,10 +96,15 @@ class TokenMoE(nn.Module):
         """Resample to another grid the inputs of the gates and of the first maps, and the outputs of the second maps.
 
         Raises:
-            ValueError: The router has inputs other than the positions.
+            ValueError: The router has inputs other than the positions, or a tool has taken a gate's weight.
         """
         old, new = torch.Size(self.grid).numel(), torch.Size(grid).numel()
         gates = [module.gate for module in self.moe.router.modules() if isinstance(module, Router)]
+        if any("weight" not in dict(gate.named_parameters(recurse=False)) for gate in gates):
+            raise ValueError(
+                "a gate of token_moe was quantised, pruned, parametrised or given an adapter, and its weight cannot be "
+                "resampled; set the input size before that, or let the tool leave routers out"
+            )
         if not gates or any(gate.weight.shape[-1] != old for gate in gates):
             raise ValueError(
                 f"the {type(self.moe.router).__name__} router of token_moe has inputs other than the {old} positions "

@@ -255,7 +255,8 @@ class WindowAttention(nn.Module):
 
     def _make_tables(self) -> None:
         """What follows from grid, window and shift; it is not saved."""
-        weight = next(self.parameters())  # not of a layer within, around which an adapter may stand
+        # Not of a layer by name, around which an adapter may stand; and quantised layers have no parameters.
+        weight = next(t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
         order, inverse, self.counts = window_order((1, *self.grid)[-2:], self.window, self.shift, weight.device)
         tables = {"order": order, "inverse": inverse}
         tables["masks"] = shift_masks(self.window, self.shift, weight.device, weight.dtype)
