@@ -13,6 +13,7 @@ from zoo.blocks.embed import to_pair
 from zoo.blocks.kernels import guard, onednn
 from zoo.blocks.linear import Linear, init_, is_bare, linear
 from zoo.blocks.register import register
+from zoo.blocks.tables import Tables
 from zoo.blocks.token.attention import attend_heads
 from zoo.blocks.token.partition import (
     cut_windows,
@@ -103,7 +104,7 @@ def places_of(
     if not any(shift) and height % window[0] == 0 and width % window[1] == 0:
         return None, None, (height // window[0] * (width // window[1]),)
     if (height, width) == (1, *grid)[-2:]:
-        return order, inverse, counts
+        return order.to(image.device), inverse.to(image.device), counts
     return window_order((height, width), window, shift, image.device)
 
 
@@ -150,7 +151,7 @@ def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: 
 
 
 @register("token_mixer", "window")
-class WindowAttention(nn.Module):
+class WindowAttention(Tables):
     """Multi-head self-attention within windows, with a bias for each offset between two positions.
 
     Args:
@@ -258,9 +259,9 @@ class WindowAttention(nn.Module):
         # Not of a layer by name, around which an adapter may stand; and quantised layers have no parameters.
         weight = next(t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
         order, inverse, self.counts = window_order((1, *self.grid)[-2:], self.window, self.shift, weight.device)
-        tables = {"order": order, "inverse": inverse}
-        tables["masks"] = shift_masks(self.window, self.shift, weight.device, weight.dtype)
-        tables["relative_position_index"] = relative_index(self.window, weight.device)
+        index = relative_index(self.window, weight.device)
+        self.set_tables(order=order, inverse=inverse, relative_position_index=index)
+        tables = {"masks": shift_masks(self.window, self.shift, weight.device, weight.dtype)}
         if self.cpb_mlp is not None:
             pretrained = self._area((self.pretrained_window,) * 2) if self.pretrained_window else None
             offsets = log_offsets(self.window, pretrained, weight.device)
@@ -325,7 +326,8 @@ class WindowAttention(nn.Module):
             table = self.cpb_mlp(self.relative_coords_table)
         if guard.plain(table) and table.element_size() == 2 and not torch.is_grad_enabled():
             table = table.float()  # once, where it is small, for `_attend_half`
-        bias = table.t().gather(1, self.relative_position_index.expand(self.heads, -1))
+        index = self.relative_position_index.to(table.device)
+        bias = table.t().gather(1, index.expand(self.heads, -1))
         bias = bias.view(self.heads, math.prod(self.window), -1)
         masks = self.masks.to(bias.dtype)
         return [bias, *(bias + masks[i] for i in range(len(self.counts) - 1))]

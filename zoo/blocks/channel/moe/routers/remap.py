@@ -3,16 +3,17 @@
 import dataclasses
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.blocks.base import keywords_of
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.blocks.tables import Tables
 from zoo.slots import SlotLike, build_block
 
 
 @register("router", "remap")
-class Remap(nn.Module):
+class Remap(Tables):
     """Another router, whose choices are passed on to other experts: what `zoo.prune_experts` and `zoo.add_expert` make.
 
     The router inside goes on as it was trained, with the experts that it knew. A choice of one that was removed is
@@ -68,9 +69,9 @@ class Remap(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.router = build_block("router", router, dim, scored, top_k, defaults={"init": init}, **dd)
         self.active = min(self.router.active, num_experts)
-        self.register_buffer("table", None, persistent=False)
+        self.table = None
         if len(kept) < scored:
-            self.table = torch.empty(scored + 1, dtype=torch.long, device=device)
+            self.set_tables(table=torch.empty(scored + 1, dtype=torch.long, device=device))
         self.register_buffer("planes", torch.empty(len(split), dim, **dd) if split else None)
         self.register_buffer("offsets", torch.empty(len(split), **dd) if split else None)
         self.reset_parameters()
@@ -94,7 +95,7 @@ class Remap(nn.Module):
         routing = self.router(x, **given)
         experts, empty = routing.experts, routing.num_experts
         if self.table is not None:
-            experts = self.table[experts]
+            experts = self.table.to(experts.device)[experts]
         elif self.split:
             experts = torch.where(experts == empty, self.num_experts, experts)
         tokens = x.flatten(0, 1)
