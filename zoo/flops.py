@@ -339,7 +339,8 @@ def _uncompile(module: nn.Module, copies: dict) -> None:
     inherited = {name: value for kind in reversed(type(module).__mro__) for name, value in vars(kind).items()}
     for name, value in (inherited | vars(module)).items():
         plain = value
-        while isinstance(plain, FunctionType) and plain.__globals__["__name__"].startswith("torch._dynamo"):
+        # The code of a graph of torch.fx belongs to no module, and its globals have no name.
+        while isinstance(plain, FunctionType) and plain.__globals__.get("__name__", "").startswith("torch._dynamo"):
             plain = plain.__wrapped__
         if plain is not value:
             if isinstance(plain, MethodType):
