@@ -558,6 +558,12 @@ def test_wrappers_are_looked_through_wherever_they_stand(kind, needs_data):
     assert [(name, type(module), list(vars(module))) for name, module in wrapped.named_modules()] == before
 
 
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_a_symbolic_graph_costs_what_its_model_does(name):
+    model = zoo.create_model(name)
+    assert count_flops(torch.fx.symbolic_trace(model), input_size=model.input_size).macs == count_flops(model).macs
+
+
 def test_distributed_data_parallel_is_looked_through(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/here", rank=0, world_size=1)
     try:

@@ -339,10 +339,11 @@ def _uncompile(module: nn.Module, copies: dict) -> None:
     inherited = {name: value for kind in reversed(type(module).__mro__) for name, value in vars(kind).items()}
     for name, value in (inherited | vars(module)).items():
         plain = value
+        # What the compiler puts into the class of all modules wraps nothing; a graph of torch.fx has nameless globals.
         while (
             isinstance(plain, FunctionType)
-            and plain.__globals__["__name__"].startswith("torch._dynamo")
-            and hasattr(plain, "__wrapped__")  # what the compiler puts into the class of all modules has none
+            and plain.__globals__.get("__name__", "").startswith("torch._dynamo")
+            and hasattr(plain, "__wrapped__")
         ):
             plain = plain.__wrapped__
         if plain is not value:
