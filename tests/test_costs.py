@@ -40,7 +40,7 @@ WITHOUT_MACS = {
     "sub",
     "sum",
     "tanh",
-} | {"argsort", "eq", "floor_divide", "index_put", "lt", "searchsorted", "sort", "topk"}  # routing: finding rows
+} | {"argsort", "cumsum", "eq", "floor_divide", "lt", "scatter_add", "sort", "topk"}  # routing: finding rows
 
 
 def close(found: float, printed: float) -> bool:
