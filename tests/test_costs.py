@@ -40,7 +40,7 @@ WITHOUT_MACS = {
     "sub",
     "sum",
     "tanh",
-} | {"argsort", "cumsum", "eq", "floor_divide", "lt", "scatter_add", "sort", "topk"}  # routing: finding rows
+} | {"argsort", "cumsum", "eq", "floor_divide", "index_put", "lt", "scatter_add", "sort", "topk"}  # routing: finds rows
 
 
 def close(found: float, printed: float) -> bool:
