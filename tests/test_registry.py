@@ -283,6 +283,14 @@ print("none")
     assert "No pretrained configuration" not in out.stderr
 
 
+def test_families_are_found_without_docstrings():
+    code = "import zoo; print(zoo.model_info('vit_test').about == '', len(zoo.list_models()) > 100)"
+    out = subprocess.run(
+        [sys.executable, "-OO", "-W", "error::UserWarning:zoo", "-c", code], capture_output=True, text=True
+    )
+    assert out.stdout.strip() == "True True", out.stderr
+
+
 # --- Files that are not what they should be ---------------------------------------------------------------------------
 
 

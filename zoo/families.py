@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -97,7 +98,8 @@ def read_family(module: ModuleType) -> Family | None:
             raise ValueError(f"it has no {name}; a family's file has {', '.join(NEEDED)}")
         if name in names and not isinstance(vars(module)[name], kind):
             raise ValueError(f"its {name} is a {type(vars(module)[name]).__name__}, which cannot be")
-    if not (module.__doc__ or "").strip():
+    about = (module.__doc__ or "").strip()
+    if not about and sys.flags.optimize < 2:  # with -OO no module has a docstring
         raise ValueError("it has no header; write what it is, its paper, its code and its weights")
     if not issubclass(module.MODEL, Model):
         raise ValueError(f"its MODEL is {module.MODEL.__name__}, which is no skeleton; derive it from zoo.models.model")
@@ -111,7 +113,7 @@ def read_family(module: ModuleType) -> Family | None:
         counted=getattr(module, "COUNTED", {}),
         rules=tuple(module.RULES),
         tasks=tuple(getattr(module, "TASKS", ("classification",))),
-        about=module.__doc__.strip(),
+        about=about,
         cfg=getattr(module, "CFG", {}),
     )
     _check_entries(family)
