@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import zoo
+from zoo.checks import unknown
 from zoo.files import replacing, temporaries, writing
 from zoo.models.model import Model
 from zoo.registry import SLOT_ARGUMENTS, assemble, check_cfg_keys, family_of
-from zoo.slots import Slot, dump_slots, parse_slot, unknown
+from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import read_state_dict
 
 CONFIG = "config.json"

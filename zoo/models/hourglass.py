@@ -14,8 +14,8 @@ Which of the two is better at denoising small digits, and when, was measured: be
 from collections.abc import Callable
 
 from zoo.blocks.embed import to_pair
+from zoo.checks import unknown
 from zoo.models.isotropic import Isotropic
-from zoo.slots import unknown
 
 MODEL = Isotropic
 TASKS = ("classification", "image-to-image")

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 import zoo
-from zoo.slots import unknown
+from zoo.checks import unknown
 from zoo.training.data import Data, ImageFolder
 from zoo.training.multitask import Head, MultiTask
 from zoo.training.optim import Optim, Schedule

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.slots import unknown
+from zoo.checks import unknown
 from zoo.training.seeds import SPLIT, generator
 from zoo.training.splits import TensorSplit
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
-from zoo.slots import unknown
+from zoo.checks import unknown
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.parts import Parts
 from zoo.training.schema import build, compose, plain

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
-from zoo.slots import unknown
+from zoo.checks import unknown
 from zoo.training.schema import Duration
 from zoo.training.seeds import derive_seed
 

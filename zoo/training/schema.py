@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from zoo.slots import unknown
+from zoo.checks import unknown
 
 OVERRIDE = "override "  # how the source name of a command-line override begins; it has no lines to speak of
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.kan.select import Selectable
 from zoo.blocks.channel.moe.balance import rebalance
+from zoo.checks import unknown
 from zoo.parallel import share_losses
-from zoo.slots import unknown
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader

@@ -10,7 +10,7 @@ from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import INITS, Linear, hidden_width, linear
 from zoo.blocks.register import register
-from zoo.slots import unknown
+from zoo.checks import unknown
 
 GROUPS = 8
 

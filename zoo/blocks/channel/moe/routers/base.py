@@ -11,7 +11,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear, is_bare
-from zoo.slots import unknown
+from zoo.checks import unknown
 
 
 class Router(nn.Module):
