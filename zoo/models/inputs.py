@@ -69,8 +69,8 @@ def _no_images(x: Tensor, channels: int) -> Exception:
     shape = tuple(x.shape)
     if not x.is_floating_point():
         return TypeError(
-            f"{wanted} of floating-point numbers, got {x.dtype}; give bytes as `x.float() / 255`, with the mean and std "
-            f"that the model was trained with: {TRANSFORM} makes all that of a picture"
+            f"{wanted} of floating-point numbers, got {x.dtype}; give bytes as `x.float() / 255`, normalised as in "
+            f"training: {TRANSFORM} does it all"
         )
     if x.ndim == 4 and x.shape[1] == channels:
         return ValueError(f"{wanted}, got {shape}: an image size of {shape[2]} x {shape[3]} has no pixels")
