@@ -43,8 +43,8 @@ def hold(path: Path | str) -> Iterator[None]:
     handle = take(path)
     if handle is None:
         raise FileExistsError(
-            f"{printable(path.parent)} is in use by {owner(path)}. Wait until that has ended, or choose another folder; "
-            f"if there is no such process any more, nor a child of it, remove {printable(path)}"
+            f"{printable(path.parent)} is in use by {owner(path)}. Wait until that has ended, or choose another "
+            f"folder; if there is no such process any more, nor a child of it, remove {printable(path)}"
         )
     try:
         yield

@@ -264,8 +264,11 @@ class MultiTask(nn.Module):
             FileNotFoundError: The folder holds no model for several tasks.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        trunk, state, metadata = PARTS.open(folder)
         where = str(Path(folder) / PARTS.heads)
-        model = cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)))
-        model.heads.load_state_dict(remap(state, model.heads.state_dict(), (), where))
-        return model
+
+        def make(trunk: str, state: dict[str, Tensor], metadata: dict[str, str]) -> MultiTask:
+            model = cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)))
+            model.heads.load_state_dict(remap(state, model.heads.state_dict(), (), where))
+            return model
+
+        return PARTS.open(folder, make)

@@ -139,8 +139,11 @@ class Segmenter(nn.Module):
             FileNotFoundError: The folder holds no segmenter.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        backbone, state, metadata = PARTS.open(folder)
         where = str(Path(folder) / PARTS.heads)
-        model = cls(backbone, build(Pyramid, compose(metadata.get("pyramid", ""), where)))
-        model.head.load_state_dict(remap(state, model.head.state_dict(), (), where))
-        return model
+
+        def make(backbone: str, state: dict[str, Tensor], metadata: dict[str, str]) -> Segmenter:
+            model = cls(backbone, build(Pyramid, compose(metadata.get("pyramid", ""), where)))
+            model.head.load_state_dict(remap(state, model.head.state_dict(), (), where))
+            return model
+
+        return PARTS.open(folder, make)
