@@ -20,7 +20,7 @@ from zoo import locks
 from zoo.checks import printable
 
 STAGE = re.compile(r"\.zoo-[0-9a-f]{8}\.tmp")
-OWNER = "owner.json"  # in a stage: the lock of the process that writes there
+LOCK = "lock"  # in a stage: locked while the process lives that writes there
 RECORD = "record.json"  # in a stage: what else may be left of this save, for `clear`
 STALE = 24 * 3600  # seconds after which a stage is taken for left, where there are no locks to tell
 
@@ -61,6 +61,8 @@ REMEDIES = {
     errno.EDQUOT: "free some of your share of that disk, or choose another folder",
     errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`), or choose a folder on another file system",
     errno.EIO: "check that disk, your share of it and the limit on the size of a file, or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another folder",
     errno.EROFS: "choose a folder that is not read-only",
     errno.EACCES: "make the folder writable, or choose another",
     errno.EPERM: "make the folder writable, or choose another",
@@ -106,6 +108,17 @@ def _free(folder: Path) -> int | None:
     return None
 
 
+def check_folder(folder: Path) -> None:
+    """Raise an error if there can be no such folder, since something else is there."""
+    if "\0" in str(folder):
+        raise ValueError(f"{printable(folder)} is no name for a folder: it has a null character")
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileExistsError(f"{printable(place)} is there and is no folder; choose another")
+
+
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
 
@@ -118,30 +131,30 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
     """A hidden folder in `folder`, which is made if need be, for what is not yet whole; it goes at the end.
 
     Stages that killed processes left go first: they may fill the disk. Whether a process lives, its lock says, or where
-    there are no locks, as on Windows, the age of the stage. A folder that was made and stays empty is removed.
+    there are no locks, as on Windows, the age of the stage. Folders that were made and stay empty are removed.
 
     Args:
         folder: Where what is written will lie.
         clear: Given a stage that ends or was left, removes what else is left of it, and says whether it may go.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     stage, handle = folder / f".zoo-{uuid.uuid4().hex[:8]}.tmp", None
     try:
         with locks.alone(folder) as sure:  # nobody takes a new stage for one that was left
             _clear_left(folder, clear, sure)
             stage.mkdir()
-            handle = locks.take(stage / OWNER)
+            handle = locks.make_locked(stage / LOCK)
         yield stage
     finally:
-        with suppress(OSError), locks.alone(folder) as sure:
+        with suppress(OSError), locks.alone(folder):
             if clear(stage):
                 _remove(stage)
         if handle is not None:
             locks.unlock(handle)
-        if made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+        with suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
 
 
 def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) -> None:
@@ -150,20 +163,20 @@ def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) ->
         _clear_left(folder, clear, sure)
 
 
-def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool) -> None:
+def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool | None) -> None:
+    if sure is False:
+        return
     for stage in [path for path in folder.iterdir() if STAGE.fullmatch(path.name)]:
         with suppress(OSError):
             if not stat.S_ISDIR(stage.lstat().st_mode):
                 continue
-            owner, handle = stage / OWNER, None
-            if not owner.exists():  # killed at the very first or last, or somebody's own
-                if sure:
-                    stage.rmdir()
+            if not (stage / LOCK).exists():  # killed at the very first or last, or somebody's own
+                stage.rmdir()
                 continue
-            stale = time.time() - owner.stat().st_mtime > STALE
+            handle = locks.lock(stage / LOCK) if sure else None
+            gone = handle is not None if sure else time.time() - (stage / LOCK).stat().st_mtime > STALE
             try:
-                handle = locks.take(owner) if sure else None
-                if (stale if handle is None else True) and clear(stage):
+                if gone and clear(stage):
                     _remove(stage)
             finally:
                 if handle is not None:
@@ -173,10 +186,10 @@ def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool) -> None
 def _remove(stage: Path) -> None:
     """Remove a stage so that, killed at any instant, it is still one."""
     for path in stage.iterdir():
-        if path.name not in (OWNER, RECORD):
+        if path.name not in (LOCK, RECORD):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (stage / RECORD).unlink(missing_ok=True)
-    (stage / OWNER).unlink(missing_ok=True)
+    (stage / LOCK).unlink(missing_ok=True)
     stage.rmdir()
 
 
@@ -187,7 +200,7 @@ def settle(path: Path) -> None:
     threads too; what it leaves of a new file's permissions shows the stage's own file.
     """
     stage = next(parent for parent in path.parents if STAGE.fullmatch(parent.name))
-    mode = stat.S_IMODE((stage / OWNER).stat().st_mode)
+    mode = stat.S_IMODE((stage / LOCK).stat().st_mode)
     for one in [*path.rglob("*"), path]:
         if one.is_file():
             one.chmod(mode)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo import locks
-from zoo.files import RECORD, clear_left, settle, staging, sync, telling
+from zoo.checks import printable
+from zoo.files import RECORD, check_folder, clear_left, settle, staging, sync, telling
 
 T = TypeVar("T")
 
@@ -47,21 +48,23 @@ class Pointer:
             OSError: They cannot be written.
             FileExistsError: The folder has a file of that name that was not written so.
         """
-        self.named(folder / self.file)  # raises before anything is written, if it is somebody else's
-        with telling(folder / self.file, size), staging(folder, self._clear) as stage:
-            with locks.alone(folder):
-                name = self._choose(stage)
-                _record(stage, self.file, [name])
-            yield stage, name
-            for one in (name, self.file):
-                settle(stage / one)
-            with locks.alone(folder):
-                if (old := self.named(folder / self.file)) is not None:
-                    _record(stage, self.file, [name, old])
-                (stage / name).rename(folder / name) if (stage / name).is_dir() else _link(stage / name, folder / name)
-                sync(folder)
-                (stage / self.file).replace(folder / self.file)
-                sync(folder)
+        with telling(folder / self.file, size):
+            check_folder(folder)
+            self._named(folder)  # raises before anything is written, if it is somebody else's
+            with staging(folder, self._clear) as stage:
+                with locks.alone(folder):
+                    name = self._choose(stage)
+                    _record(stage, self.file, [])
+                yield stage, name
+                for one in (name, self.file):
+                    settle(stage / one)
+                with locks.alone(folder):
+                    old = self._named(folder)
+                    _record(stage, self.file, [name] if old is None else [name, old])
+                    _place(stage / name, folder / name)
+                    sync(folder)
+                    (stage / self.file).replace(folder / self.file)
+                    sync(folder)
 
     def clear(self, folder: Path) -> None:
         """Clear what killed saves left in a folder."""
@@ -71,6 +74,11 @@ class Pointer:
         """Whether what is named may be called so."""
         stem, dot, suffix = self.target.partition(".")
         return re.fullmatch(rf"{re.escape(stem)}(?:-[0-9a-f]{{8}})?{re.escape(dot + suffix)}", name) is not None
+
+    def _named(self, folder: Path) -> str | None:
+        if (folder / self.file).is_dir():
+            raise FileExistsError(f"{printable(folder / self.file)} is a folder; choose another folder, or remove it")
+        return self.named(folder / self.file)
 
     def _choose(self, stage: Path) -> str:
         """The plain name if neither it nor the file is there, nor another save under way that may have chosen it."""
@@ -85,15 +93,18 @@ class Pointer:
         """Remove what a save recorded that is over, but not what the file names now; False if it is another kind's."""
         try:
             record = json.loads((stage / RECORD).read_text("utf-8"))
-            file, names = record["file"], record["names"]
-        except (OSError, ValueError, TypeError, KeyError):  # it had not come so far
+            file, names = record["file"], [name for name in record["names"] if self.owns(name)]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # it had not come so far
             return True
         if file != self.file:
             return False
-        current = self.named(stage.parent / self.file)
+        current = self._named(stage.parent)
         for name in names:
-            if isinstance(name, str) and self.owns(name) and name != current and os.path.lexists(stage.parent / name):
-                self.remove(stage.parent / name)
+            path, new = stage.parent / name, stage / name
+            # What is still in the stage was not given its place, unless it is a file, which is then in both.
+            waits = os.path.lexists(new) and not (os.path.lexists(path) and os.path.samefile(new, path))
+            if name != current and not waits and os.path.lexists(path):
+                self.remove(path)
         return True
 
 
@@ -101,15 +112,18 @@ def _record(stage: Path, file: str, names: list[str]) -> None:
     (stage / RECORD).write_text(json.dumps({"file": file, "names": names}), "utf-8")
 
 
-def _link(new: Path, place: Path) -> None:
-    """Give a file its place, where nothing may be."""
+def _place(new: Path, place: Path) -> None:
+    """Give what is new its place, where nothing may be."""
+    if os.path.lexists(place):
+        raise FileExistsError(f"{printable(place)} was made by another meanwhile; save again")
+    if new.is_dir():
+        new.rename(place)
+        return
     try:
-        os.link(new, place)
+        os.link(new, place)  # never in the place of another, as a renaming would be
     except FileExistsError:
-        raise
+        raise FileExistsError(f"{printable(place)} was made by another meanwhile; save again") from None
     except OSError:  # the file system has no links
-        if os.path.lexists(place):
-            raise FileExistsError(f"{place} was made by another meanwhile; save again") from None
         new.rename(place)
 
 
