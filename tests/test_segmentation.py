@@ -257,31 +257,6 @@ def test_a_saved_segmenter_is_the_same(tmp_path, indices):
     assert all(torch.equal(a, b) for a, b in zip(backbone.eval()(x), model.backbone(x), strict=True))
 
 
-@pytest.mark.parametrize("dies_in", ["save_pretrained", "save_file", "rmtree"])
-def test_a_kill_while_saving_leaves_a_whole_model(tmp_path, monkeypatch, dies_in):
-    def make():
-        return randomised(Segmenter("convnext_test", Pyramid(num_classes=5, width=8)))
-
-    class Killed(BaseException):
-        pass
-
-    def die(*args, **kwargs):
-        raise Killed
-
-    old, new, x = make(), make(), torch.randn(1, 3, 64, 64)
-    old.save(tmp_path)
-    owner = {"save_pretrained": zoo, "save_file": parts, "rmtree": parts.shutil}[dies_in]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, dies_in, die)
-        with pytest.raises(Killed):
-            new.save(tmp_path)
-    found = Segmenter.open(tmp_path).eval()
-    assert torch.equal(found(x), (new if dies_in == "rmtree" else old)(x))
-    new.save(tmp_path)
-    assert torch.equal(Segmenter.open(tmp_path).eval()(x), new(x))
-    assert len(list(tmp_path.iterdir())) == 2, "leftovers"
-
-
 def test_what_is_no_saved_segmenter_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no Segmenter: there is no .*head.safetensors"):
         Segmenter.open(tmp_path)

@@ -147,14 +147,16 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
             handle = locks.make_locked(stage / LOCK)
         yield stage
     finally:
-        with suppress(OSError), locks.alone(folder):
-            if clear(stage):
-                _remove(stage)
-        if handle is not None:
-            locks.unlock(handle)
-        with suppress(OSError):  # it is not empty
-            for path in made:
-                path.rmdir()
+        try:
+            with suppress(OSError), locks.alone(folder):
+                if clear(stage):
+                    _remove(stage)
+        finally:
+            if handle is not None:
+                locks.unlock(handle)
+            with suppress(OSError):  # it is not empty
+                for path in made:
+                    path.rmdir()
 
 
 def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) -> None:
