@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from zoo.blocks.register import KINDS, blocks_of
-from zoo.checks import allows_none, check_type, hints_of, unknown
+from zoo.checks import allows_none, check_argument, hints_of, shown, unknown
 from zoo.models.model import Model
 from zoo.slots import Slot, options_of
 from zoo.use import Use
@@ -31,18 +31,17 @@ def given(model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
-    """Check names and plain types of a model's arguments.
+    """Check names, types and ranges of a model's arguments.
 
     Raises:
-        ValueError: A name is none of the class's arguments.
+        ValueError: A name is none of the class's arguments, or a value is out of its range.
         TypeError: A value has the wrong type.
     """
     takes, hints = inspect.signature(model).parameters, hints_of(model)
     for key, value in arguments.items():
         if key not in takes:
-            raise ValueError(where + unknown(f"{name} has no argument {key!r}", key, takes, "arguments"))
-        if key not in SLOT_ARGUMENTS:
-            check_type(f"{where}{name}: {key}", value, hints.get(key))
+            raise ValueError(where + unknown(f"{name} has no argument {shown(key)}", key, takes, "arguments"))
+        check_argument(f"{where}{name}: {key}", key, value, hints)
 
 
 def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> None:
@@ -62,11 +61,11 @@ def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> 
     for key, value in asked.items():
         pattern = model.hands_on.get(key)
         if pattern and not any(fnmatch.fnmatchcase(part, pattern) for part in use.taken):
-            raise ValueError(f"{name}: {key}={value!r} is given, and no part takes it; {_remedy(model, pattern)}")
+            raise ValueError(f"{name}: {key}={shown(value)} is given, and no part takes it; {_remedy(model, pattern)}")
         conditions = model.works_with.get(key, ())
         if conditions and not any(_holds(model, condition) for condition in conditions):
             wanted = " or ".join(c if "=" in c else f"{c}=True" for c in conditions)
-            raise ValueError(f"{name}: {key}={value!r} is given, and needs {wanted}; set that, or leave it out")
+            raise ValueError(f"{name}: {key}={shown(value)} is given, and needs {wanted}; set that, or leave it out")
 
 
 def _holds(model: Model, condition: str) -> bool:

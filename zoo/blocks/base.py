@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.scale import LayerScale
+from zoo.ranges import Grid, Scale, Width
 
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 
@@ -58,15 +59,15 @@ class MetaBlock(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
         token_mixer: nn.Module | None,
         channel_mixer: nn.Module | None,
         norm: Callable[[int], nn.Module],
         form: str = "pre",
         drop_path: float = 0.0,
-        layer_scale: float | None = None,
-        res_scale: float | None = None,
+        layer_scale: Scale | None = None,
+        res_scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
@@ -193,7 +194,7 @@ class PatchesOnly(nn.Module):
     Cost: that of the mixer.
     """
 
-    def __init__(self, mixer: nn.Module, *, prefix: int, grid: tuple[int, ...]):
+    def __init__(self, mixer: nn.Module, *, prefix: int, grid: Grid):
         super().__init__()
         self.mixer, self.prefix, self.grid = mixer, prefix, tuple(grid)
         self.has_aux = _has_aux(mixer)

@@ -12,7 +12,8 @@ from zoo.blocks.conv import Conv2d
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
-from zoo.slots import build_block
+from zoo.ranges import Channels, Deviation, Rate, Seed, Side, Sides, Width
+from zoo.slots import SlotLike, build_block
 
 
 def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
@@ -94,11 +95,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
-        patch_size: int | Sequence[int] = 16,
-        norm: str = "none",
+        patch_size: Sides = 16,
+        norm: SlotLike = "none",
         remainder: str = "refuse",
         init: str = "torch",
         device=None,
@@ -216,13 +217,13 @@ class Lift(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
         kind: str = "random",
-        seed: int = 0,
+        seed: Seed = 0,
         init: str = "trunc_normal",
-        img_size: tuple[int, int],
+        img_size: tuple[Side, Side],
         device=None,
         dtype=None,
     ):
@@ -308,13 +309,13 @@ class ClassAndPosition(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
         grid: tuple[int, int],
         class_token: bool = True,
         pos_embed: bool = True,
-        drop: float = 0.0,
-        token_std: float = 0.02,
+        drop: Rate = 0.0,
+        token_std: Deviation = 0.02,
         device=None,
         dtype=None,
     ):

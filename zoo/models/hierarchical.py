@@ -13,7 +13,8 @@ from zoo.blocks.embed import to_pair
 from zoo.models.backbone import Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, build_block, resolve_slots, resolve_stage_slots
+from zoo.ranges import Channels, Classes, Depths, Rate, Scale, Sides, Widths
+from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
 
@@ -104,31 +105,31 @@ class Hierarchical(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int | Sequence[int] = 4,
-        in_chans: int = 3,
-        num_classes: int = 1000,
+        img_size: Sides = 224,
+        patch_size: Sides = 4,
+        in_chans: Channels = 3,
+        num_classes: Classes = 1000,
         global_pool: str = "avg",
-        dims: Sequence[int],
-        depths: Sequence[int],
-        token_mixer: SlotLike,
-        channel_mixer: SlotLike,
-        norm: SlotLike = "layernorm",
-        act: str = "gelu",
+        dims: Widths,
+        depths: Depths,
+        token_mixer: SlotsLike,
+        channel_mixer: SlotsLike,
+        norm: SlotsLike = "layernorm",
+        act: SlotLike = "gelu",
         init: str = "trunc_normal",
         stem: SlotLike = "patch",
-        downsample: SlotLike = "merge",
+        downsample: SlotsLike = "merge",
         form: str = "pre",
-        layer_scale: float | None | Sequence[float | None] = None,
-        res_scale: float | None | Sequence[float | None] = None,
+        layer_scale: Scale | None | Sequence[Scale | None] = None,
+        res_scale: Scale | None | Sequence[Scale | None] = None,
         final_norm: SlotLike = "layernorm",
         pool_first: bool = False,
         head: str = "linear",
         head_init: str = "trunc_normal",
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
+        proj_drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.0,
         deploy: bool = False,
         device=None,
         dtype=None,

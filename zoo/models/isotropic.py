@@ -10,7 +10,8 @@ from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed import ClassAndPosition, to_pair
 from zoo.models.backbone import Backbone
 from zoo.models.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, build_block, resolve_slots
+from zoo.ranges import Channels, Classes, Depth, Deviation, Rate, Scale, Sides, Width
+from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots
 
 
 class Isotropic(Backbone):
@@ -66,33 +67,33 @@ class Isotropic(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int | Sequence[int] = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
+        img_size: Sides = 224,
+        patch_size: Sides = 16,
+        in_chans: Channels = 3,
+        num_classes: Classes = 1000,
         global_pool: str = "avg",
-        dim: int,
-        depth: int,
-        token_mixer: SlotLike,
-        channel_mixer: SlotLike,
-        norm: SlotLike = "layernorm",
-        act: str = "gelu",
+        dim: Width,
+        depth: Depth,
+        token_mixer: SlotsLike,
+        channel_mixer: SlotsLike,
+        norm: SlotsLike = "layernorm",
+        act: SlotLike = "gelu",
         init: str = "trunc_normal",
         stem: SlotLike = "patch",
         stem_init: str = "torch",
         head_init: str = "trunc_normal",
         head: str = "linear",
-        layer_scale: float | None = None,
+        layer_scale: Scale | None = None,
         class_token: bool = False,
         pos_embed: bool = False,
-        token_std: float = 0.02,
+        token_std: Deviation = 0.02,
         final_norm: SlotLike | bool = True,
         dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        pos_drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
+        pos_drop_rate: Rate = 0.0,
+        proj_drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.0,
         drop_path_rule: str = "linear",
         deploy: bool = False,
         device=None,

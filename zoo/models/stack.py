@@ -1,7 +1,5 @@
 """Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
@@ -10,7 +8,8 @@ from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import settled
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.models.model import Model
-from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
+from zoo.ranges import Channels, Classes, Rate, Widths
+from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
 
 
 class Stack(Model):
@@ -46,14 +45,14 @@ class Stack(Model):
     def __init__(
         self,
         *,
-        in_chans: int,
-        num_classes: int,
-        hidden: Sequence[int],
-        layer: SlotLike = "spline",
-        act: str = "silu",
+        in_chans: Channels,
+        num_classes: Classes,
+        hidden: Widths,
+        layer: SlotsLike = "spline",
+        act: SlotLike = "silu",
         norm: SlotLike = "none",
         bias: bool | None = None,
-        drop_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
         device=None,
         dtype=None,
     ):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Spread, Width
 
 FAR = 40.0  # exp(-FAR^2) is zero in every precision
 
@@ -35,11 +36,11 @@ class Gaussian(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float | None = None,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread | None = None,
         device=None,
         dtype=None,
     ):

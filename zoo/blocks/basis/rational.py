@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Degree, Spread, Width
 
 
 @register("basis", "rational")
@@ -41,7 +42,7 @@ class Rational(Basis):
     no_decay = ("denominator",)
 
     def __init__(
-        self, features: int, *, degrees: tuple[int, int] = (5, 4), limit: float = 8.0, device=None, dtype=None
+        self, features: Width, *, degrees: tuple[Degree, Degree] = (5, 4), limit: Spread = 8.0, device=None, dtype=None
     ):
         super().__init__(features)
         m, n = degrees

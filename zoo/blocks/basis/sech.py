@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Spread, Width
 
 
 @register("basis", "sech2")
@@ -35,11 +36,11 @@ class SechSquared(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float = 0.33,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread = 0.33,
         device=None,
         dtype=None,
     ):

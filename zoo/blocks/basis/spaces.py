@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
+from zoo.ranges import Width
 from zoo.slots import SlotLike, build_block
 
 
@@ -15,7 +16,7 @@ class Spaces(Basis):
     Shape: ``(*, features) -> (*, num, features)``, `num` the sum of theirs.
     """
 
-    def __init__(self, features: int, *, bases: Sequence[SlotLike], device=None, dtype=None):
+    def __init__(self, features: Width, *, bases: Sequence[SlotLike], device=None, dtype=None):
         super().__init__(features)
         self.parts = nn.ModuleList(build_block("basis", b, features, device=device, dtype=dtype) for b in bases)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Width
 
 FAR = 40.0  # exp(-FAR^2 / 2) is zero in every precision
 HAT = 2 / math.sqrt(3 * math.sqrt(math.pi))  # makes the Mexican hat's square integrate to one
@@ -65,11 +66,11 @@ class Wavelet(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
+        num: Functions = 8,
         kind: str = "mexican_hat",
-        grid_range: tuple[float, float] = (-2.0, 2.0),
+        grid_range: GridRange = (-2.0, 2.0),
         device=None,
         dtype=None,
     ):

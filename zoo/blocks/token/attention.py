@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.register import register
+from zoo.ranges import Count, Rate, Width
 
 PLAIN_LIMIT = 1024  # positions
 
@@ -44,14 +45,14 @@ class Attention(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        heads: int | None = None,
-        head_dim: int = 64,
+        heads: Count | None = None,
+        head_dim: Width = 64,
         qkv_bias: bool = True,
         proj_bias: bool = True,
-        attn_drop: float = 0.0,
-        drop: float = 0.0,
+        attn_drop: Rate = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

@@ -11,6 +11,7 @@ from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
+from zoo.ranges import Count, KernelSize, Rate, Side, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
@@ -50,14 +51,14 @@ class KANConv2d(Edges, nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
+        in_channels: Width,
+        out_channels: Width,
+        kernel_size: KernelSize,
         *,
         basis: SlotLike = "spline",
-        stride: int = 1,
-        groups: int = 1,
-        base: str | None = None,
+        stride: Side = 1,
+        groups: Count = 1,
+        base: SlotLike | None = None,
         bias: bool = False,
         scale: float | None = None,
         device=None,
@@ -193,14 +194,14 @@ class KANConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 3,
-        basis: str = WIDE_SPACES[0],
-        base: str | None = None,
-        groups: int = 1,
+        kernel_size: KernelSize = 3,
+        basis: SlotLike = WIDE_SPACES[0],
+        base: SlotLike | None = None,
+        groups: Count = 1,
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

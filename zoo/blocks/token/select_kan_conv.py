@@ -12,6 +12,7 @@ from zoo.blocks.conv import as_image
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
+from zoo.ranges import KernelSize, Rate, Side, Temperature, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
@@ -44,14 +45,14 @@ class SelectKANConv2d(Selectable, KANConv2d):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
+        in_channels: Width,
+        out_channels: Width,
+        kernel_size: KernelSize,
         *,
         bases: Sequence[SlotLike] = SPACES,
-        stride: int = 1,
-        base: str = "silu",
-        temperature: float = 0.2,
+        stride: Side = 1,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = False,
         scale: float | None = None,
         device=None,
@@ -110,14 +111,14 @@ class SelectKANConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 3,
+        kernel_size: KernelSize = 3,
         bases: Sequence[SlotLike] = WIDE_SPACES,
-        base: str = "silu",
-        temperature: float = 0.2,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

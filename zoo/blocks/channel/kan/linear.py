@@ -13,6 +13,7 @@ from zoo.blocks.kernels.autograd import gradients, held, parameters_of
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import init_
+from zoo.ranges import Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
 BLOCK = 2**23  # elements of the evaluated basis that are held at a time
@@ -136,11 +137,11 @@ class KANLinear(Edges, nn.Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Width,
+        out_features: Width,
         basis: SlotLike = "spline",
         *,
-        base: str | None = None,
+        base: SlotLike | None = None,
         bias: bool = False,
         scale: float | None = None,
         device=None,

@@ -19,6 +19,7 @@ from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
+from zoo.ranges import Rate, Ratio, Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 
 SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
@@ -79,7 +80,7 @@ class Gates(nn.Module):
 
     no_decay = ("logits",)
 
-    def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: float, device=None, dtype=None):
+    def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: Temperature, device=None, dtype=None):
         super().__init__()
         if len(spaces) < 2:
             raise ValueError(f"there is nothing to select from {list(spaces)}; give at least 2 bases")
@@ -270,12 +271,12 @@ class SelectKANLinear(Selectable, KANLinear):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Width,
+        out_features: Width,
         bases: Sequence[SlotLike] = SPACES,
         *,
-        base: str = "silu",
-        temperature: float = 0.2,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = False,
         scale: float | None = None,
         device=None,
@@ -329,16 +330,16 @@ class SelectKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
         bases: Sequence[SlotLike] = WIDE_SPACES,
-        base: str = "silu",
-        temperature: float = 0.2,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

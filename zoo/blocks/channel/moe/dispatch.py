@@ -9,6 +9,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
+from zoo.ranges import Count, Ratio
 
 
 @register("dispatch", "dropless")
@@ -60,10 +61,10 @@ class Capacity(nn.Module):
     def __init__(
         self,
         *,
-        factor: float = 1.25,
-        eval_factor: float | None = None,
+        factor: Ratio = 1.25,
+        eval_factor: Ratio | None = None,
         rule: str = "ceil",
-        multiple: int = 1,
+        multiple: Count = 1,
         priority: str = "position",
         device=None,
         dtype=None,

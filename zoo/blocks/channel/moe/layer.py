@@ -12,6 +12,7 @@ from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_pl
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
+from zoo.ranges import Count, Rate, Width
 from zoo.slots import SlotLike, build_block, parse_slot
 
 
@@ -54,17 +55,17 @@ class MoE(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num_experts: int = 8,
-        top_k: int = 2,
+        num_experts: Count = 8,
+        top_k: Count = 2,
         experts: SlotLike | list = "mlp",
         router: SlotLike = "top_k",
         dispatch: SlotLike = "dropless",
         shared: SlotLike = None,
-        group: int | None = None,
-        act: str | None = None,
-        drop: float = 0.0,
+        group: Count | None = None,
+        act: SlotLike | None = None,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

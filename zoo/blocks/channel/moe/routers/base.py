@@ -12,6 +12,7 @@ from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear, is_bare
 from zoo.checks import unknown
+from zoo.ranges import Count, Width
 
 
 class Router(nn.Module):
@@ -43,9 +44,9 @@ class Router(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
         losses: tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",

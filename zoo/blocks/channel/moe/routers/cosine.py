@@ -10,6 +10,7 @@ from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.linear import init_
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "cosine")
@@ -37,13 +38,13 @@ class Cosine(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        width: int = 256,
+        width: Width = 256,
         softmax: str | None = None,
-        noise: float = 0.0,
+        noise: Deviation = 0.0,
         losses: tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
@@ -69,7 +70,7 @@ class CosineGate(nn.Module):
     no_decay = ("weight", "similarity", "temperature")
     LEAST_TEMPERATURE = 0.01
 
-    def __init__(self, dim: int, num_experts: int, width: int, *, init: str, device=None, dtype=None):
+    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: str, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.init = init

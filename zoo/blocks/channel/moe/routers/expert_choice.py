@@ -7,6 +7,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.base import Router, noisy
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Ratio, Width
 
 
 @register("router", "expert_choice")
@@ -42,13 +43,13 @@ class ExpertChoice(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        capacity_factor: float = 1.0,
-        multiple: int = 1,
-        noise: float = 0.0,
+        capacity_factor: Ratio = 1.0,
+        multiple: Count = 1,
+        noise: Deviation = 0.0,
         losses: tuple[str, ...] = (),
         init: str = "trunc_normal",
         device=None,

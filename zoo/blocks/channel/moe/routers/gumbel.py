@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Temperature, Width
 
 
 @register("router", "gumbel")
@@ -40,12 +41,12 @@ class Gumbel(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        temperature: float = 1.0,
-        samples: int = 10,
+        temperature: Temperature = 1.0,
+        samples: Count = 10,
         losses: tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,

@@ -9,6 +9,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Share, Width
 
 
 @register("router", "importance")
@@ -40,13 +41,13 @@ class Importance(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        share: float = 0.5,
+        share: Share = 0.5,
         importance: str = "max",
-        noise: float = 1.0,
+        noise: Deviation = 1.0,
         losses: tuple[str, ...] = ("importance", "load"),
         init: str = "trunc_normal",
         device=None,

@@ -9,6 +9,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Eps, Width
 
 
 @register("router", "relu")
@@ -45,11 +46,11 @@ class ReLU(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        eps: float = 1e-5,
+        eps: Eps = 1e-5,
         losses: tuple[str, ...] = ("l1", "balance"),
         init: str = "trunc_normal",
         device=None,

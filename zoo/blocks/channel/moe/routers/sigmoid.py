@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Scale, Width
 
 
 @register("router", "sigmoid")
@@ -42,13 +43,13 @@ class Sigmoid(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
         normalize: bool | None = None,
-        scale: float = 1.0,
-        rate: float = 0.001,
+        scale: Scale = 1.0,
+        rate: Deviation = 0.001,
         losses: tuple[str, ...] = (),
         init: str = "trunc_normal",
         device=None,

@@ -9,6 +9,7 @@ from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.linear import Linear, init_
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "task")
@@ -48,14 +49,14 @@ class Task(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        tasks: int = 2,
+        tasks: Count = 2,
         design: str = "multi",
-        width: int = 64,
-        noise: float = 1.0,
+        width: Width = 64,
+        noise: Deviation = 1.0,
         losses: tuple[str, ...] = ("importance", "load"),
         init: str = "trunc_normal",
         device=None,

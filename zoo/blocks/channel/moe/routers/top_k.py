@@ -8,6 +8,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "top_k")
@@ -44,12 +45,12 @@ class TopK(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
         softmax: str | None = None,
-        noise: float = 0.0,
+        noise: Deviation = 0.0,
         losses: tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
