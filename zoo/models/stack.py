@@ -59,12 +59,6 @@ class Stack(Model):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
         widths = [in_chans, *hidden]
-        if not all(type(width) is int and width > 0 for width in widths) or not hidden:
-            raise ValueError(
-                f"in_chans={in_chans!r} and hidden={hidden!r} must be positive integers, at least one each"
-            )
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate is {drop_rate!r}; it must be at least 0 and below 1")
         slots = resolve_slots(layer, len(widths), "layer")
         self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
         self.input_size = (in_chans,)

@@ -35,8 +35,6 @@ class Chebyshev(Basis):
 
     def __init__(self, features: Width, *, degree: Degree = 4, device=None, dtype=None):
         super().__init__(features)
-        if degree < 1:
-            raise ValueError(f"chebyshev has degree={degree}; it must be at least 1")
         self.degree, self.num, self.macs = degree, degree + 1, degree - 1
 
     def values(self, x: Tensor) -> Tensor:

@@ -33,8 +33,6 @@ class Fourier(Basis):
 
     def __init__(self, features: Width, *, num_frequencies: Frequencies = 5, device=None, dtype=None):
         super().__init__(features)
-        if num_frequencies < 1:
-            raise ValueError(f"fourier has num_frequencies={num_frequencies}; it must be at least 1")
         self.num_frequencies = num_frequencies
         self.num, self.macs = 2 * num_frequencies, 4 * (num_frequencies - 1)
 

@@ -46,12 +46,8 @@ class Gaussian(Basis):
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if num < 2:
-            raise ValueError(f"rbf has num={num}; a range of centres needs at least 2")
         if not low < high:
             raise ValueError(f"rbf has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        if width is not None and width <= 0:
-            raise ValueError(f"rbf has width={width}; it must be positive, or None for the distance of two centres")
         self.num, self.macs = num, num
         self.grid_range, self.width = (low, high), (high - low) / (num - 1) if width is None else float(width)
 

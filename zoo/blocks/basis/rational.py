@@ -46,12 +46,8 @@ class Rational(Basis):
     ):
         super().__init__(features)
         m, n = degrees
-        if m < 1 or n < 1:
-            raise ValueError(f"rational has degrees={tuple(degrees)}; both must be at least 1")
-        if limit <= 0 or max(m, n) * math.log10(limit) > 30:
-            raise ValueError(
-                f"rational has limit={limit}; it must be positive, and to the power {max(m, n)} below 1e30"
-            )
+        if max(m, n) * math.log10(limit) > 30:
+            raise ValueError(f"rational has limit={limit}; to the power {max(m, n)} it must be below 1e30")
         self.degrees, self.limit = (m, n), float(limit)
         self.num, self.macs = m + 1, m + n
         self.denominator = nn.Parameter(torch.empty(n, features, device=device, dtype=dtype))

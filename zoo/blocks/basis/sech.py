@@ -46,12 +46,8 @@ class SechSquared(Basis):
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if num < 2:
-            raise ValueError(f"sech2 has num={num}; a range of centres needs at least 2")
         if not low < high:
             raise ValueError(f"sech2 has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        if width <= 0:
-            raise ValueError(f"sech2 has width={width}; it must be positive")
         self.num, self.macs = num, num
         self.grid_range, self.width = (low, high), float(width)
 

@@ -83,8 +83,6 @@ class Spline(Basis):
         dtype=None,
     ):
         super().__init__(features)
-        if grid_size < 1 or order < 0:
-            raise ValueError(f"spline has grid_size={grid_size} and order={order}; they must be at least 1 and 0")
         low, high = map(float, grid_range)
         if not low < high:
             raise ValueError(f"spline has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,17 +70,13 @@ class Wavelet(Basis):
         features: Width,
         *,
         num: Functions = 8,
-        kind: str = "mexican_hat",
+        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
         grid_range: GridRange = (-2.0, 2.0),
         device=None,
         dtype=None,
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if kind not in WAVELETS:
-            raise ValueError(f"wavelet has kind={kind!r}; it must be one of {', '.join(WAVELETS)}")
-        if num < 2:
-            raise ValueError(f"wavelet has num={num}; a range of places needs at least 2")
         if not low < high:
             raise ValueError(f"wavelet has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
         self.num, self.kind, self.grid_range = num, kind, (low, high)

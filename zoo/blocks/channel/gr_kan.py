@@ -94,7 +94,7 @@ class GroupRational(nn.Module):
     def __init__(self, dim: Width, *, groups: Count | None = None, init: str = "swish", device=None, dtype=None):
         super().__init__()
         groups = math.gcd(GROUPS, dim) if groups is None else groups
-        if groups < 1 or dim % groups:
+        if dim % groups:
             raise ValueError(f"{dim} channels cannot be cut into {groups} groups; give groups= a divisor of {dim}")
         if init not in COEFFICIENTS:
             raise ValueError(unknown(f"rational init {init!r}", init, COEFFICIENTS))

@@ -60,7 +60,7 @@ class Attention(nn.Module):
         super().__init__()
         if heads is None:
             heads = next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-        if heads < 1 or dim % heads:
+        if dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
         self.heads, self.attn_drop, self.init = heads, attn_drop, init
         qkv_init, proj_init = (leave, leave) if init == "mimetic" else ((init,) * 3, init)

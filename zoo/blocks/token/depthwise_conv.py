@@ -4,7 +4,7 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.register import register
-from zoo.ranges import KernelSize, Width
+from zoo.ranges import OddSide, Width
 
 fx.wrap("as_image")
 
@@ -36,7 +36,7 @@ class DepthwiseConv(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: KernelSize = 7,
+        kernel_size: OddSide = 7,
         bias: bool = True,
         init: str = "trunc_normal",
         device=None,

@@ -11,12 +11,14 @@ from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
-from zoo.ranges import Count, KernelSize, Rate, Side, Width
+from zoo.checks import checked
+from zoo.ranges import Count, OddSide, Rate, Scale, Side, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
 
 
+@checked
 class KANConv2d(Edges, nn.Module):
     """A Kolmogorov-Arnold convolution: each output is a sum of learnt functions, one of each number in its window.
 
@@ -53,22 +55,20 @@ class KANConv2d(Edges, nn.Module):
         self,
         in_channels: Width,
         out_channels: Width,
-        kernel_size: KernelSize,
+        kernel_size: OddSide,
         *,
         basis: SlotLike = "spline",
         stride: Side = 1,
         groups: Count = 1,
         base: SlotLike | None = None,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
         **options,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"KANConv2d has kernel_size {kernel_size}; it must be odd and positive, to have a centre")
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"KANConv2d has {in_channels} and {out_channels} channels in {groups} groups; groups must divide both"
             )
@@ -196,7 +196,7 @@ class KANConv(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: KernelSize = 3,
+        kernel_size: OddSide = 3,
         basis: SlotLike = WIDE_SPACES[0],
         base: SlotLike | None = None,
         groups: Count = 1,

@@ -10,7 +10,7 @@ from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nh
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.checks import Interval
-from zoo.ranges import KernelSize, Width
+from zoo.ranges import Odd, Width
 
 fx.wrap("as_image")
 
@@ -76,17 +76,13 @@ class LargeKernel(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: KernelSize = 13,
+        kernel_size: Annotated[int, Interval(3, 1023), Odd()] = 13,
         se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"large_kernel has kernel_size {kernel_size}; it must be odd and at least 3")
-        if se_ratio < 0:
-            raise ValueError(f"large_kernel has se_ratio {se_ratio}; it must be 0 (none) or positive")
 
         def conv(side: int, dilation: int = 1) -> nn.Module:
             return DepthwiseConv2d(dim, side, dilation=dilation, bias=False, init=init, device=device, dtype=dtype)

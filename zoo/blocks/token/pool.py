@@ -35,8 +35,6 @@ class Pool(nn.Module):
 
     def __init__(self, dim: Width, *, size: OddSide = 3, subtract: bool = True, device=None, dtype=None):
         super().__init__()
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"pool has size {size}; it must be odd and positive, so that a neighbourhood has a centre")
         self.size, self.subtract = size, subtract
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,23 +1,24 @@
 """S-ConvKAN's convolution, whose output channels choose the space of functions that their edges are made of."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux
-from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.basis.spaces import Bases, Spaces
 from zoo.blocks.channel.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.conv import as_image
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
-from zoo.ranges import KernelSize, Rate, Side, Temperature, Width
+from zoo.checks import checked
+from zoo.ranges import OddSide, Rate, Scale, Side, Temperature, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
 
 
+@checked
 class SelectKANConv2d(Selectable, KANConv2d):
     """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
 
@@ -47,14 +48,14 @@ class SelectKANConv2d(Selectable, KANConv2d):
         self,
         in_channels: Width,
         out_channels: Width,
-        kernel_size: KernelSize,
+        kernel_size: OddSide,
         *,
-        bases: Sequence[SlotLike] = SPACES,
+        bases: Bases = SPACES,
         stride: Side = 1,
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
@@ -113,8 +114,8 @@ class SelectKANConv(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: KernelSize = 3,
-        bases: Sequence[SlotLike] = WIDE_SPACES,
+        kernel_size: OddSide = 3,
+        bases: Bases = WIDE_SPACES,
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = True,

@@ -5,7 +5,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
-from zoo.ranges import KernelSize, Rate, Ratio, Width
+from zoo.ranges import OddSide, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 
 fx.wrap("as_image")
@@ -43,7 +43,7 @@ class SepConv(nn.Module):
         dim: Width,
         *,
         ratio: Ratio = 2.0,
-        kernel_size: KernelSize = 7,
+        kernel_size: OddSide = 7,
         act: SlotLike = "star_relu",
         bias: bool = False,
         drop: Rate = 0.0,

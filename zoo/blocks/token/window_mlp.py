@@ -89,8 +89,6 @@ class WindowMlp(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        if window_size < 1:
-            raise ValueError(f"window_mlp has window_size {window_size}; it must be at least 1")
         self.window_size, self.heads = window_size, head_count(dim, heads, head_dim, "window_mlp")
         self._place(grid)
         self.spatial_mlp = HeadwiseTokenLinear(

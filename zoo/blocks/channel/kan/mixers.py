@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
+from zoo.blocks.basis.wavelet import WAVELETS
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.linear import hidden_width
 from zoo.blocks.register import register
@@ -245,7 +247,7 @@ class WaveletKAN(TwoLayers):
         dim: Width,
         *,
         num: Functions = 8,
-        kind: str = "mexican_hat",
+        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
         grid_range: GridRange = (-2.0, 2.0),
         base: SlotLike | None = None,
         bias: bool = True,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, merge_aux
 from zoo.blocks.basis.base import Basis
-from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.basis.spaces import Bases, Spaces
 from zoo.blocks.channel.kan.linear import Edges, KANLinear
 from zoo.blocks.channel.kan.mixers import TwoLayers
 from zoo.blocks.kernels import cost
@@ -19,7 +19,8 @@ from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
-from zoo.ranges import Rate, Ratio, Temperature, Width
+from zoo.checks import checked
+from zoo.ranges import Rate, Ratio, Scale, Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 
 SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
@@ -82,10 +83,6 @@ class Gates(nn.Module):
 
     def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: Temperature, device=None, dtype=None):
         super().__init__()
-        if len(spaces) < 2:
-            raise ValueError(f"there is nothing to select from {list(spaces)}; give at least 2 bases")
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be positive")
         self.spaces, self.temperature = tuple(spaces), temperature
         self.logits = nn.Parameter(torch.empty(nodes, len(spaces), device=device, dtype=dtype))
         self.register_buffer("chosen", torch.empty(nodes, len(spaces), device=device, dtype=dtype))
@@ -234,6 +231,7 @@ class Space(Edges):
         return self.weight
 
 
+@checked
 class SelectKANLinear(Selectable, KANLinear):
     """A Kolmogorov-Arnold layer whose output nodes choose among several bases.
 
@@ -273,12 +271,12 @@ class SelectKANLinear(Selectable, KANLinear):
         self,
         in_features: Width,
         out_features: Width,
-        bases: Sequence[SlotLike] = SPACES,
+        bases: Bases = SPACES,
         *,
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
@@ -332,7 +330,7 @@ class SelectKAN(TwoLayers):
         self,
         dim: Width,
         *,
-        bases: Sequence[SlotLike] = WIDE_SPACES,
+        bases: Bases = WIDE_SPACES,
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = True,

@@ -48,7 +48,7 @@ class Router(nn.Module):
         num_experts: Count,
         top_k: Count,
         *,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -58,7 +58,7 @@ class Router(nn.Module):
         for name in losses:
             if name not in self.LOSSES:
                 raise ValueError(unknown(f"loss {name!r} of {type(self).__name__}", name, self.LOSSES, "losses"))
-        if not 1 <= top_k <= num_experts:
+        if top_k > num_experts:
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k

@@ -1,6 +1,7 @@
 """Top-k by the angle between a token and learnt directions, one an expert: the cosine router of Swin-MoE."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,13 @@ class Cosine(TopK):
         top_k: Count,
         *,
         width: Width = 256,
-        softmax: str | None = None,
+        softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
-        if width < 1:
-            raise ValueError(f"cosine router has width {width}; it must be at least 1")
         self.width = width  # before super(): its constructor makes the gate
         super().__init__(
             dim, num_experts, top_k, softmax=softmax, noise=noise, losses=losses, init=init, device=device, dtype=dtype

@@ -47,17 +47,12 @@ class Gumbel(Router):
         *,
         temperature: Temperature = 1.0,
         samples: Count = 10,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if temperature <= 0 or samples < 1:
-            raise ValueError(
-                f"gumbel router has temperature={temperature} and samples={samples}; the temperature must be positive, "
-                "the samples at least 1"
-            )
         self.temperature, self.samples = temperature, samples
         draws = torch.empty(samples, num_experts, device=device, dtype=dtype)
         self.register_buffer("draws", draws, persistent=False)

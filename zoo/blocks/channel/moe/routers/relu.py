@@ -51,16 +51,12 @@ class ReLU(Router):
         top_k: Count,
         *,
         eps: Eps = 1e-5,
-        losses: tuple[str, ...] = ("l1", "balance"),
+        losses: str | tuple[str, ...] = ("l1", "balance"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if eps <= 0:
-            raise ValueError(
-                f"eps of the relu router is {eps}; it must be positive, since a token's scores can all be 0"
-            )
         self.eps, self.active = eps, num_experts
         self.weight = nn.Parameter(torch.empty(num_experts, device=device, dtype=dtype))
         self.reset_parameters()

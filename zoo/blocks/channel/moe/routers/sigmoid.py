@@ -50,14 +50,12 @@ class Sigmoid(Router):
         normalize: bool | None = None,
         scale: Scale = 1.0,
         rate: Deviation = 0.001,
-        losses: tuple[str, ...] = (),
+        losses: str | tuple[str, ...] = (),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if rate < 0:
-            raise ValueError(f"rate of the router's bias is {rate}; it must be 0 for a fixed bias, or positive")
         self.normalize, self.scale, self.rate = top_k > 1 if normalize is None else normalize, scale, rate
         self.register_buffer("bias", torch.empty(num_experts, device=device, dtype=torch.float32))
         self.reset_parameters()

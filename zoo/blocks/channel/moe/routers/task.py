@@ -1,5 +1,7 @@
 """Top-k with gates that know the task: the routers of M3ViT."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,18 +56,14 @@ class Task(TopK):
         top_k: Count,
         *,
         tasks: Count = 2,
-        design: str = "multi",
+        design: Literal["multi", "embedding"] = "multi",
         width: Width = 64,
         noise: Deviation = 1.0,
-        losses: tuple[str, ...] = ("importance", "load"),
+        losses: str | tuple[str, ...] = ("importance", "load"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
-        if tasks < 1 or width < 1:
-            raise ValueError(f"task router has tasks={tasks} and width={width}; both must be at least 1")
-        if design not in ("multi", "embedding"):
-            raise ValueError(f"design {design!r} of the task router is not one of 'multi', 'embedding'")
         self.tasks, self.design, self.width = tasks, design, width  # before super(): it makes the gate
         super().__init__(
             dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype

@@ -1,5 +1,7 @@
 """Each token goes to the experts with its highest scores: the router of V-MoE, Swin-MoE, Mixtral and Switch."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -49,18 +51,14 @@ class TopK(Router):
         num_experts: Count,
         top_k: Count,
         *,
-        softmax: str | None = None,
+        softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if softmax not in (None, "before", "after"):
-            raise ValueError(f"softmax {softmax!r} of the router is not one of 'before', 'after', None")
-        if noise < 0:
-            raise ValueError(f"noise of the router is {noise}; it must be 0 for none, or positive")
         for name in self.losses:
             if noise == 0 and name in ("load", "load_importance"):
                 raise ValueError(f"the loss {name!r} is about chances under noise; set noise=1.0 or leave it out")
