@@ -16,6 +16,7 @@ import torch
 
 T = TypeVar("T", bound=type)
 
+NARROWER: dict[Any, dict[str, Any]] = {}  # annotations that say more than those of a class from elsewhere
 MANY = 40  # an error lists all known names if there are no more
 
 
@@ -272,7 +273,7 @@ def hints_of(cls) -> dict[str, Any]:
     function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
     function = function.__init__ if isinstance(function, type) else function
     try:
-        return typing.get_type_hints(function, include_extras=True) | getattr(cls, "_closer_hints", {})
+        return typing.get_type_hints(function, include_extras=True) | NARROWER.get(cls, {})
     except (NameError, TypeError):
         return {}
 

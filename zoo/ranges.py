@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from zoo.checks import Interval, Rule, shown
 
+DEEPEST = 1024  # blocks of a model
+
 
 @dataclass(frozen=True)
 class Length(Rule):
@@ -38,12 +40,26 @@ class Odd(Rule):
         return "odd"
 
 
+@dataclass(frozen=True)
+class Total(Rule):
+    """The sum of a sequence."""
+
+    most: int
+
+    def check(self, what: str, value: Any) -> None:
+        if sum(value) > self.most:
+            raise ValueError(f"{what} is {shown(value)}, {sum(value)} together; it must have {self}")
+
+    def __str__(self) -> str:
+        return f"a sum of at most {self.most}"
+
+
 # --- Sizes ------------------------------------------------------------------------------------------------------------
 
 Width = Annotated[int, Interval(1, 2**20)]  # channels, features, hidden units
 Channels = Annotated[int, Interval(1, 2**16)]  # of images
 Classes = Annotated[int, Interval(0, 2**24)]  # 0 for no classifier
-Depth = Annotated[int, Interval(1, 4096)]  # blocks
+Depth = Annotated[int, Interval(1, DEEPEST)]  # blocks
 Count = Annotated[int, Interval(1, 2**16)]  # heads, groups, experts, samples
 Index = Annotated[int, Interval(0, 2**16)]
 Side = Annotated[int, Interval(1, 2**16)]  # of images, patches, windows, in pixels or positions
@@ -52,8 +68,8 @@ OddSide = Annotated[int, Interval(1, 1023), Odd()]  # of a neighbourhood with a 
 KernelSize = Annotated[int, Interval(1, 1023)]
 Padding = Annotated[int, Interval(0, 1023)]
 Grid = Annotated[tuple[Annotated[int, Interval(1, 2**24)], ...], Length(1, 3)]  # positions in each direction
-Widths = Annotated[Sequence[Width], Length(1, 1024)]
-Depths = Annotated[Sequence[Depth], Length(1, 1024)]
+Widths = Annotated[Sequence[Width], Length(1, 64)]  # one a stage, or a layer
+Depths = Annotated[Sequence[Depth], Length(1, 64), Total(DEEPEST)]
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
@@ -61,9 +77,9 @@ Rate = Annotated[float, Interval(0, below=1)]  # of dropout
 Ratio = Annotated[float, Interval(above=0, most=1024)]  # of a width to another, of places to tokens
 Share = Annotated[float, Interval(above=0, most=1)]
 Eps = Annotated[float, Interval(above=0, most=1)]
-Scale = Annotated[float, Interval(-1e4, 1e4)]  # an initial factor
-Deviation = Annotated[float, Interval(0, 1e4)]  # of noise or of an initialisation; 0 for none
-Temperature = Annotated[float, Interval(above=0, most=1e4)]
+Scale = Annotated[float, Interval(-10_000, 10_000)]  # an initial factor
+Deviation = Annotated[float, Interval(0, 10_000)]  # of noise or of an initialisation; 0 for none
+Temperature = Annotated[float, Interval(above=0, most=10_000)]
 Seed = Annotated[int, Interval(0, 2**32 - 1)]
 
 # --- Bases of functions -----------------------------------------------------------------------------------------------
@@ -73,6 +89,6 @@ Frequencies = Annotated[int, Interval(1, 4096)]
 Degree = Annotated[int, Interval(1, 64)]
 Order = Annotated[int, Interval(0, 16)]
 GridSize = Annotated[int, Interval(1, 2**14)]
-Coordinate = Annotated[float, Interval(-1e6, 1e6)]
+Coordinate = Annotated[float, Interval(-(10**6), 10**6)]
 GridRange = tuple[Coordinate, Coordinate]
-Spread = Annotated[float, Interval(above=0, most=1e6)]
+Spread = Annotated[float, Interval(above=0, most=10**6)]
