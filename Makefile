@@ -19,6 +19,7 @@ lint: $(VENV)/.dev
 
 card: $(VENV)/.dev
 	$(BIN)/python -m zoo.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
+	$(BIN)/python -m zoo.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/vs_timm.py

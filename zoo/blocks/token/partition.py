@@ -20,7 +20,7 @@ def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
     """
     if heads is None:
         return next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-    if heads < 1 or dim % heads:
+    if dim % heads:
         raise ValueError(f"{what} of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
     return heads
 
