@@ -204,6 +204,11 @@ class PatchesOnly(nn.Module):
         """Optional keywords that the mixer declares."""
         return keywords_of(self.mixer)
 
+    @property
+    def cuts_grid(self) -> bool:
+        """Whether the mixer cuts its grid into parts."""
+        return getattr(self.mixer, "cuts_grid", False)
+
     def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []
         patches = x[:, self.prefix :]

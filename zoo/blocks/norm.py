@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.blocks.register import register
 from zoo.ranges import Eps, Scale, Width
@@ -93,9 +92,10 @@ class GroupNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A channels_last image of one column: neither permutation copies.
+        # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of
+        # a single number where the batch is of one alone, as if this were a batch norm.
         image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
-        y = F.group_norm(image, 1, self.weight, self.bias, self.eps)
+        y = torch.group_norm(image, 1, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
         return y.permute(0, 2, 3, 1).reshape(x.shape)
 
     def extra_repr(self) -> str:

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
-from zoo.blocks.kernels.symbolic import settled
+from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
 from zoo.ranges import Channels, Classes, Rate, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
@@ -106,7 +107,14 @@ class Stack(Model):
         self.head.train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
+        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``.
+
+        Raises:
+            TypeError: The input is no tensor, or not of the numbers that the model computes with.
+            ValueError: The last dimension of the input is not `in_chans`.
+        """
+        if not is_symbol(x):
+            check_vectors(self, self.body, x, self.input_size[0])
         if not is_bare(self.body, nn.Sequential):
             return self.body(x)
         for module in self.body:
@@ -117,14 +125,9 @@ class Stack(Model):
         """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
 
         Raises:
-            ValueError: The last dimension of the input is not `in_chans`.
+            TypeError, ValueError: As `forward_features`.
         """
         return_aux = settled(return_aux, False)
-        if isinstance(x, Tensor) and x.shape[-1] != self.input_size[0]:
-            raise ValueError(
-                f"the input has the shape {tuple(x.shape)}; its last dimension must be the {self.input_size[0]} "
-                "numbers that this model was made for (in_chans)"
-            )
         x = self.forward_features(x)
         if self.head_drop is not None:
             x = self.head_drop(x)

@@ -186,6 +186,7 @@ class WindowAttention(Tables):
 
     needs_grid = True
     any_grid = True
+    cuts_grid = True
     no_decay = ("relative_position_bias_table", "logit_scale", "q_bias", "v_bias")
     shifted = False
 

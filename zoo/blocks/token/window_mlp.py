@@ -74,6 +74,7 @@ class WindowMlp(nn.Module):
 
     needs_grid = True
     any_grid = True
+    cuts_grid = True
     shifted = False
 
     def __init__(
