@@ -458,6 +458,7 @@ def recipe(root, kwargs, *overrides, options=""):
             f"model={{name: mixer_test, kwargs: {{img_size: 16, patch_size: 8, num_classes: 3, {kwargs}}}}}",
             f"data={{name: image_folder, root: {root}, img_size: 16, workers: 0, {options}}}",
             *("train.batch_size=6", "train.duration=2st", "schedule.warmup=1st", "train.checkpoint_every=1st"),
+            "expect.metric=validation/top1",
             *overrides,
         ],
     )

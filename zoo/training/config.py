@@ -86,8 +86,8 @@ class Expect(Section):
 
     metric: str  # split/name, such as test/top1; of several tasks split/task/name
     status: Literal["reproduced", "untested"]  # reproduced: value is what a run gave
-    value: Annotated[float, Interval(-1e9, 1e9)] | None = None  # of the metric
-    tolerance: Annotated[float, Interval(0, 1e9)] | None = None  # a run agrees if it is at most this far from value
+    value: Annotated[float, Interval(-(10**9), 10**9)] | None = None  # of the metric
+    tolerance: Annotated[float, Interval(0, 10**9)] | None = None  # a run agrees if it is at most this far from value
     hardware: str | None = None  # on which it was run
     time: str | None = None  # that it took
     note: str | None = None  # how value and tolerance were found
@@ -106,14 +106,15 @@ class Expect(Section):
 
     def _check_metric(self) -> None:
         """Check that some task reports the metric of some data; whether the recipe's do, `Recipe.check_metric` asks."""
-        part, *task, name = self.metric.split("/") if "/" in self.metric else ("", self.metric)
-        for given, what, known in (
-            (part, "split", {part for data in get_args(Data) for part in data.measured_on}),
-            (name, "metric", {name for task in get_args(Task) for name in task.reports}),
-        ):
-            if given not in known or len(task) > 1:
-                message = unknown(f"the {what} of {shown(self.metric)}", given, known)
-                raise Misfit(f"{message}; write split/metric, or of several tasks split/task/metric", "metric")
+        words = self.metric.split("/")
+        if len(words) not in (2, 3):
+            form = "split/metric, such as test/top1, or of several tasks split/task/metric"
+            raise Misfit(f"metric is {shown(self.metric)}; it must be {form}", "metric")
+        parts = {part for data in get_args(Data) for part in data.measured_on}
+        names = {name for task in get_args(Task) for name in task.reports}
+        for what, given, known in (("split", words[0], parts), ("number", words[-1], names)):
+            if given not in known:
+                raise Misfit(unknown(f"the {what} of metric {shown(self.metric)}", given, known), "metric")
 
     def compare(self, metrics: dict[str, float]) -> str:
         """Say how the metrics of a run stand to this."""
@@ -146,10 +147,10 @@ class Recipe(Section):
     tasks: dict[str, Objective] | None = None  # in place of task and data: several, by their names
     model: Model  # what learns it
     data: Data | None = None  # from what
-    train: Train
-    optim: Optim
-    schedule: Schedule
-    expect: Expect
+    train: Train  # how long, how large, how often
+    optim: Optim  # the optimizer
+    schedule: Schedule  # the learning rate over the training
+    expect: Expect  # what comes of it
     # Weight of each loss/<name> that the model returns; one below 0 is a reward.
     aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
 

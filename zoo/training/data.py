@@ -78,9 +78,12 @@ class ImageFolder(Section):
     measured_on: ClassVar[tuple[str, ...]] = ("test", "validation")
     root: str  # the folder
     img_size: Annotated[int, Interval(1, 8192)] = 224  # pixels of the side
-    in_chans: Literal[1, 3] | None = None  # null: as said above
+    # Channels that a picture is read with; null: as many as mean and std have numbers, or as the model takes.
+    in_chans: Literal[1, 3] | None = None
     crop_pct: Annotated[float, Interval(above=0, most=1)] = 0.875  # share of the side that is measured on
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"  # to img_size
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = (
+        "bicubic"  # by which pictures are resized
+    )
     mean: tuple[Annotated[float, Interval(-1000, 1000)], ...] | None = None  # subtracted from pixels in [0, 1]
     std: tuple[Annotated[float, Interval(1e-6, 1000)], ...] | None = None  # what they are divided by then
     hflip: Share = 0.5  # probability of a picture to be mirrored

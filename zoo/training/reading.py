@@ -108,7 +108,6 @@ def compose(text: str, source: str) -> yaml.Node:
     """Parse YAML `text` into its node tree; `source` is the file name that errors will show."""
     if len(text) > CHARACTERS:
         raise RecipeError(f"{source}: {len(text):,} characters; no recipe has more than {CHARACTERS:,}")
-    loader = None
     try:
         loader = Loader(text, source)
         node = loader.get_single_node()
@@ -122,8 +121,8 @@ def compose(text: str, source: str) -> yaml.Node:
         what = ", ".join(filter(None, (error.context, error.problem)))
         tab = ": indent by spaces" if "'\\t'" in what else ""
         raise RecipeError(f"{place(mark)}: not valid YAML: {what} (column {mark.column + 1}){tab}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter of numbers that no character has
-        raise RecipeError(f"{_place(source, loader.line if loader else 0)}: not valid YAML: {error}") from None
+    except (ValueError, OverflowError):  # of an escape such as "\\U00110000", or a version of 5,000 digits
+        raise RecipeError(f"{place(loader.get_mark())}: not valid YAML: a number that is out of range") from None
     if node is None:
         raise RecipeError(f"{source}: the file is empty")
     return node

@@ -25,8 +25,15 @@ from zoo.checks import Interval, check_type, shown, unknown
 from zoo.training.reading import MAPPING, SEQUENCE, TEXT, Loader, RecipeError, find, in_words, place
 
 LONGEST = 99_999_999  # steps of a training: a checkpoint's name has eight digits for its step
-OCTAL = re.compile(r"[-+]?0_*[0-9]")  # to YAML 1.1; YAML 1.2 reads 010 as ten
 BITS = 64  # of a whole number that no annotation bounds
+SCALARS = {
+    "null": "null",
+    "bool": "truth value",
+    "int": f"whole number of at most {BITS} bits",
+    "float": "number",
+    "str": "text",
+}
+OCTAL = re.compile(r"[-+]?0_*[0-9]")  # to YAML 1.1; YAML 1.2 reads 010 as ten
 
 
 class Misfit(ValueError):
@@ -211,7 +218,7 @@ def _build_scalar(kind: Any, node: yaml.Node, path: str) -> Any:
 def _scalar(node: yaml.ScalarNode, path: str) -> Any:
     """None, a truth value, a number or a text, and nothing else that YAML has."""
     tag, text = _tag(node), node.value
-    if tag not in ("null", "bool", "int", "float", "str"):
+    if tag not in SCALARS:
         raise _error(node, path, f"{in_words(node)} is no value of a recipe; if it is a text, put it into quotes")
     base = 60 if tag in ("int", "float") and ":" in text else 8 if tag == "int" and OCTAL.match(text) else 10
     if base != 10:
@@ -219,7 +226,9 @@ def _scalar(node: yaml.ScalarNode, path: str) -> Any:
     try:
         value = Loader("", "").construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError, IndexError, OverflowError):  # by a tag, or by its length
-        raise _error(node, path, f"{shown(text)} is no {tag}") from None
+        raise _error(node, path, f"{shown(text)} is no {SCALARS[tag]}") from None
+    if value is None and text.lower() not in ("", "~", "null"):
+        raise _error(node, path, f"{shown(text)} has the tag of null: remove one of the two")
     if type(value) is float and not math.isfinite(value):
         raise _error(node, path, f"expected a finite number, got {in_words(node)}")
     if type(value) is int and value.bit_length() > BITS:
