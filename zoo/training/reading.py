@@ -124,7 +124,8 @@ def compose(text: str, source: str) -> yaml.Node:
     except (ValueError, OverflowError):  # of an escape such as "\\U00110000", or a version of 5,000 digits
         raise RecipeError(f"{place(loader.get_mark())}: not valid YAML: a number that is out of range") from None
     if node is None:
-        raise RecipeError(f"{source}: the file is empty")
+        what = "there is nothing in it" if isinstance(source, _Assignment) else "the file is empty"
+        raise RecipeError(f"{source}: {what}")
     return node
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from zoo.checks import Interval, check_type, shown, unknown
+from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.training.reading import MAPPING, SEQUENCE, TEXT, Loader, RecipeError, find, in_words, place
 
 LONGEST = 99_999_999  # steps of a training: a checkpoint's name has eight digits for its step
@@ -284,7 +284,7 @@ def _tag(node: yaml.Node) -> str:
 
 
 def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
+    return printable(f"{path}.{key}" if path else key, 400)
 
 
 def _error(node: yaml.Node, path: str, message: str) -> RecipeError:
