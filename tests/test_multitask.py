@@ -341,7 +341,7 @@ def test_losses_are_weighted_and_only_the_task_of_the_step_learns(make_recipe, t
         (["tasks=null", "task={name: classify}", "data={name: digits}"], "model.heads has a head for each of several"),
         (["tasks.more={task: {name: classify}, data: {name: digits}}"], r"tasks are .*'more'\], model.heads .*: give"),
         (["model.pyramid={num_classes: 3}"], "pyramid is the head of a single task"),
-        (["tasks.ink.weight=0"], "tasks.ink: weight is 0.0, it must be above 0"),
+        (["tasks.ink.weight=0"], "tasks.ink.weight is 0.0; it must be above 0"),
         (["model.heads.ink.name=dens"], "did you mean 'dense'"),
         (["tasks.ink.wait=3"], "tasks.ink.wait: .*did you mean 'weight'"),
     ],
