@@ -22,8 +22,8 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
     """The tensors that a pretrained configuration points to, and a name of their source.
 
     A file from an address is kept by the whole address, so that two of one name stay apart, and compared with the
-    SHA-256 that its name (``name-1a2b3c4d.pth``) or the address's end (``#sha256=…``) tells. A kept file that is damaged
-    is fetched once more.
+    SHA-256 that its name (``name-1a2b3c4d.pth``) or the address's end (``#sha256=…``) tells. A kept file that is
+    damaged is fetched once more.
 
     Args:
         cfg: As timm's: ``state_dict``, ``file``, ``hf_hub_id`` (with ``hf_hub_filename``) or ``url``, in this order.

@@ -110,8 +110,8 @@ class Fit:
         }
         told = "; ".join(f"{title} ({len(keys)}): {some(keys)}" for title, keys in lists.items() if keys)
         raise ValueError(
-            f"{what} do not fit the model: {printable(told, 1300)}. Create the model with the arguments that the weights "
-            f"were made with{remedy}, or choose other weights"
+            f"{what} do not fit the model: {printable(told, 1300)}. Create the model with the arguments that the "
+            f"weights were made with{remedy}, or choose other weights"
         )
 
 
