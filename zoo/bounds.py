@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ ELEMENTS = 2**32  # of a model without weights that it could be compared with
 TABLES = 2**26  # bytes of buffers that are in no file, unless the weights are larger
 CALLS, CALLS_A_TENSOR = 2000, 16  # of functions of torch that make tensors, while a model is built
 UNKNOWN = 10_000  # tensors, where there are no weights
+PATIENCE = 0.4  # seconds for finding out which argument an error is about
 LARGE = 2**22  # elements of a tensor that is made beside the model's own, on a real device
 
 
@@ -130,7 +132,11 @@ class Metered(Sizes):
         super().__init__()
         self.left = CALLS + CALLS_A_TENSOR * tensors
 
+    DRAWN = (Tensor.normal_, nn.init.normal_, nn.init.trunc_normal_)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.DRAWN and (std := (kwargs or {}).get("std", args[2] if len(args) > 2 else 1.0)) < 0:
+            raise ValueError(f"a standard deviation is {std}; it must be at least 0")  # it would not be looked at below
         if func in self.MAKERS:
             self.left -= 1
             if self.left < 0:
@@ -165,7 +171,12 @@ def check_size(model: nn.Module, weights: int | None) -> None:
 
 
 def culprit(
-    message: str, arguments: Mapping[str, Any], own: Mapping[str, Any], build: Callable[[Mapping[str, Any]], object]
+    message: str,
+    arguments: Mapping[str, Any],
+    own: Mapping[str, Any],
+    check: Callable[[Mapping[str, Any]], object],
+    *,
+    alone: bool = False,
 ) -> str | None:
     """The argument that an error is about, if its message does not say one: that whose own value makes another end.
 
@@ -173,20 +184,22 @@ def culprit(
         message: What was said.
         arguments: The arguments that were refused.
         own: What each was in the model that the variant's name means.
-        build: Builds a model of arguments, or raises.
+        check: Raises if arguments are refused.
+        alone: Whether nothing else may be wrong then; the words of the message are not looked at.
 
     Returns:
-        The key with ``model_args`` before it; None if the message has a key, or none can be told.
+        The key with ``model_args`` before it; None if the message has a key, or none can be told in `PATIENCE`.
     """
-    words = set(re.findall(r"\w+", message))
-    if words & arguments.keys():
+    if not alone and set(re.findall(r"\w+", message)) & arguments.keys():
         return None
+    start = time.monotonic()
     for key, value in arguments.items():
-        if key in own and value != own[key]:
-            try:
-                build({**arguments, key: own[key]})
-            except Exception as other:  # whatever else is wrong is not asked about here
-                if printable(other, 1600) in message:
-                    continue
-            return f"model_args: {key}"
+        if own.get(key, value) == value or time.monotonic() - start > PATIENCE:
+            continue
+        try:
+            check({**arguments, key: own[key]})
+        except Exception as other:  # whatever else is wrong is not asked about here
+            if alone or printable(other, 1600) in message:
+                continue
+        return f"model_args: {key}"
     return None

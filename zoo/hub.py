@@ -1,5 +1,6 @@
 """Saving and loading models: safetensors for the weights, config.json for everything that builds the model again."""
 
+import functools
 import inspect
 import json
 import math
@@ -200,8 +201,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     Args:
         name: With its prefix.
         pretrained: Load the weights.
-        overrides: Arguments in place of the saved ones; with ``bounded=False`` the folder is trusted to ask for whatever
-            it does.
+        overrides: Arguments in place of the saved ones; with ``bounded=False`` the folder is trusted, whatever it asks
+            for.
 
     Raises:
         FileNotFoundError: The folder holds no model.
@@ -258,7 +259,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
         _check_bounded(
             path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
         )
-    with naming(path):
+    with naming(path, any_error=not overrides):
         return assemble(
             arch,
             family,
@@ -271,7 +272,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
 
 
 def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-    """Check what a configuration says of classes against the model's; it may be about the weights of the variant's name.
+    """Check the classes that a configuration says against the model's; they may be those of the variant's own weights.
 
     Raises:
         ValueError: It says another number than either.
@@ -312,14 +313,14 @@ def _check_bounded(
         with torch.random.fork_rng(devices=[]), mode:
             return assemble(arch, family, arguments, cfg, {"device": "meta"})
 
-    def key_of(message: str) -> str | None:
-        own = {key: p.default for key, p in inspect.signature(family.model).parameters.items()}
-        own = {
-            key: value
-            for key, value in {**own, **family.arguments(arch)}.items()
-            if value is not inspect.Parameter.empty
-        }
-        return culprit(message, arguments, own, lambda changed: build(changed, Metered(tensors)))
+    def fit(model: nn.Module) -> None:
+        head = not any(key in overrides for key in ("num_classes", "features_only"))
+        check_fit(model, shapes, str(weights), head=head)
+
+    def key_of(message: str, fits: bool = False) -> str | None:
+        own = {key: p.default for key, p in inspect.signature(family.model).parameters.items()} | family.arguments(arch)
+        check = lambda changed: fit(build(changed, Metered(tensors))) if fits else build(changed, Metered(tensors))
+        return culprit(message, arguments, own, check, alone=fits)
 
     with naming(path):
         check_bounds(arguments)
@@ -329,6 +330,5 @@ def _check_bounded(
         model = build(arguments, Metered(tensors))
         check_size(model, size)
     if shapes:
-        head = not any(key in overrides for key in ("num_classes", "features_only"))
-        with naming(path):
-            check_fit(model, shapes, str(weights), head=head)
+        with naming(path, functools.partial(key_of, fits=True)):
+            fit(model)
