@@ -243,7 +243,7 @@ class Lift(nn.Module):
 
     def reset_parameters(self) -> None:
         """Rebuild the random projection from its seed."""
-        if self.kind == "random":
+        if self.kind == "random" and not self.projection.is_meta:
             # numpy promises that a RandomState gives the same numbers for ever; torch's generators promise nothing.
             values = np.random.RandomState(self.seed).standard_normal(self.projection.shape)
             self.projection.copy_(torch.from_numpy(values / self.projection.shape[1] ** 0.5))
