@@ -5,12 +5,15 @@ step, the weights and the optimizer's state are the whole state of a run, and a 
 one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
 """
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as sharding
@@ -19,7 +22,7 @@ from tqdm import tqdm
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.kan.select import Selectable
 from zoo.blocks.channel.moe.balance import rebalance
-from zoo.checks import unknown
+from zoo.checks import printable, unknown
 from zoo.parallel import share_losses
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.config import Recipe
@@ -32,6 +35,7 @@ from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
 from zoo.training.tasks import check_images
 
+BLOWN_UP = 1e4  # times the first loss, or times 1 if that was less: a model with a greater loss has diverged
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -39,15 +43,24 @@ class Trainer:
     """One run of a recipe, in one folder.
 
     If the folder holds an interrupted run of the same recipe, it goes on from the last checkpoint; it is never mixed
-    with another, and a checkpoint that cannot be read is an error, never a fresh start.
+    with another, and a checkpoint that cannot be read is an error, never a fresh start. While a run writes, no other
+    can write into its folder.
+
+    Args:
+        recipe: What to train.
+        output: The folder.
+        source: A run, or a checkpoint of one, of which this one takes over weights, step and the optimizer's state, if
+            the folder has no checkpoint yet. Its recipe may be another, for the same model; `metrics.jsonl` says what
+            was changed.
 
     Raises:
-        ValueError: the folder holds a run of another recipe, or the recipe does not fit its data or its model.
-        FileExistsError: the folder holds something else.
-        RuntimeError: the checkpoint cannot be resumed from.
+        ValueError: the folder holds a run of another recipe, the recipe does not fit its data or its model, or the
+            checkpoint is damaged or does not fit.
+        FileExistsError: the folder holds something else, or another process trains in it.
+        FileNotFoundError: `source` has no checkpoint.
     """
 
-    def __init__(self, recipe: Recipe, output: str | Path):
+    def __init__(self, recipe: Recipe, output: str | Path, source: str | Path | None = None):
         self.recipe, self.folder = recipe, RunFolder(output)
         self.objectives = recipe.objectives
         # A step of one task leaves the heads of the others without gradients.
@@ -70,7 +83,10 @@ class Trainer:
                 "one process, or set optim.name=adamw"
             )
         self.total = self._steps(train.duration)
-        self.step, saved = self.folder.open(recipe)
+        self.source, self.start = source, self.folder.open(recipe, source)
+        self.step = self.start.step
+        self.first_losses: dict[str, float] = {}  # of each task, before its first update: what divergence is told by
+        self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
         model = self._create_model()
         if accelerator.num_processes > 1:
             share_losses(model)
@@ -96,8 +112,8 @@ class Trainer:
         self.scheduler = create_scheduler(
             self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch
         )
-        if saved is not None:
-            self._restore(saved)
+        if self.start.checkpoint is not None:
+            self._restore()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -105,18 +121,33 @@ class Trainer:
         return self.data[""]
 
     def run(self) -> dict[str, float]:
-        """Train to the end, save the model, and return the metrics of the test split (validation if there is none)."""
-        self.fit()
-        self.save_model()
-        metrics = self.evaluate("test" if all("test" in splits for splits in self.data.values()) else "validation")
-        self._log(metrics | {"final": True})
+        """Train to the end, save the model, and return the metrics of the test split (validation if there is none).
+
+        Raises:
+            FloatingPointError: the training diverged; the last checkpoint is from before.
+            FileExistsError: another process trains in the folder, or has done so since this object was made.
+            OSError: the folder cannot be written; what was in it before is as it was.
+        """
+        with self._writing():
+            self.fit()
+            self.save_model()
+            metrics = self.evaluate("test" if all("test" in splits for splits in self.data.values()) else "validation")
+            self._log(metrics | {"final": True})
         return metrics
 
     def fit(self) -> None:
-        """Train from the current step to the last."""
-        self.accelerator.wait_for_everyone()  # every process has looked into the folder before one writes
-        if self._is_main:
-            self.folder.begin(self.recipe, self.step)
+        """Train from the current step to the last; raises as `run`."""
+        with self._writing():
+            self._in_main(lambda: self.folder.begin(self.recipe, self.step, self.start.record))
+            if not self._saved:
+                self.save_checkpoint()  # a run that diverges at once can be gone on with, and a full disk shows now
+            try:
+                self._fit()
+            except FloatingPointError as error:
+                self._log({"diverged": str(error)})
+                raise
+
+    def _fit(self) -> None:
         train, device = self.recipe.train, self.accelerator.device
         steps = range(self.step, self.total)
         bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
@@ -131,6 +162,8 @@ class Trainer:
                 if self._due(train.log_every):
                     bar.set_postfix(loss=f"{record['loss']:.4f}")
                     self._log(record)
+                if self._due(train.checkpoint_every):
+                    self._check_update(step, inputs.to(device), targets.to(device))
                 if self._due(train.eval_every):
                     metrics = self.evaluate("validation")
                     self._log(metrics)
@@ -151,26 +184,61 @@ class Trainer:
         return metrics
 
     def save_checkpoint(self) -> None:
-        """Write the checkpoint of the current step."""
+        """Write the checkpoint of the current step.
+
+        Raises:
+            FloatingPointError: the state has diverged; the last checkpoint stays.
+        """
         weights, optimizer = self._state()
-        if self._is_main:
+
+        def write() -> None:
             ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer)
-        self.accelerator.wait_for_everyone()
+            self._check_state(weights, optimizer)
+            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, self._facts())
+
+        with self._writing():
+            self._in_main(write)
+        self._saved = True
 
     def save_model(self) -> None:
         """Write the model, with the averaged weights if the recipe keeps them, as `model/`."""
         weights, _ = self._state()
-        if self._is_main:
+
+        def write() -> None:
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
             self.folder.save_model(model)
-        self.accelerator.wait_for_everyone()
+
+        with self._writing():
+            self._in_main(write)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within it the folder is this run's; its main process holds the lock for all."""
+        self.accelerator.wait_for_everyone()  # every process has looked into the folder before one writes
+        with contextlib.ExitStack() as stack:
+            self._in_main(lambda: stack.enter_context(self.folder.held()))
+            yield
+
+    def _in_main(self, action: Callable[[], Any]) -> None:
+        """Let the main process act; what it raises is raised in all, so that none waits for ever."""
+        problem = None
+        if self._is_main:
+            try:
+                action()
+            except (ValueError, OSError, FloatingPointError) as error:
+                if self.share["world"] == 1:
+                    raise
+                problem = error
+        if self.share["world"] > 1:
+            problem = broadcast_object_list([problem])[0]
+        if problem is not None:
+            raise problem
 
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
         train, accelerator, name = self.recipe.train, self.accelerator, self.batches.name(step)
-        objective, given = self.objectives[name], {"task": name} if name else {}
+        given = {"task": name} if name else {}
         self.scheduler.step_update(step)
         self.model.train()
         records: list[dict[str, Any]] = []
@@ -178,11 +246,8 @@ class Trainer:
 
         def loss_and_gradient() -> Tensor:
             """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
-            torch.manual_seed(derive_seed(train.seed, STEP, step, accelerator.process_index))
             self.optimizer.zero_grad()
-            with autocast(self.recipe, inputs.device):
-                outputs, aux = self.model(inputs, return_aux=True, **given)
-            loss = objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux)
+            loss, aux = self._loss(step, inputs, targets)
             value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
             self._check_finite("loss", value, step)
             accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
@@ -195,10 +260,65 @@ class Trainer:
 
         with second_derivatives(self.recipe.optim.second_order):
             self.optimizer.step(loss_and_gradient)
+        self.first_losses.setdefault(name, records[0]["loss"])
         rebalance(accelerator.unwrap_model(self.model), returned[0])
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)
         return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _loss(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Aux]:
+        """The loss of a batch, of this process's share of it, and what the model returned beside its outputs."""
+        name = self.batches.name(step)
+        objective, given = self.objectives[name], {"task": name} if name else {}
+        torch.manual_seed(derive_seed(self.recipe.train.seed, STEP, step, self.accelerator.process_index))
+        with autocast(self.recipe, inputs.device):
+            outputs, aux = self.model(inputs, return_aux=True, **given)
+        return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
+
+    @torch.no_grad()
+    def _check_update(self, step: int, inputs: Tensor, targets: Tensor) -> None:
+        """Check that the model still has a sensible loss after an update, on the batch that this was made from.
+
+        The model is in training mode, and is left as it was: batch norms do not see the batch twice.
+        """
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        loss, _ = self._loss(step, inputs, targets)
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        value, name = self.accelerator.reduce(loss, "mean").item(), self.batches.name(step)
+        most = BLOWN_UP * max(1.0, self.first_losses.get(name, 1.0))
+        if not value <= most:
+            raise FloatingPointError(
+                f"the loss is {value:.4g} after the update of step {step + 1}, and above {most:.4g} a model counts as "
+                f"diverged: stopped, and what is there now is not saved. {self._advice()}"
+            )
+
+    def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Check that there are only finite numbers among the parameters and in the optimizer's state."""
+        model = self.accelerator.unwrap_model(self.model)
+        found = {f"parameter {name}": weights[name] for name, _ in model.named_parameters() if name in weights}
+        for key, state in optimizer.get("state", {}).items():
+            if isinstance(state, dict):
+                found |= {f"optimizer's {name} of parameter {key}": value for name, value in state.items()}
+        for name, value in found.items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise FloatingPointError(
+                    f"the {name} is not finite at step {self.step}: stopped, and what is there now is not saved. "
+                    f"{self._advice()}"
+                )
+
+    def _advice(self) -> str:
+        """What to do about a training that diverged."""
+        folder = printable(self.folder.path)
+        return (
+            "Lower optim.lr, lengthen schedule.warmup or set train.grad_clip; see if train.precision=fp32 helps. "
+            f"Run again with that changed, it goes on from the last checkpoint: in the same folder, {folder}, or in "
+            f"another with --from {folder}"
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint knows of the run beside its state."""
+        return {"first_losses": self.first_losses}
 
     def _select(self) -> None:
         """Let the nodes of S-KAN layers choose, and those of the averaged model the same.
@@ -226,7 +346,7 @@ class Trainer:
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the {what} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
-                "Lower optim.lr, lengthen schedule.warmup or set train.grad_clip; see if train.precision=fp32 helps"
+                f"{self._advice()}"
             )
 
     def _check_full_batch(self) -> None:
@@ -261,29 +381,67 @@ class Trainer:
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole weights and optimizer state; under FSDP every process must call this."""
         model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+        if self.sharded and not optimizer.state:  # torch would fill it by a step, which counts as one
+            groups = optimizer.state_dict()["param_groups"]
+            return sharding.get_model_state_dict(model, options=WHOLE), {"state": {}, "param_groups": groups}
         if self.sharded:
             return sharding.get_state_dict(model, optimizer, options=WHOLE)
         return model.state_dict(), optimizer.state_dict()
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self) -> None:
+        """Take over the state of the checkpoint to start at."""
+        path, foreign = self.start.checkpoint, bool(self.start.record)
+        names = (
+            ["model"] if self.ema is None or not (path / "ema.safetensors").exists() and foreign else ["model", "ema"]
+        )
+        if foreign and self.step >= self.total:
+            raise ValueError(
+                f"{printable(path)} is at step {self.step}, and the recipe trains {self.total} in all: set "
+                "train.duration to more"
+            )
+        try:
+            weights, state, facts = self.folder.load_checkpoint(path, names)
+        except ValueError:
+            self.folder.lock.check()  # a training that has begun meanwhile removes what was the last checkpoint
+            raise
         model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
         try:
-            weights, state = self.folder.load_checkpoint(path, ["model"] if self.ema is None else ["model", "ema"])
+            kept = not foreign or self._keep_options(state, optimizer.state_dict())
             if self.sharded:
                 # The optimizer first: torch fills an empty one by a step of rate zero, which may touch the weights.
-                sharding.set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
+                if kept and state.get("state"):
+                    sharding.set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
                 sharding.set_model_state_dict(model, weights["model"], options=WHOLE)
             else:
-                optimizer.load_state_dict(state)
+                if kept:
+                    optimizer.load_state_dict(state)
                 model.load_state_dict(weights["model"])
             if self.ema is not None:
-                self.ema.module.load_state_dict(weights["ema"])
-        except Exception as error:
-            raise RuntimeError(
-                f"{path} cannot be resumed from ({type(error).__name__}: {error}): "
-                f"remove {self.folder.path} to start again"
+                self.ema.module.load_state_dict(weights[names[-1]])
+        except Exception as error:  # of many kinds, by what does not fit
+            raise ValueError(
+                f"{printable(path)} cannot be resumed from ({type(error).__name__}: {printable(error)}): it does not fit "
+                f"the model and the optimizer of the recipe. {self.folder.remedy(path)}"
             ) from error
-        self._say(f"resumed {self.folder.path} at step {self.step}/{self.total}")
+        self.first_losses |= facts.get("first_losses", {})
+        self._say(f"resumed {path} at step {self.step}/{self.total}")
+        if foreign:
+            changes = self.start.record["changed"]
+            self._say("changed: " + ("by what is not known" if changes is None else "; ".join(changes) or "nothing"))
+            if not kept:
+                self._say("the optimizer is another, or of other parameters, and begins anew")
+
+    def _keep_options(self, state: dict[str, Any], own: dict[str, Any]) -> bool:
+        """Give a state of another recipe's optimizer the options of this one's; False if it is another optimizer."""
+        groups, others = own["param_groups"], state["param_groups"]
+        renamed = any(change.startswith("optim.name") for change in self.start.record["changed"] or ())
+        if renamed or [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
+            return False
+        if any(group.keys() != other.keys() for group, other in zip(groups, others, strict=True)):
+            return False
+        for group, other in zip(groups, others, strict=True):
+            other |= {name: group[name] for name in ("lr", "initial_lr", "weight_decay", "betas") if name in group}
+        return True
 
     def _steps(self, duration: Duration) -> int:
         return duration.steps(self.batches.steps_per_epoch)
