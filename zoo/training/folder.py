@@ -177,7 +177,7 @@ class RunFolder:
         """
         try:
             return read_checkpoint(path, names)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{printable(path)} cannot be resumed from: {error}. {self.remedy(path)}") from error
 
     def remedy(self, path: Path) -> str:
@@ -236,8 +236,9 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
             f"{printable(source)} holds no checkpoint: give the folder of a run, which has checkpoints/, or a "
             "checkpoint in one"
         )
+    step = step_of(checkpoint)
     try:
-        step = read_summary(checkpoint)["step"]
+        step = read_summary(checkpoint)["step"] if step is None else step
     except ValueError as error:
         raise ValueError(f"{printable(source)} cannot be begun at: {error}") from error
     old = (source if found else source.resolve().parents[1]) / "recipe.yaml"

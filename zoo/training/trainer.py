@@ -16,7 +16,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.distributed.checkpoint import state_dict as sharding
 from tqdm import tqdm
 
 from zoo.blocks.base import Aux
@@ -27,16 +26,15 @@ from zoo.parallel import share_losses
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.config import Recipe
 from zoo.training.data import TrainingBatches, loader
+from zoo.training.divergence import check_after, check_before, check_state
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
+from zoo.training.state import restore_state, whole_state, with_options
 from zoo.training.tasks import check_images
-
-BLOWN_UP = 1e4  # times the first loss, or times 1 if that was less: a model with a greater loss has diverged
-WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Trainer:
@@ -86,6 +84,7 @@ class Trainer:
         self.source, self.start = source, self.folder.open(recipe, source)
         self.step = self.start.step
         self.first_losses: dict[str, float] = {}  # of each task, before its first update: what divergence is told by
+        self.unreadable = 0  # pictures that this process left out, in training
         self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
         model = self._create_model()
         if accelerator.num_processes > 1:
@@ -158,10 +157,11 @@ class Trainer:
                     self._select()
                 record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
                 self.step = step + 1
+                self.unreadable += self.batches.parts[self.batches.name(step)].share - len(inputs)
                 bar.update()
                 if self._due(train.log_every):
                     bar.set_postfix(loss=f"{record['loss']:.4f}")
-                    self._log(record)
+                    self._log(record | self._left_out())
                 if self._due(train.checkpoint_every):
                     self._check_update(step, inputs.to(device), targets.to(device))
                 if self._due(train.eval_every):
@@ -190,11 +190,13 @@ class Trainer:
             FloatingPointError: the state has diverged; the last checkpoint stays.
         """
         weights, optimizer = self._state()
+        facts = {"first_losses": self.first_losses} | self._left_out()
 
         def write() -> None:
             ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-            self._check_state(weights, optimizer)
-            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, self._facts())
+            names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+            check_state(weights, names, optimizer, self.step, self.folder.path)
+            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, facts)
 
         with self._writing():
             self._in_main(write)
@@ -249,10 +251,10 @@ class Trainer:
             self.optimizer.zero_grad()
             loss, aux = self._loss(step, inputs, targets)
             value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
-            self._check_finite("loss", value, step)
+            check_before("loss", value, step, self.folder.path)
             accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
-            self._check_finite("norm of the gradient", norm, step)
+            check_before("norm of the gradient", norm, step, self.folder.path)
             record = given | {"loss": value, "grad_norm": norm}
             records.append(record | {key: numbers(entry) for key, entry in aux.items()})
             returned.append(aux)
@@ -285,40 +287,15 @@ class Trainer:
         loss, _ = self._loss(step, inputs, targets)
         for buffer, value in zip(self.model.buffers(), before, strict=True):
             buffer.copy_(value)
-        value, name = self.accelerator.reduce(loss, "mean").item(), self.batches.name(step)
-        most = BLOWN_UP * max(1.0, self.first_losses.get(name, 1.0))
-        if not value <= most:
-            raise FloatingPointError(
-                f"the loss is {value:.4g} after the update of step {step + 1}, and above {most:.4g} a model counts as "
-                f"diverged: stopped, and what is there now is not saved. {self._advice()}"
-            )
+        value, first = self.accelerator.reduce(loss, "mean").item(), self.first_losses.get(self.batches.name(step))
+        check_after(value, first, step, self.folder.path)
 
-    def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Check that there are only finite numbers among the parameters and in the optimizer's state."""
-        model = self.accelerator.unwrap_model(self.model)
-        found = {f"parameter {name}": weights[name] for name, _ in model.named_parameters() if name in weights}
-        for key, state in optimizer.get("state", {}).items():
-            if isinstance(state, dict):
-                found |= {f"optimizer's {name} of parameter {key}": value for name, value in state.items()}
-        for name, value in found.items():
-            if isinstance(value, Tensor) and not value.isfinite().all():
-                raise FloatingPointError(
-                    f"the {name} is not finite at step {self.step}: stopped, and what is there now is not saved. "
-                    f"{self._advice()}"
-                )
-
-    def _advice(self) -> str:
-        """What to do about a training that diverged."""
-        folder = printable(self.folder.path)
-        return (
-            "Lower optim.lr, lengthen schedule.warmup or set train.grad_clip; see if train.precision=fp32 helps. "
-            f"Run again with that changed, it goes on from the last checkpoint: in the same folder, {folder}, or in "
-            f"another with --from {folder}"
-        )
-
-    def _facts(self) -> dict[str, Any]:
-        """What a checkpoint knows of the run beside its state."""
-        return {"first_losses": self.first_losses}
+    def _left_out(self) -> dict[str, int]:
+        """How many pictures were left out in training so far, where the recipe allows that; every process must ask."""
+        if not any(getattr(splits["train"], "skip", False) for splits in self.data.values()):
+            return {}
+        count = torch.tensor(self.unreadable, device=self.accelerator.device)
+        return {"unreadable": int(self.accelerator.reduce(count, "sum"))}
 
     def _select(self) -> None:
         """Let the nodes of S-KAN layers choose, and those of the averaged model the same.
@@ -341,13 +318,6 @@ class Trainer:
                 problem = f"the loss {name!r} of aux_losses"
                 raise ValueError(unknown(problem, name, returned, what="returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
-
-    def _check_finite(self, what: str, value: float, step: int) -> None:
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {what} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
-                f"{self._advice()}"
-            )
 
     def _check_full_batch(self) -> None:
         """Check what L-BFGS needs: the same loss all the time, and all of it here."""
@@ -379,69 +349,49 @@ class Trainer:
             return self.recipe.model.create()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The whole weights and optimizer state; under FSDP every process must call this."""
-        model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
-        if self.sharded and not optimizer.state:  # torch would fill it by a step, which counts as one
-            groups = optimizer.state_dict()["param_groups"]
-            return sharding.get_model_state_dict(model, options=WHOLE), {"state": {}, "param_groups": groups}
-        if self.sharded:
-            return sharding.get_state_dict(model, optimizer, options=WHOLE)
-        return model.state_dict(), optimizer.state_dict()
+        return whole_state(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer, sharded=self.sharded)
 
     def _restore(self) -> None:
         """Take over the state of the checkpoint to start at."""
-        path, foreign = self.start.checkpoint, bool(self.start.record)
-        names = (
-            ["model"] if self.ema is None or not (path / "ema.safetensors").exists() and foreign else ["model", "ema"]
-        )
-        if foreign and self.step >= self.total:
+        weights, state, facts = self._load()
+        path, changed = self.start.checkpoint, self.start.record.get("changed")
+        if self.start.record and self.step >= self.total:
             raise ValueError(
                 f"{printable(path)} is at step {self.step}, and the recipe trains {self.total} in all: set "
                 "train.duration to more"
             )
-        try:
-            weights, state, facts = self.folder.load_checkpoint(path, names)
-        except ValueError:
-            self.folder.lock.check()  # a training that has begun meanwhile removes what was the last checkpoint
-            raise
         model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
         try:
-            kept = not foreign or self._keep_options(state, optimizer.state_dict())
-            if self.sharded:
-                # The optimizer first: torch fills an empty one by a step of rate zero, which may touch the weights.
-                if kept and state.get("state"):
-                    sharding.set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
-                sharding.set_model_state_dict(model, weights["model"], options=WHOLE)
-            else:
-                if kept:
-                    optimizer.load_state_dict(state)
-                model.load_state_dict(weights["model"])
+            if self.start.record:
+                other = any(change.startswith("optim.name") for change in changed or ())
+                state = None if other else with_options(state, optimizer)
+            restore_state(model, optimizer, weights["model"], state, sharded=self.sharded)
             if self.ema is not None:
-                self.ema.module.load_state_dict(weights[names[-1]])
+                self.ema.module.load_state_dict(weights.get("ema", weights["model"]))
         except Exception as error:  # of many kinds, by what does not fit
             raise ValueError(
-                f"{printable(path)} cannot be resumed from ({type(error).__name__}: {printable(error)}): it does not fit "
-                f"the model and the optimizer of the recipe. {self.folder.remedy(path)}"
+                f"{printable(path)} cannot be resumed from, since it does not fit the model and the optimizer of the "
+                f"recipe ({type(error).__name__}: {printable(error)}). {self.folder.remedy(path)}"
             ) from error
+        self.unreadable = facts.get("unreadable", 0) if self._is_main else 0
         self.first_losses |= facts.get("first_losses", {})
-        self._say(f"resumed {path} at step {self.step}/{self.total}")
-        if foreign:
-            changes = self.start.record["changed"]
-            self._say("changed: " + ("by what is not known" if changes is None else "; ".join(changes) or "nothing"))
-            if not kept:
-                self._say("the optimizer is another, or of other parameters, and begins anew")
+        self._say(f"resumed {self.folder.path} at step {self.step}/{self.total}")
+        if self.start.record:
+            said = "what its recipe was is not known" if changed is None else "; ".join(changed) or "nothing is changed"
+            self._say(f"from {path}: {said}{'' if state else '; the optimizer begins anew, as it is another'}")
 
-    def _keep_options(self, state: dict[str, Any], own: dict[str, Any]) -> bool:
-        """Give a state of another recipe's optimizer the options of this one's; False if it is another optimizer."""
-        groups, others = own["param_groups"], state["param_groups"]
-        renamed = any(change.startswith("optim.name") for change in self.start.record["changed"] or ())
-        if renamed or [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
-            return False
-        if any(group.keys() != other.keys() for group, other in zip(groups, others, strict=True)):
-            return False
-        for group, other in zip(groups, others, strict=True):
-            other |= {name: group[name] for name in ("lr", "initial_lr", "weight_decay", "betas") if name in group}
-        return True
+    def _load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+        """Read the checkpoint to start at, or a later one if a run that is still trained has removed it meanwhile."""
+        while True:
+            path = self.start.checkpoint
+            averaged = self.ema is not None and not (self.start.record and not (path / "ema.safetensors").exists())
+            try:
+                return self.folder.load_checkpoint(path, ["model", "ema"] if averaged else ["model"])
+            except ValueError:
+                self.start = self.folder.open(self.recipe, self.source)
+                if self.start.checkpoint in (path, None):
+                    raise
+                self.step = self.start.step
 
     def _steps(self, duration: Duration) -> int:
         return duration.steps(self.batches.steps_per_epoch)
