@@ -75,7 +75,11 @@ class RunFolder:
         Raises:
             FileExistsError: another process is; the message says which, since when, and what to do.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"the folder of a run cannot be made ({error.strerror}): choose another output folder"
+            raise OSError(error.errno, problem, str(self.path)) from error
         with self.lock.held():
             yield
 

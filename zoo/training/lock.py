@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil  # of accelerate
 
-from zoo.checks import printable, shown
+from zoo.checks import printable
 
 try:
     import fcntl
@@ -202,7 +202,8 @@ def _alive(owner: dict[str, Any]) -> bool:
 def _described(owner: dict[str, Any]) -> str:
     if not owner:
         return "its lock does not say which"
-    return f"process {shown(owner.get('pid'))} on {shown(owner.get('host'))}, since {shown(owner.get('since'))}"
+    pid, host, since = (printable(owner.get(key), 100) for key in ("pid", "host", "since"))
+    return f"process {pid} on {host}, since {since}"
 
 
 def _let_go() -> None:

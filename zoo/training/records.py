@@ -18,9 +18,20 @@ MANY = 10  # a warning names no more lines than these
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add a record at the end of the file."""
-    with path.open("ab") as file:
-        file.write(_line(record))
+    """Add a record at the end of the file.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; what was written before stays.
+    """
+    line = _line(record)
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+    except OSError as error:
+        problem = (
+            f"a record of {len(line):,} bytes cannot be written ({error.strerror}): make room for it, then run again"
+        )
+        raise OSError(error.errno, problem, str(path)) from error
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
