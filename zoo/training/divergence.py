@@ -25,7 +25,7 @@ def check_before(what: str, value: float, step: int, folder: Path) -> None:
 def check_after(value: float, first: float | None, step: int, folder: Path) -> None:
     """Raise FloatingPointError if an update has left a loss that is not finite, or far above the first one."""
     most = BLOWN_UP * max(1.0, first or 0.0)
-    if not value <= most:
+    if not math.isfinite(value) or value > most:
         raise FloatingPointError(
             f"the loss is {value:.4g} after the update of step {step + 1}, and above {most:.4g} a model counts as "
             f"diverged: stopped, and what is there now is not saved. {_advice(folder)}"
