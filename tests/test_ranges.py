@@ -23,7 +23,7 @@ from zoo.checks import Interval, check_argument, check_type, checked, hints_of
 from zoo.families import families
 from zoo.ranges import Length
 from zoo.slot import OneSlot, Slots
-from zoo.slots import OF_THE_MODEL, options_of
+from zoo.slots import options_of
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = [(kind, name) for kind in KINDS for name in blocks_of(kind)]

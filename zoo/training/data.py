@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,7 +35,10 @@ from zoo.training.tasks import Task
 
 
 class FolderSplit:
-    """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture."""
+    """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture.
+
+    With a `blank` one, `fetch_readable` has that in the place of a picture that cannot be read, and says so.
+    """
 
     kind = "image"
 
@@ -46,19 +50,33 @@ class FolderSplit:
         *,
         num_classes: int,
         workers: int,
+        blank: Image.Image | None = None,
     ):
-        self.samples, self.read, self.transform = samples, read, transform
-        self.num_classes, self.workers = num_classes, workers
+        self.samples, self.read, self.transform, self.blank = samples, read, transform, blank
+        self.num_classes, self.workers, self.skip = num_classes, workers, blank is not None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
-        images = []
+        return self.fetch_readable(indices, seed)[:2]
+
+    def fetch_readable(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `fetch`, and which of the pictures could be read, ``(B,)``: all, unless `skip` is set."""
+        images, readable = [], []
         for index in indices:
+            try:
+                image = self.read(self.samples[index][0])
+            except ValueError as error:
+                if not self.skip:
+                    raise
+                warnings.warn(f"{error}; it is left out, since data.unreadable is skip", stacklevel=2)
+                image = None
+            readable.append(image is not None)
             with seeded_globals(derive_seed(seed or 0, index)):
-                images.append(self.transform(self.read(self.samples[index][0])))
-        return torch.stack(images), torch.tensor([self.samples[index][1] for index in indices])
+                images.append(self.transform(self.blank if image is None else image))
+        labels = torch.tensor([self.samples[index][1] for index in indices])
+        return torch.stack(images), labels, torch.tensor(readable)
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class ImageFolder(Section):
     auto_augment: str | None = None  # a policy as timm writes it, such as rand-m9-mstd0.5
     re_prob: Share = 0.0  # probability of a part of it to be erased
     workers: Annotated[int, Interval(0, 256)] = 4  # processes that read pictures
+    unreadable: Literal["error", "skip"] = "error"  # skip: such pictures are left out, and the metrics count them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,7 +169,9 @@ class ImageFolder(Section):
         check_links(samples)
         deep = self.auto_augment is None and self.interpolation in ("nearest", "bilinear", "bicubic")
         read = functools.partial(read_picture, in_chans=self.in_chans, deep=deep)
+        blank = Image.new("L" if self.in_chans == 1 else "RGB", (self.img_size, self.img_size))
         kept = {"num_classes": len(classes), "workers": self.workers}
+        kept["blank"] = blank if self.unreadable == "skip" else None
         return {part: FolderSplit(samples[part], read, self._transform(part), **kept) for part in samples}
 
     def _folders(self) -> dict[str, Path]:
@@ -217,21 +238,31 @@ class TrainingBatches(Dataset):
         self.steps_per_epoch = len(split) // batch_size
         self._shuffled: tuple[int, Tensor] | None = None  # the latest epoch and its order
 
+    @property
+    def share(self) -> int:
+        """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
+        return self.batch_size // self.world
+
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
         batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
-        images, labels = self.split.fetch(
-            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
+        images, labels, readable = _fetch(
+            self.split, batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
         )
+        if readable is not None and not readable.all():
+            images, labels = images[readable], labels[readable]
+            if not len(images):
+                raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
         return self.task.example(images, labels, generator(self.seed, CORRUPT, step, self.rank))
 
 
 class EvaluationBatches(Dataset):
     """A split in its own order, as (inputs, targets, counts); what a task draws at random is fixed for every image.
 
-    Each of `world` processes gets equally many images; those that only fill up have 0 in `counts` (the others 1).
+    Each of `world` processes gets equally many images; those that only fill up have 0 in `counts` (the others 1), and
+    so have those that stand for pictures which cannot be read.
     """
 
     def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -243,16 +274,50 @@ class EvaluationBatches(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
-        images, labels = self.split.fetch([min(index, len(self.split) - 1) for index in indices], None)
+        images, labels, readable = _fetch(self.split, [min(index, len(self.split) - 1) for index in indices], None)
         examples = [
             self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
             for i, index in enumerate(indices)
         ]
         inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
-        return inputs, targets, torch.tensor([float(index < len(self.split)) for index in indices])
+        counts = torch.tensor([float(index < len(self.split)) for index in indices])
+        return inputs, targets, counts if readable is None else counts * readable
 
 
-def loader(batches: Dataset, numbers: range) -> DataLoader:
-    """The batches of these numbers, fetched ahead by the data set's worker processes, or by this one if it has none."""
+def _fetch(split: Split, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images and labels, and which of them could be read; None for all."""
+    return split.fetch_readable(indices, seed) if getattr(split, "skip", False) else (*split.fetch(indices, seed), None)
+
+
+def loader(batches: Dataset, numbers: range) -> Iterator[tuple[Tensor, ...]]:
+    """The batches of these numbers, fetched ahead by the data set's worker processes, or by this one if it has none.
+
+    Raises:
+        ValueError: what a worker raised, in its words alone: torch would add where in the worker that was.
+    """
     pin = torch.cuda.is_available()  # what makes the copy to a GPU run beside its work
-    return DataLoader(batches, batch_size=None, sampler=numbers, num_workers=batches.split.workers, pin_memory=pin)
+    options = {"batch_size": None, "sampler": numbers, "num_workers": batches.split.workers, "pin_memory": pin}
+    for batch in DataLoader(_Carrying(batches), **options):
+        if isinstance(batch, _Problem):
+            raise ValueError(batch.text)
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A ValueError on its way out of a worker process."""
+
+    text: str
+
+
+class _Carrying(Dataset):
+    """Batches, with a `_Problem` in the place of one that raises a ValueError."""
+
+    def __init__(self, batches: Dataset):
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...] | _Problem:
+        try:
+            return self.batches[number]
+        except ValueError as error:
+            return _Problem(str(error))
