@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.checks import printable
-from zoo.files import replacing, temporaries
+from zoo.files import clear_left, replacing
 
 STEP = "step-" + "[0-9]" * 8
 PARTIAL = ".partial"
@@ -92,9 +92,10 @@ def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint, or what a killed process has of one; what somebody put into it stays."""
     if not path.is_dir():
         return
-    for file in [path / name for name in FILES] + temporaries(path, "|".join(map(re.escape, FILES))):
-        if not file.is_dir():
-            file.unlink(missing_ok=True)
+    clear_left(path)
+    for name in FILES:
+        if not (path / name).is_dir():
+            (path / name).unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()
 

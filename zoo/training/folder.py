@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checks import printable
-from zoo.files import replacing, temporaries
+from zoo.files import clear_left, replacing
 from zoo.training.checkpoints import (
     PARTIAL,
     STEP,
@@ -145,8 +145,7 @@ class RunFolder:
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
         for path in [*found[:-1], *self.checkpoints.glob(STEP + PARTIAL)]:
             remove_checkpoint(path)
-        for file in temporaries(self.path, r"recipe\.yaml|metrics\.jsonl"):
-            file.unlink(missing_ok=True)
+        clear_left(self.path)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
