@@ -125,6 +125,23 @@ def test_a_save_between_the_name_and_the_weights_harms_no_reader(make, tmp_path,
     assert same(reopened(old, tmp_path), new)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, SafetensorError, OSError, ValueError])
+def test_whatever_a_reader_meets_it_reads_again_if_a_save_came_between(make, error, tmp_path, monkeypatch):
+    """As torch does, which opens a file that safetensors has opened once more, and says RuntimeError if it is gone."""
+    old, new = make(), make()
+    save(old, tmp_path)
+    read, left = zoo.hub.read_state_dict, [new]
+
+    def failing(path):
+        while left:
+            save(left.pop(), tmp_path)
+            raise error("unable to open file")
+        return read(path)
+
+    monkeypatch.setattr("zoo.hub.read_state_dict", failing)
+    assert same(reopened(old, tmp_path), new)
+
+
 def test_a_save_while_the_model_is_built_harms_no_reader(tmp_path, monkeypatch):
     old, new = plain(), plain()
     save(old, tmp_path)
