@@ -167,6 +167,12 @@ def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
 
 
+def classes_of(arch: str) -> set[int]:
+    """The numbers of classes of a variant itself, and of all its configurations."""
+    own = family_of(arch).arguments(arch).get("num_classes")
+    return {cfg.num_classes for cfg in _cfgs(arch).values()} | ({own} if own is not None else set())
+
+
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
     family = family_of(arch)
     made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
