@@ -22,7 +22,7 @@ from zoo.models.published import Counted, Published
 from zoo.pretrained import check_cfg
 from zoo.slots import copied, with_others
 from zoo.use import watched
-from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
+from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict, take_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
@@ -184,6 +184,9 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
     if isinstance(cfg, Mapping):
         check_cfg(cfg, "pretrained_cfg")
     check_cfg(overlay or {}, "pretrained_cfg_overlay")
+    for given_cfg in (cfg, overlay):
+        if isinstance(given_cfg, Mapping) and given_cfg.get("state_dict"):  # timm copies what is in it
+            take_state_dict(given_cfg["state_dict"], "the given state dict")
     if made and not isinstance(cfg, Mapping):
         cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
