@@ -145,6 +145,7 @@ def test_the_command_line_says_what_went_wrong_and_begins_at_a_run(tmp_path, mon
     with pytest.raises(SystemExit, match="error: the loss is .* --from runs/tiny"):
         main(["tiny.yaml", *WILD])
     main(["tiny.yaml", *TAME, "--from", "runs/tiny", "--output", "runs/tame"])
+    main(["tiny.yaml", *TAME, "--from", "runs/tiny"])  # into the same folder
     assert "optim.lr: 10000000000.0 -> 0.001" in capsys.readouterr().out and Path("runs/tame/model").is_dir()
     with pytest.raises(SystemExit, match="error: runs/none holds no checkpoint"):
         main(["tiny.yaml", "--from", "runs/none", "--output", "runs/other"])

@@ -7,13 +7,12 @@ one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from zoo.training.divergence import check_after, check_before, check_state
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
+from zoo.training.processes import in_main
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
@@ -137,7 +137,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current step to the last; raises as `run`."""
         with self._writing():
-            self._in_main(lambda: self.folder.begin(self.recipe, self.step, self.start.record))
+            in_main(self.accelerator, lambda: self.folder.begin(self.recipe, self.step, self.start.record))
             if not self._saved:
                 self.save_checkpoint()  # a run that diverges at once can be gone on with, and a full disk shows now
             try:
@@ -199,7 +199,7 @@ class Trainer:
             self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, facts)
 
         with self._writing():
-            self._in_main(write)
+            in_main(self.accelerator, write)
         self._saved = True
 
     def save_model(self) -> None:
@@ -212,30 +212,15 @@ class Trainer:
             self.folder.save_model(model)
 
         with self._writing():
-            self._in_main(write)
+            in_main(self.accelerator, write)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Within it the folder is this run's; its main process holds the lock for all."""
         self.accelerator.wait_for_everyone()  # every process has looked into the folder before one writes
         with contextlib.ExitStack() as stack:
-            self._in_main(lambda: stack.enter_context(self.folder.held()))
+            in_main(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             yield
-
-    def _in_main(self, action: Callable[[], Any]) -> None:
-        """Let the main process act; what it raises is raised in all, so that none waits for ever."""
-        problem = None
-        if self._is_main:
-            try:
-                action()
-            except (ValueError, OSError, FloatingPointError) as error:
-                if self.share["world"] == 1:
-                    raise
-                problem = error
-        if self.share["world"] > 1:
-            problem = broadcast_object_list([problem])[0]
-        if problem is not None:
-            raise problem
 
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
