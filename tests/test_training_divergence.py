@@ -167,6 +167,10 @@ def test_a_state_that_is_not_finite_does_not_replace_the_last_checkpoint(make_re
     with pytest.raises(FloatingPointError, match=f"the {where}.* is not finite after step 3: stopped"):
         trainer.save_checkpoint()
     assert left(tmp_path / "run") == ["step-00000002"]
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "model").iterdir()}
+    with pytest.raises(FloatingPointError, match=f"the {where}.* is not finite"):
+        trainer.save_model()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run" / "model").iterdir()}
 
 
 def test_states_of_any_type_are_looked_at(tmp_path):

@@ -30,6 +30,7 @@ from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.processes import in_main
+from zoo.training.records import numbers
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
@@ -194,8 +195,7 @@ class Trainer:
 
         def write() -> None:
             ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-            names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
-            check_state(weights, names, optimizer, self.step, self.folder.path)
+            self._check_state(weights, optimizer)
             self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, facts)
 
         with self._writing():
@@ -204,9 +204,10 @@ class Trainer:
 
     def save_model(self) -> None:
         """Write the model, with the averaged weights if the recipe keeps them, as `model/`."""
-        weights, _ = self._state()
+        weights, optimizer = self._state()
 
         def write() -> None:
+            self._check_state(weights, optimizer)
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
             self.folder.save_model(model)
@@ -225,7 +226,6 @@ class Trainer:
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
         train, accelerator, name = self.recipe.train, self.accelerator, self.batches.name(step)
-        given = {"task": name} if name else {}
         self.scheduler.step_update(step)
         self.model.train()
         records: list[dict[str, Any]] = []
@@ -240,7 +240,7 @@ class Trainer:
             accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
             check_before("norm of the gradient", norm, step, self.folder.path)
-            record = given | {"loss": value, "grad_norm": norm}
+            record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
             records.append(record | {key: numbers(entry) for key, entry in aux.items()})
             returned.append(aux)
             return loss
@@ -275,6 +275,10 @@ class Trainer:
         value, first = self.accelerator.reduce(loss, "mean").item(), self.first_losses.get(self.batches.name(step))
         check_after(value, first, step, self.folder.path)
 
+    def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+        check_state(weights, names, optimizer, self.step, self.folder.path)
+
     def _left_out(self) -> dict[str, int]:
         """How many pictures were left out in training so far, where the recipe allows that; every process must ask."""
         if not any(getattr(splits["train"], "skip", False) for splits in self.data.values()):
@@ -298,10 +302,8 @@ class Trainer:
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
-        for name in self.recipe.aux_losses:
-            if name not in returned:
-                problem = f"the loss {name!r} of aux_losses"
-                raise ValueError(unknown(problem, name, returned, what="returned by the model"))
+        for name in self.recipe.aux_losses.keys() - returned:
+            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, what="returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
     def _check_full_batch(self) -> None:
@@ -395,8 +397,3 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self._is_main:
             tqdm.write(line)
-
-
-def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
-    """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
-    return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
