@@ -302,7 +302,7 @@ class Trainer:
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
-        for name in self.recipe.aux_losses.keys() - returned:
+        for name in sorted(self.recipe.aux_losses.keys() - returned):
             raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, what="returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
