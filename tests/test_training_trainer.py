@@ -289,6 +289,7 @@ def test_model_must_fit_the_task(make_recipe, tmp_path):
 def test_denoising(make_recipe, tmp_path):
     image = "model.kwargs={img_size: 8, patch_size: 4, in_chans: 1, head: image}"
     overrides = ["task={name: denoise, sigma: 0.3}", image, "train.duration=8ep", "train.ema=null", "optim.lr=1e-2"]
+    overrides.append("expect.metric=test/psnr")
     trainer = Trainer(make_recipe(*overrides), tmp_path / "run")
     before = trainer.evaluate("test")["test/psnr"]
     assert trainer.run()["test/psnr"] > before + 5

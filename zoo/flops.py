@@ -1,11 +1,13 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
 import copy
+import os
 import textwrap
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 
@@ -21,6 +23,8 @@ from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
     from fvcore.nn.jit_analysis import JitModelAnalysis
+
+_TURNS: dict[int, threading.RLock] = {}  # by process
 
 __all__ = ["FlopReport", "count_flops", "register_flop_rule"]
 
@@ -220,7 +224,7 @@ class _MacAnalysis(JitModelAnalysis):
 
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__(model, inputs)
-        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
 
     def _should_ignore_node(self, node) -> bool:
@@ -271,14 +275,22 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
     on_meta = device.type == "meta"
     # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
-    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), while_counting(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
+    with torch.inference_mode(False), torch.no_grad(), while_counting(), _turn():
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
         twin = _twin(model, on_meta)
         analysis = _MacAnalysis(twin, inputs)
         with _MetaConvolutions() if on_meta else nullcontext():
             analysis.total()
     return analysis, twin
+
+
+def _turn() -> threading.RLock:
+    """The lock that lets one thread trace at a time: fvcore changes the filters of warnings, which all threads share.
+
+    Two at once would put back each other's. Forward passes need not wait. A forked process has a lock of its own, since
+    nobody is there who could release its parent's.
+    """
+    return _TURNS.setdefault(os.getpid(), threading.RLock())
 
 
 def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
@@ -301,6 +313,7 @@ def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
     twin = copy.deepcopy(model, memo).eval()
     for module in twin.modules():
         _uncompile(module, memo)
+        _unfuse(module)
         for name, tensor in _other_tensors(module):
             vars(module).pop(name, None)
             module.register_buffer(name, tensor)  # the tracer knows persistent buffers only
@@ -358,15 +371,15 @@ def _other_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_buffers(recurse=False), *attributes]
 
 
-@contextmanager
-def _plain_attention():
-    """Without the fused inference path of `nn.MultiheadAttention`, whose single operator hides what it computes."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+def _unfuse(module: nn.Module) -> None:
+    """Keep torch's attention from its fused inference path, whose single operator hides what it computes.
+
+    In training it takes the other one. The switch that torch has for it is one for all threads of the process.
+    """
+    if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
+        module.training = True
+    if isinstance(module, nn.MultiheadAttention):
+        module.dropout = 0.0
 
 
 _TRACER = torch._C._parse_dispatch_key("Tracer")

@@ -11,11 +11,12 @@ the images, in the order and with the augmentation, that the uninterrupted run w
 import dataclasses
 import functools
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -23,9 +24,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, MaybeToTensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from zoo.checks import Interval, printable, shown
 from zoo.training.digits import DigitCanvas, Digits
 from zoo.training.formulas import Formulas
 from zoo.training.pictures import check_links, class_folders, find_pictures, read_picture
+from zoo.training.schema import Misfit, Section, Share
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator, seeded_globals
 from zoo.training.splits import Split
 from zoo.training.tasks import Task
@@ -77,7 +80,7 @@ class FolderSplit:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Section):
     """A folder `root/{train,validation,test}/<class>/**/<picture>`, augmented and normalised by timm.
 
     The classes are the folders of `train`; `val` is taken for `validation`, and `test` may be absent. The options are
@@ -90,56 +93,57 @@ class ImageFolder:
     """
 
     name: ClassVar[str] = "image_folder"
-    root: str
-    img_size: int = 224
-    in_chans: int | None = None
-    crop_pct: float = 0.875
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    hflip: float = 0.5
-    color_jitter: float = 0.4
-    auto_augment: str | None = None
-    re_prob: float = 0.0
-    workers: int = 4
+    measured_on: ClassVar[tuple[str, ...]] = ("test", "validation")
+    root: str  # the folder
+    img_size: Annotated[int, Interval(1, 8192)] = 224  # pixels of the side
+    # Channels that a picture is read with; null: as many as mean and std have numbers, or as the model takes.
+    in_chans: Literal[1, 3] | None = None
+    crop_pct: Annotated[float, Interval(above=0, most=1)] = 0.875  # share of the side that is measured on
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = (
+        "bicubic"  # by which pictures are resized
+    )
+    mean: tuple[Annotated[float, Interval(-1000, 1000)], ...] | None = None  # subtracted from pixels in [0, 1]
+    std: tuple[Annotated[float, Interval(1e-6, 1000)], ...] | None = None  # what they are divided by then
+    hflip: Share = 0.5  # probability of a picture to be mirrored
+    color_jitter: Annotated[float, Interval(0, 10)] = 0.4  # largest change of its colours, by a factor
+    auto_augment: str | None = None  # a policy as timm writes it, such as rand-m9-mstd0.5
+    re_prob: Share = 0.0  # probability of a part of it to be erased
+    workers: Annotated[int, Interval(0, 256)] = 4  # processes that read pictures
     unreadable: Literal["error", "skip"] = "error"  # skip: such pictures are left out, and the metrics count them
 
     def __post_init__(self) -> None:
-        self._check_options()
+        super().__post_init__()
+        self._check_policy()
         given = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
         in_chans = next(iter(given.values()), None) if self.in_chans is None else self.in_chans
         if in_chans is None:
             return  # left to the model of the recipe
         if in_chans not in (1, 3):
-            raise ValueError(f"in_chans, or the length of mean and std, is {in_chans}: it must be 1 (grey) or 3 (RGB)")
+            first = next(iter(given))
+            raise Misfit(f"{first} has {in_chans} numbers: it must have 1 (grey) or 3 (RGB)", first)
         for name, count in given.items():
             if count != in_chans:
-                raise ValueError(f"{name} has {count} numbers, in_chans is {in_chans}: give a number a channel")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std is {list(self.std)}, its numbers must be above 0")
+                raise Misfit(f"{name} has {count} numbers, in_chans is {in_chans}: give a number a channel", name)
         object.__setattr__(self, "in_chans", in_chans)
         for name, published in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
             if name not in given:
                 values = published if in_chans == 3 else (round(sum(published) / 3, 4),)
                 object.__setattr__(self, name, values)
 
-    def _check_options(self) -> None:
-        for name, least in (("img_size", 1), ("workers", 0), ("color_jitter", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
-        for name in ("hflip", "re_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be between 0 and 1")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}, it must be above 0 and at most 1")
-        if self.auto_augment is not None:
-            try:
-                create_transform(8, is_training=True, auto_augment=self.auto_augment)
-            except Exception as error:  # timm's assertions, among others
-                raise ValueError(
-                    f"auto_augment is {self.auto_augment!r}, which timm does not take ({error}): give one such as "
-                    "rand-m9-mstd0.5, augmix-m5-w4, original or 3a"
-                ) from error
+    def _check_policy(self) -> None:
+        """Check that timm takes the policy, and that what it asks for (layers, copies) can be done for a picture."""
+        if self.auto_augment is None:
+            return
+        try:
+            if any(float(number) > 1000 for number in re.findall(r"[\d.]+", self.auto_augment.replace("_", ""))):
+                raise ValueError("it has a number above 1000")
+            create_transform(8, is_training=True, auto_augment=self.auto_augment)
+        except Exception as error:  # timm's assertions, among others
+            raise Misfit(
+                f"auto_augment is {shown(self.auto_augment)}, which cannot be had ({printable(error, 200)}): give one "
+                "such as rand-m9-mstd0.5, augmix-m5-w4, original or 3a",
+                "auto_augment",
+            ) from error
 
     def with_channels_of(self, model: Mapping[str, Any]) -> "ImageFolder":
         """The same with what is left open about channels taken from the arguments of a model."""

@@ -23,7 +23,7 @@ from zoo.blocks.channel.moe.balance import rebalance
 from zoo.checks import printable, unknown
 from zoo.parallel import share_losses
 from zoo.training.alternate import AlternatingBatches
-from zoo.training.config import Recipe
+from zoo.training.config import Recipe, measured_part
 from zoo.training.data import TrainingBatches, loader
 from zoo.training.divergence import check_after, check_before, check_state
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
@@ -97,6 +97,7 @@ class Trainer:
                 objective.task.check(model.heads[name], split, f"model.heads.{name}")
             else:
                 objective.task.check(model, split)
+        recipe.check_metric(self.data)
         self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
         if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
             raise ValueError(
@@ -131,7 +132,7 @@ class Trainer:
         with self._writing():
             self.fit()
             self.save_model()
-            metrics = self.evaluate("test" if all("test" in splits for splits in self.data.values()) else "validation")
+            metrics = self.evaluate(measured_part(self.data))
             self._log(metrics | {"final": True})
         return metrics
 

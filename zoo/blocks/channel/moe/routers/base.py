@@ -12,6 +12,7 @@ from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear, is_bare
 from zoo.checks import unknown
+from zoo.ranges import Count, Width
 
 
 class Router(nn.Module):
@@ -43,11 +44,11 @@ class Router(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -57,7 +58,7 @@ class Router(nn.Module):
         for name in losses:
             if name not in self.LOSSES:
                 raise ValueError(unknown(f"loss {name!r} of {type(self).__name__}", name, self.LOSSES, "losses"))
-        if not 1 <= top_k <= num_experts:
+        if top_k > num_experts:
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k
