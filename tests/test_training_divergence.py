@@ -145,6 +145,7 @@ def test_the_command_line_says_what_went_wrong_and_begins_at_a_run(tmp_path, mon
     with pytest.raises(SystemExit, match="error: the loss is .* --from runs/tiny"):
         main(["tiny.yaml", *WILD])
     main(["tiny.yaml", *TAME, "--from", "runs/tiny", "--output", "runs/tame"])
+    main(["tiny.yaml", *TAME, "--from", "runs/tiny"])  # into the same folder
     assert "optim.lr: 10000000000.0 -> 0.001" in capsys.readouterr().out and Path("runs/tame/model").is_dir()
     with pytest.raises(SystemExit, match="error: runs/none holds no checkpoint"):
         main(["tiny.yaml", "--from", "runs/none", "--output", "runs/other"])
@@ -166,6 +167,10 @@ def test_a_state_that_is_not_finite_does_not_replace_the_last_checkpoint(make_re
     with pytest.raises(FloatingPointError, match=f"the {where}.* is not finite after step 3: stopped"):
         trainer.save_checkpoint()
     assert left(tmp_path / "run") == ["step-00000002"]
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "model").iterdir()}
+    with pytest.raises(FloatingPointError, match=f"the {where}.* is not finite"):
+        trainer.save_model()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run" / "model").iterdir()}
 
 
 def test_states_of_any_type_are_looked_at(tmp_path):

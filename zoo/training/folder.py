@@ -88,7 +88,7 @@ class RunFolder:
 
         Args:
             recipe: The recipe.
-            source: A run or a checkpoint to begin at, if there is no checkpoint here yet.
+            source: A run or a checkpoint to begin at, if there is no checkpoint here yet; this folder itself is none.
 
         Raises:
             FileExistsError: the folder holds something that is no run, or another process trains in it.
@@ -113,6 +113,8 @@ class RunFolder:
             )
         found = find_checkpoints(self.checkpoints)
         self.latest = found[-1] if found else None
+        if source is not None and Path(source).resolve() == self.path.resolve():
+            source = None
         if self.latest is not None:
             if source is not None and not self._began_at(source):
                 raise ValueError(

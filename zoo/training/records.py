@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zoo.checks import printable
 from zoo.files import replacing
 
@@ -70,6 +72,11 @@ def keep_records(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     if content != path.read_bytes():
         with replacing(path) as file:
             file.write_bytes(content)
+
+
+def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
+    """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
+    return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -7,13 +7,12 @@ one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -30,6 +29,8 @@ from zoo.training.divergence import check_after, check_before, check_state
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
 from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
+from zoo.training.processes import in_main
+from zoo.training.records import numbers
 from zoo.training.schema import Duration
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.splits import Split
@@ -138,7 +139,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current step to the last; raises as `run`."""
         with self._writing():
-            self._in_main(lambda: self.folder.begin(self.recipe, self.step, self.start.record))
+            in_main(self.accelerator, lambda: self.folder.begin(self.recipe, self.step, self.start.record))
             if not self._saved:
                 self.save_checkpoint()  # a run that diverges at once can be gone on with, and a full disk shows now
             try:
@@ -195,53 +196,37 @@ class Trainer:
 
         def write() -> None:
             ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-            names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
-            check_state(weights, names, optimizer, self.step, self.folder.path)
+            self._check_state(weights, optimizer)
             self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, facts)
 
         with self._writing():
-            self._in_main(write)
+            in_main(self.accelerator, write)
         self._saved = True
 
     def save_model(self) -> None:
         """Write the model, with the averaged weights if the recipe keeps them, as `model/`."""
-        weights, _ = self._state()
+        weights, optimizer = self._state()
 
         def write() -> None:
+            self._check_state(weights, optimizer)
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
             self.folder.save_model(model)
 
         with self._writing():
-            self._in_main(write)
+            in_main(self.accelerator, write)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Within it the folder is this run's; its main process holds the lock for all."""
         self.accelerator.wait_for_everyone()  # every process has looked into the folder before one writes
         with contextlib.ExitStack() as stack:
-            self._in_main(lambda: stack.enter_context(self.folder.held()))
+            in_main(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             yield
-
-    def _in_main(self, action: Callable[[], Any]) -> None:
-        """Let the main process act; what it raises is raised in all, so that none waits for ever."""
-        problem = None
-        if self._is_main:
-            try:
-                action()
-            except (ValueError, OSError, FloatingPointError) as error:
-                if self.share["world"] == 1:
-                    raise
-                problem = error
-        if self.share["world"] > 1:
-            problem = broadcast_object_list([problem])[0]
-        if problem is not None:
-            raise problem
 
     def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
         train, accelerator, name = self.recipe.train, self.accelerator, self.batches.name(step)
-        given = {"task": name} if name else {}
         self.scheduler.step_update(step)
         self.model.train()
         records: list[dict[str, Any]] = []
@@ -256,7 +241,7 @@ class Trainer:
             accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
             norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
             check_before("norm of the gradient", norm, step, self.folder.path)
-            record = given | {"loss": value, "grad_norm": norm}
+            record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
             records.append(record | {key: numbers(entry) for key, entry in aux.items()})
             returned.append(aux)
             return loss
@@ -291,6 +276,10 @@ class Trainer:
         value, first = self.accelerator.reduce(loss, "mean").item(), self.first_losses.get(self.batches.name(step))
         check_after(value, first, step, self.folder.path)
 
+    def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+        check_state(weights, names, optimizer, self.step, self.folder.path)
+
     def _left_out(self) -> dict[str, int]:
         """How many pictures were left out in training so far, where the recipe allows that; every process must ask."""
         if not any(getattr(splits["train"], "skip", False) for splits in self.data.values()):
@@ -314,10 +303,8 @@ class Trainer:
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
-        for name in self.recipe.aux_losses:
-            if name not in returned:
-                problem = f"the loss {name!r} of aux_losses"
-                raise ValueError(unknown(problem, name, returned, what="returned by the model"))
+        for name in sorted(self.recipe.aux_losses.keys() - returned):
+            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, what="returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
     def _check_full_batch(self) -> None:
@@ -411,8 +398,3 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self._is_main:
             tqdm.write(line)
-
-
-def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
-    """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
-    return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
