@@ -1,11 +1,12 @@
 """Saving and loading models: safetensors for the weights, config.json for everything that builds the model again."""
 
+import functools
+import inspect
 import json
 import math
 import re
 import reprlib
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,93 +17,97 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import zoo
-from zoo.checks import unknown
-from zoo.files import replacing, temporaries, writing
+from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
+from zoo.checks import check_type, printable
+from zoo.config import CONFIG, is_file, naming, read_config, read_json
+from zoo.families import Family
 from zoo.models.model import Model
-from zoo.registry import SLOT_ARGUMENTS, assemble, check_cfg_keys, family_of
+from zoo.pointers import Pointer, steady
+from zoo.registry import SLOT_ARGUMENTS, assemble, classes_of, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
-from zoo.weights import read_state_dict
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-OWN_WEIGHTS = r"model(?:-[0-9a-f]{8})?\.safetensors"  # the names that save_pretrained gives
-
-# What a config.json may hold, and the type of each.
-KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
+from zoo.weights import check_fit, read_shapes, read_state_dict
 
 
 def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """Save a model so that ``zoo.create_model("local-dir:<folder>")`` gives it back: weights, arguments, slots.
 
     What is to be written is read back and compared with the model before anything is touched. The folder holds a whole
-    model at every instant: new weights are written under a name of their own, and it is the renaming of config.json,
-    which names them, that exchanges the old model for the new one. Then the weights that the old config.json named are
-    removed; other files stay.
+    model at every instant, for whoever reads and however many save at once: new weights get a name that was never
+    given before, and it is the renaming of config.json, which names them, that exchanges the old model for the new one.
+    Then the weights that the old config.json named are removed, which harms nobody who has opened them; other files
+    stay. What a killed save leaves is hidden, and goes with the next save.
 
     Args:
         model: A model of `zoo.create_model` (on any device, in any precision).
-        folder: Where to; made if it is not there.
+        folder: Where to; made if it is not there. The weights of a first save are called model.safetensors.
 
     Raises:
         TypeError: It is no model of zoo.
         ValueError: A slot or an argument has a value that a file cannot hold, such as a class, or the arguments no
             longer build the model, since a module of it was exchanged.
         FileExistsError: The folder has a config.json that zoo did not write.
+        OSError: The folder cannot be written, or is full; the old model stays.
     """
     config, state = _savable(model)
-    folder = Path(folder)
-    with writing(folder) as alone:
-        old = _named_weights(folder)
-        config["weights"] = f"model-{uuid.uuid4().hex[:8]}.safetensors" if (folder / WEIGHTS).exists() else WEIGHTS
-        with replacing(folder / CONFIG) as new:
-            new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            if read_config(new) != config:
-                raise OSError(f"{new} does not hold what was written to it; the old model stays. Check the disk")
-            with replacing(folder / config["weights"]) as file:
-                save_file(state, file, metadata={"format": "pt", "saved_as": config["weights"]})
-        for path in old, *(_leftovers(folder, config["weights"]) if alone() else ()):
-            if path is not None and path.name != config["weights"]:
-                path.unlink(missing_ok=True)
+    size = sum(value.nbytes for value in state.values())
+    with MODEL.exchanging(Path(folder), size) as (new, name):
+        config["weights"] = name
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if read_config(new / CONFIG) != config:
+            raise OSError(f"{new / CONFIG} does not hold what was written to it; the old model stays. Check the disk")
+        save_file(state, new / name, metadata={"format": "pt", "saved_as": name})
 
 
-def saved_files(folder: Path | str) -> set[Path]:
-    """All files in a folder that `save_pretrained` wrote, also of a save or a removal that was killed."""
-    folder = Path(folder)
-    try:
-        named = {_named_weights(folder), folder / CONFIG}
-    except FileExistsError:
-        return set()
-    return {path for path in named if path is not None and path.is_file()} | set(_leftovers(folder, ""))
+def remove_saved(folder: Path) -> None:
+    """Remove a folder of `save_pretrained`, but not what somebody else has put into it."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(FileExistsError):
+        MODEL.clear(folder)
+        if (name := _named_weights(folder / CONFIG)) is not None:
+            _remove_weights(folder / name)
+            (folder / CONFIG).unlink()
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
 
 
-def _named_weights(folder: Path) -> Path | None:
-    """The weights that a config.json names, if it is there, whole, and they can be those of `save_pretrained`."""
-    path = folder / CONFIG
+def _named_weights(path: Path) -> str | None:
+    """The weights that a config.json names, if it is there and they can be those of `save_pretrained`.
+
+    Of a damaged one, which is put right by saving, those that say themselves that they were saved so.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a damaged one is put right by saving
+    except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
+        return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
     if not isinstance(config, dict) or "zoo_version" not in config:
         raise FileExistsError(f"{path} was not written by zoo and would be lost; choose another folder, or remove it")
     name = config.get("weights")
-    return folder / name if isinstance(name, str) and re.fullmatch(OWN_WEIGHTS, name) else None
+    return name if isinstance(name, str) and MODEL.owns(name) else None
 
 
-def _leftovers(folder: Path, current: str) -> Iterator[Path]:
-    """Files of saves that were killed: unfinished ones, and weights that say themselves that they were saved so."""
-    yield from temporaries(folder, f"{OWN_WEIGHTS}|{re.escape(CONFIG)}")
-    for path in folder.iterdir():
-        if path.name != current and re.fullmatch(OWN_WEIGHTS, path.name):
-            with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("saved_as") == path.name:
-                    yield path
+def _saved_as(path: Path) -> str | None:
+    """The name under which a file of weights was saved."""
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("saved_as")
+    return None
+
+
+def _remove_weights(path: Path) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.unlink()
+
+
+MODEL = Pointer(CONFIG, "model.safetensors", _named_weights, _remove_weights)
 
 
 def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What config.json is to hold, and the weights: compared with a model that the former builds."""
+    """What config.json is to hold beside the name of the weights, and these: compared with a model that it builds."""
     if not isinstance(model, Model) or not getattr(model, "pretrained_cfg", None):
         raise TypeError(
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
@@ -127,11 +132,12 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             for key, value in model.pretrained_cfg.items()
             if key not in ("file", "state_dict", "source")
         },
-        "weights": WEIGHTS,
     }
+    if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
+        config["pretrained_cfg"]["num_classes"] = model.num_classes
     family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
     try:
-        with torch.random.fork_rng(devices=[]), _Sizes():
+        with torch.random.fork_rng(devices=[]), Sizes():
             again = assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
@@ -160,21 +166,6 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     # Tensors that share memory would be refused, and views would drag their whole storage along.
     return config, {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
-
-
-class _Sizes(TorchFunctionMode):
-    """Spares tensors on the meta device the values that they do not keep, which takes most of the time there."""
-
-    SKIPPED = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_)
-    SKIPPED += (Tensor.zero_, Tensor.copy_, nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.trunc_normal_)
-    SKIPPED += (nn.init.zeros_, nn.init.ones_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_)
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        tensor = args[0] if args else kwargs.get("tensor")
-        if func in self.SKIPPED and isinstance(tensor, Tensor) and tensor.is_meta:
-            return tensor
-        return func(*args, **kwargs)
 
 
 def _some(told: list[str]) -> str:
@@ -216,7 +207,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     Args:
         name: With its prefix.
         pretrained: Load the weights.
-        overrides: Arguments in place of the saved ones.
+        overrides: Arguments in place of the saved ones; with ``bounded=False`` the folder is trusted, whatever it asks
+            for.
 
     Raises:
         FileNotFoundError: The folder holds no model.
@@ -229,12 +221,13 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             "it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
-            f"{place} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
+            f"{printable(place, 500)} holds no saved model: there is no {printable(path, 500)}; "
+            "zoo.save_pretrained(model, folder) makes one"
         )
     try:
-        return _open(path, pretrained, overrides)
+        return steady(path, lambda: _open(path, pretrained, overrides))
     except (ValueError, TypeError, FileNotFoundError) as error:
         if (version := _newer(path)) is None:
             raise
@@ -247,9 +240,9 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
 def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
-        version = json.loads(path.read_text(encoding="utf-8"))["zoo_version"]
+        version = read_json(path)["zoo_version"]
         return version if _release(version) > _release(zoo.__version__) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
 
 
@@ -261,46 +254,86 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Module:
     config = read_config(path)
-    where = f"{path}: "
-    arch = config["architecture"]
-    family = family_of(arch, where)
+    overrides = dict(overrides)
+    bounded = overrides.pop("bounded", True)
+    check_type("bounded", bounded, bool)
+    arch, arguments, cfg = config["architecture"], config["model_args"], PretrainedCfg(**config["pretrained_cfg"])
     weights = path.parent / config["weights"]
-    return assemble(
-        arch,
-        family,
-        config["model_args"],
-        PretrainedCfg(**config["pretrained_cfg"]),
-        overrides,
-        load=(lambda: (read_state_dict(weights), str(weights))) if pretrained else None,
-        where=where,
-    )
+    with naming(path):
+        family = family_of(arch)
+        _check_agrees(arch, arguments, config["pretrained_cfg"])
+    if bounded:
+        _check_bounded(
+            path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
+        )
+    state = read_state_dict(weights) if pretrained else None
+    with naming(path, any_error=not overrides):
+        return assemble(
+            arch,
+            family,
+            arguments,
+            cfg,
+            overrides,
+            load=(lambda: (state, str(weights))) if pretrained else None,
+            where=f"{printable(path)}: ",
+        )
 
 
-def read_config(path: Path | str) -> dict[str, Any]:
-    """Read and check a config.json: it is input like any other.
+def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Check the classes that a configuration says against the model's; they may be those of the variant's own weights.
 
     Raises:
-        ValueError: It is no JSON mapping, or a key is unknown, missing or of the wrong type.
+        ValueError: It says another number than either.
     """
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
-    if not isinstance(config, Mapping):
+    said, own = cfg.get("num_classes"), arguments.get("num_classes")
+    if said is not None and own is not None and said not in {own, *classes_of(arch)}:
         raise ValueError(
-            f"{path} holds a {type(config).__name__}; it must be a mapping with the keys {', '.join(KEYS)}"
+            f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
+            "weights have into both"
         )
-    for key, kind in KEYS.items():
-        if key not in config:
-            raise ValueError(f"{path} has no key {key!r}; it must have {', '.join(KEYS)}")
-        if not isinstance(config[key], kind):
-            raise ValueError(f"{path}: {key} is {config[key]!r}; it must be a {kind.__name__}")
-    for key in config:
-        if key not in KEYS:
-            raise ValueError(f"{path}: " + unknown(f"key {key!r}", key, KEYS, "keys"))
-    check_cfg_keys(config["pretrained_cfg"], f"{path}: pretrained_cfg")
-    if not re.fullmatch(r"[\w.-]+\.safetensors", config["weights"]):
-        raise ValueError(
-            f"{path}: weights is {config['weights']!r}; it must be the name of a .safetensors file in the same folder"
-        )
-    return config
+
+
+def _check_bounded(
+    path: Path,
+    family: Family,
+    arch: str,
+    arguments: Mapping[str, Any],
+    cfg: PretrainedCfg,
+    weights: Path | None,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Check what a folder asks for before anything is allocated: by bounds, and against the header of its weights.
+
+    Args:
+        path: Its config.json.
+        family, arch, arguments, cfg: What that says.
+        weights: The weight file; None if there is none, and none is asked for.
+        overrides: Arguments of the user. They are not bounded; a classifier that they exchange need not fit.
+
+    Raises:
+        ValueError: It asks for more; the message says what, and how the bounds are lifted.
+    """
+
+    def build(arguments: Mapping[str, Any], mode: Sizes) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), mode:
+            return assemble(arch, family, arguments, cfg, {"device": "meta"})
+
+    def fit(model: nn.Module) -> None:
+        head = not any(key in overrides for key in ("num_classes", "features_only"))
+        check_fit(model, shapes, str(weights), head=head)
+
+    def key_of(message: str, fits: bool = False) -> str | None:
+        own = {key: p.default for key, p in inspect.signature(family.model).parameters.items()} | family.arguments(arch)
+        check = lambda changed: fit(build(changed, Metered(tensors))) if fits else build(changed, Metered(tensors))
+        return culprit(message, arguments, own, check, alone=fits)
+
+    with naming(path):
+        check_bounds(arguments)
+    shapes, size = read_shapes(weights) if weights else ({}, None)
+    tensors = len(shapes) if weights else UNKNOWN
+    with naming(path, key_of, any_error=True):
+        model = build(arguments, Metered(tensors))
+        check_size(model, size)
+    if shapes:
+        with naming(path, functools.partial(key_of, fits=True)):
+            fit(model)

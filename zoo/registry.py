@@ -13,18 +13,18 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.arguments import SLOT_ARGUMENTS, check_arguments, check_taken, given
+from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
 from zoo.blocks.embed import to_pair
 from zoo.checks import check_type, unknown
-from zoo.families import Family, check_cfg_keys, families, family_of
+from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
+from zoo.pretrained import check_cfg
 from zoo.slots import copied, with_others
 from zoo.use import watched
-from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
+from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict, take_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
-FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
 
 # --- Looking up -------------------------------------------------------------------------------------------------------
@@ -166,6 +166,12 @@ def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
 
 
+def classes_of(arch: str) -> set[int]:
+    """The numbers of classes of a variant itself, and of all its configurations."""
+    own = family_of(arch).arguments(arch).get("num_classes")
+    return {cfg.num_classes for cfg in _cfgs(arch).values()} | ({own} if own is not None else set())
+
+
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
     family = family_of(arch)
     made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
@@ -175,8 +181,11 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
         if cfg not in tags:
             raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
     if isinstance(cfg, Mapping):
-        check_cfg_keys(cfg, "pretrained_cfg")
-    check_cfg_keys(overlay or {}, "pretrained_cfg_overlay")
+        check_cfg(cfg, "pretrained_cfg")
+    check_cfg(overlay or {}, "pretrained_cfg_overlay")
+    for given_cfg in (cfg, overlay):
+        if isinstance(given_cfg, Mapping) and given_cfg.get("state_dict"):  # timm copies what is in it
+            take_state_dict(given_cfg["state_dict"], "the given state dict")
     if made and not isinstance(cfg, Mapping):
         cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
@@ -192,6 +201,8 @@ def create_model(
     pretrained_cfg_overlay: Mapping | None = None,
     checkpoint_path: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    *,
+    bounded: bool = True,
     **kwargs,
 ) -> nn.Module:
     """Create a model by name, with timm's signature.
@@ -208,6 +219,8 @@ def create_model(
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
         cache_dir: Where downloads are kept.
+        bounded: A folder is opened only if its configuration asks for no more than its weights hold and `zoo.bounds`
+            allows; False takes one that you trust as it is.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
@@ -221,6 +234,7 @@ def create_model(
         TypeError: The name, or an option, is of the wrong type.
     """
     check_type("model_name", model_name, str)
+    check_type("pretrained", pretrained, bool | None)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
@@ -234,8 +248,10 @@ def create_model(
             raise ValueError(f"{model_name} brings its own configuration; leave pretrained_cfg and its overlay out")
         from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
 
-        model = open_model(model_name, pretrained=pretrained is not False, **kwargs)
+        model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
     else:
+        if not bounded:
+            raise ValueError(f"bounded=False is for models from folders, and {model_name!r} is none; leave it out")
         if any(mark in model_name for mark in "/\\"):
             raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
         arch, tag = timm.models.split_model_name_tag(model_name)
@@ -250,8 +266,8 @@ def create_model(
             load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
         )
     if checkpoint_path:
-        rules = family_of(model.pretrained_cfg["architecture"]).rules
-        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path))
+        rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
+        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)
     return model
 
 
@@ -276,10 +292,17 @@ def assemble(
         load: Gives the state dict and its source's name, or None for no weights.
         where: A prefix of error messages, such as the name of a configuration file.
     """
-    overrides, arguments = copied(given(family.model, overrides)), copied(arguments)
-    check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
+    overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
+    arguments = {k: copied(v, f"{where}{arch}: {k}") for k, v in arguments.items()}
+    check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
     check_arguments(family.model, arguments, arch, where)
+    check_complete(family.model, {**arguments, **overrides}, arch, where)
     takes = inspect.signature(family.model).parameters
+    needed = [key for key, p in takes.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    if missing := [key for key in needed if key not in {**arguments, **overrides}]:
+        raise ValueError(f"{where}{arch} needs the arguments {', '.join(missing)}, and they are not there; add them")
+    if family.model.vision and len(cfg.input_size) != 3:
+        raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
@@ -289,7 +312,7 @@ def assemble(
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def build(**final) -> nn.Module:
-        with watched() as use:
+        with watched() as use, named(where, arch):
             model = family.model(**final)
         check_taken(model, use, asked, arch)
         return model
@@ -306,7 +329,8 @@ def assemble(
         state, name = load()
         classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
         rules, head = () if where else family.rules, not overrides.get("features_only")
-        load_weights(model, state, rules, name, source_classes=classes, head=head)
+        chans = arguments.get("in_chans", cfg.input_size[0]) if where else cfg.input_size[0]
+        load_weights(model, state, rules, name, source_classes=classes, source_chans=chans, head=head)
         if size is not None:
             model.set_input_size(size)
         return model

@@ -1,7 +1,5 @@
 """Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
@@ -11,7 +9,8 @@ from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
-from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
+from zoo.ranges import Channels, Classes, Rate, Widths
+from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
 
 
 class Stack(Model):
@@ -47,26 +46,20 @@ class Stack(Model):
     def __init__(
         self,
         *,
-        in_chans: int,
-        num_classes: int,
-        hidden: Sequence[int],
-        layer: SlotLike = "spline",
-        act: str = "silu",
+        in_chans: Channels,
+        num_classes: Classes,
+        hidden: Widths,
+        layer: SlotsLike = "spline",
+        act: SlotLike = "silu",
         norm: SlotLike = "none",
         bias: bool | None = None,
-        drop_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
         device=None,
         dtype=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
         widths = [in_chans, *hidden]
-        if not all(type(width) is int and width > 0 for width in widths) or not hidden:
-            raise ValueError(
-                f"in_chans={in_chans!r} and hidden={hidden!r} must be positive integers, at least one each"
-            )
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate is {drop_rate!r}; it must be at least 0 and below 1")
         slots = resolve_slots(layer, len(widths), "layer")
         self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
         self.input_size = (in_chans,)
