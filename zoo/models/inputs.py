@@ -23,7 +23,7 @@ def check_images(model: nn.Module, x: Tensor) -> None:
         TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
         ValueError: It is not ``(B, in_chans, H, W)``.
     """
-    if torch.jit.is_tracing():  # each look at a size would be recorded
+    if guard.tracing():
         return
     shaped = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == model.in_chans
     recording = guard.compiling()  # then sizes and weights may be unknown
@@ -46,7 +46,7 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
         TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
         ValueError: Its last dimension has another size.
     """
-    if torch.jit.is_tracing():
+    if guard.tracing():
         return
     if not isinstance(x, Tensor):
         raise TypeError(f"expected vectors (*, {width}) in a tensor, got {_kind(x)}; torch.as_tensor makes one of it")

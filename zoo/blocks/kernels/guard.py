@@ -29,7 +29,12 @@ def recording() -> bool:
     Compilers, exporters and `torch.jit.trace` do that. Then nothing may be read off the values of a tensor, and no
     size may become a constant (``x.shape[0]`` stays a symbol to all of them, ``len(x)`` does not).
     """
-    return compiling() or torch.jit.is_tracing()
+    return compiling() or tracing()
+
+
+def tracing() -> bool:
+    """Whether `torch.jit.trace` runs the program, which records each look at a size too."""
+    return torch.jit.is_tracing()
 
 
 @torch.compiler.assume_constant_result  # the compiler behind `torch.export(strict=True)` answers no by itself
