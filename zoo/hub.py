@@ -259,6 +259,8 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
     check_type("bounded", bounded, bool)
     arch, arguments, cfg = config["architecture"], config["model_args"], PretrainedCfg(**config["pretrained_cfg"])
     weights = path.parent / config["weights"]
+    # At once, since a save may remove what is not open yet; that maps the file, and no more.
+    state = read_state_dict(weights) if pretrained else None
     with naming(path):
         family = family_of(arch)
         _check_agrees(arch, arguments, config["pretrained_cfg"])
@@ -266,7 +268,6 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
         _check_bounded(
             path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
         )
-    state = read_state_dict(weights) if pretrained else None
     with naming(path, any_error=not overrides):
         return assemble(
             arch,
