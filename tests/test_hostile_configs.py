@@ -13,8 +13,9 @@ from conftest import FULL_VARIANTS, randomised
 
 import zoo
 from zoo.bounds import BOUNDS, Metered, check_bounds, check_size
+from zoo.cfgs import classes_of, resolve_cfg
 from zoo.config import BYTES, read_config, read_json
-from zoo.registry import _resolve_cfg, assemble, classes_of, family_of
+from zoo.registry import assemble, family_of
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def metered(name: str) -> torch.nn.Module:
     shapes = len(zoo.create_model(name, device="meta").state_dict())
     with torch.random.fork_rng(devices=[]), Metered(shapes):
         family = family_of(name)
-        return assemble(name, family, family.arguments(name), _resolve_cfg(name), {"device": "meta"})
+        return assemble(name, family, family.arguments(name), resolve_cfg(name), {"device": "meta"})
 
 
 LARGEST = ["vmoe_h14_every2_224", "swinv2_base_window12to24_192to384", "hourglass_mlp_base", "unireplknet_s"]
