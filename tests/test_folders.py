@@ -1,13 +1,6 @@
-"""Folders of segmenters, of models for several tasks, and of runs: what lies beside zoo's own files stays.
+"""Folders of segmenters, of models for several tasks, and of runs: what lies beside zoo's own files stays."""
 
-What a kill left does not pile up.
-"""
-
-import itertools
-import multiprocessing
-import os
 import re
-import signal
 
 import pytest
 import torch
@@ -118,60 +111,6 @@ def test_damaged_heads_are_told_and_put_right_by_saving(kind, damage, tmp_path):
     assert opens_as(model, tmp_path)
 
 
-# --- Kills ------------------------------------------------------------------------------------------------------------
-
-OPERATIONS = ("fsync", "replace", "unlink", "rename", "rmdir")
-
-
-def killed_at(instant: int, save) -> bool:
-    """Run `save` in a process that kills itself before the n-th of its operations on files; whether it came so far."""
-
-    def child():
-        calls = itertools.count(1)
-
-        def counted(function):
-            def wrapper(*args, **kwargs):
-                if next(calls) == instant:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
-
-            return wrapper
-
-        for name in OPERATIONS:
-            setattr(os, name, counted(getattr(os, name)))
-        save()
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
-
-
-def test_a_kill_at_any_instant_leaves_a_whole_model_and_what_it_leaves_is_cleared(kind, tmp_path):
-    make = kind[0]
-    old, new, found = make(), make(token_mixer="pool"), set()
-    for instant in itertools.count(1):
-        old.save(tmp_path)
-        assert len(list(tmp_path.iterdir())) == 2, "leftovers"
-        killed = killed_at(instant, lambda: new.save(tmp_path))
-        found.add(opens_as(new, tmp_path))
-        assert opens_as(new, tmp_path) or (killed and opens_as(old, tmp_path))
-        if not killed:
-            break
-    assert instant > 8 and found == {True, False}
-
-
-def test_what_killed_saves_of_a_model_leave_is_cleared(tmp_path):
-    old, new = (zoo.create_model(name) for name in ("vit_test", "mixer_test"))
-    for instant in itertools.count(1):
-        zoo.save_pretrained(old, tmp_path)
-        assert len(list(tmp_path.iterdir())) == 2
-        if not killed_at(instant, lambda: zoo.save_pretrained(new, tmp_path)):
-            break
-    assert instant > 6
-
-
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -193,5 +132,5 @@ def test_what_lies_beside_checkpoints_stays(tmp_path):
     assert [path.name for path in (folder.checkpoints / "step-00000001").iterdir()] == ["notes.txt"]
     left = {path.name for path in folder.checkpoints.iterdir()}
     assert left == {name.split("/")[0] for name in mine} | {"step-00000003"}
-    weights, optimizer = folder.load_checkpoint(folder.checkpoints / "step-00000003", ["model"])
-    assert weights["model"]["w"].tolist() == [3.0, 3.0] and optimizer == {"step": 3}
+    weights, optimizer, facts = folder.load_checkpoint(folder.checkpoints / "step-00000003", ["model"])
+    assert weights["model"]["w"].tolist() == [3.0, 3.0] and optimizer == {"step": 3} and facts["step"] == 3

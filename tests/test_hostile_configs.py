@@ -113,10 +113,11 @@ def test_without_weights_there_are_bounds_too(case, folders, tmp_path):
 
 
 def test_a_keyword_lifts_the_bounds(tmp_path):
-    deep = "channel_mixer"
-    model = randomised(zoo.create_model("vit_test", **{deep: "spline_kan(order=70, grid_size=2, hidden=2)"}, depth=1))
+    model = randomised(zoo.create_model("kan_test", in_chans=70_000, hidden=[1], layer="none"))
     zoo.save_pretrained(model, tmp_path)
-    with pytest.raises(ValueError, match=r"config.json: model_args: channel_mixer: order is 70; 64 .*bounded=False"):
+    with pytest.raises(
+        ValueError, match="config.json: model_args: in_chans is 70000; 65536 is the most .*bounded=False"
+    ):
         zoo.create_model(f"local-dir:{tmp_path}")
     again = zoo.create_model(f"local-dir:{tmp_path}", bounded=False)
     assert torch.equal(again.head.weight, model.head.weight)
@@ -299,9 +300,9 @@ def test_arguments_are_refused_by_name(key, value, case):
 
 def test_missing_arguments_are_listed(case, folders):
     config = json.loads(folders["vit_test"][0])
-    assert "needs the arguments dim, depth, token_mixer, channel_mixer" in case(json.dumps(config | {"model_args": {}}))
+    assert "needs dim, depth, token_mixer, channel_mixer" in case(json.dumps(config | {"model_args": {}}))
     del config["model_args"]["depth"]
-    assert "vit_test needs the arguments depth" in case(json.dumps(config))
+    assert "vit_test needs depth" in case(json.dumps(config))
 
 
 def test_names_of_weights(case, folders):

@@ -18,7 +18,7 @@ from conftest import TINY_VARIANTS, images, randomised
 from safetensors.torch import save_file
 
 import zoo
-from zoo.files import writing
+from zoo.files import staging
 from zoo.slots import Slot, dump_slots, parse_slot
 
 
@@ -401,15 +401,14 @@ def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weigh
     assert (folder / "mine.safetensors").exists() and (folder.parent / "model.safetensors").exists()
 
 
-def test_nothing_is_taken_for_a_leftover_while_another_process_saves(saved):
+def test_nothing_is_taken_for_a_leftover_while_its_process_lives(saved):
     model, folder = saved
-    partial = folder / ".model-0123abcd.safetensors.abcd_123.tmp"
-    partial.write_bytes(b"half of it")
-    with writing(folder):
+    with staging(folder) as stage:
+        (stage / "model.safetensors").write_bytes(b"half of it")
+        shutil.copytree(stage, folder / ".zoo-0123abcd.tmp")  # as of a process that was killed: nobody holds its lock
         zoo.save_pretrained(model, folder)
-        assert partial.exists()
-    zoo.save_pretrained(model, folder)
-    assert not partial.exists() and len(list(folder.iterdir())) == 2
+        assert {path for path in folder.iterdir() if path.is_dir()} == {stage}
+    assert len(list(folder.iterdir())) == 2
 
 
 # --- Versions ---------------------------------------------------------------------------------------------------------

@@ -1,100 +1,216 @@
-"""Writing files so that a kill at any instant leaves the old one or the new one, whole."""
+"""Writing files so that a kill at any instant leaves the old one or the new one, whole.
 
+What a kill leaves beside it is hidden, and goes when the next file is written there.
+"""
+
+import errno
 import os
 import re
-import tempfile
+import shutil
+import stat
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from safetensors import SafetensorError
+
+from zoo import locks
+from zoo.checks import printable
+
+STAGE = re.compile(r"\.zoo-[0-9a-f]{8}\.tmp")
+LOCK = "lock"  # in a stage: locked while the process lives that writes there
+RECORD = "record.json"  # in a stage: what else may be left of this save, for `clear`
+STALE = 24 * 3600  # seconds after which a stage is taken for left, where there are no locks to tell
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary file beside `path`, to be written in the body; it takes `path`'s place when the body has ended.
+def replacing(path: Path | str, size: int | None = None) -> Iterator[Path]:
+    """A file to be written in the body, which takes the place of `path` when the body has ended.
 
-    The data is on the disk before the name changes. If the body fails, `path` is as it was and the temporary is gone.
+    The data is on the disk before the name changes. If the body fails, `path` is as it was.
+
+    Args:
+        path: What is to be replaced, or made.
+        size: How many bytes it will have, for the error when there is no room.
 
     Example:
+        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with replacing(folder / "note.txt") as new:
         ...     _ = new.write_text("whole")
         >>> (folder / "note.txt").read_text(), len(list(folder.iterdir()))
         ('whole', 1)
+
+    Raises:
+        OSError: It cannot be written; the error says how much room is needed, and what to do.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    new = Path(name)
-    try:
-        yield new
-        _sync(new)
-        new.chmod(0o666 & ~_umask())  # mkstemp's files are private; a model is not
-        new.replace(path)
-        _sync(path.parent)
-    finally:
-        new.unlink(missing_ok=True)
+    with telling(path, size), staging(path.parent) as stage:
+        yield stage / path.name
+        settle(stage / path.name)
+        (stage / path.name).replace(path)
+        sync(path.parent)
 
 
-def temporaries(folder: Path | str, pattern: str) -> list[Path]:
-    """What `replacing` was writing in place of files whose name matches the pattern, and left there if it was killed.
+# --- What goes wrong on the disk --------------------------------------------------------------------------------------
 
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with replacing(folder / "note.txt") as new:
-        ...     temporaries(folder, "note.*") == [new], temporaries(folder, "other.*")
-        (True, [])
-    """
-    ours = re.compile(rf"\.(?:{pattern})\.[a-z0-9_]{{8}}\.tmp")
-    return [path for path in Path(folder).iterdir() if ours.fullmatch(path.name)]
+REMEDIES = {
+    errno.ENOSPC: "free some of that disk, or choose another folder",
+    errno.EDQUOT: "free some of your share of that disk, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`), or choose a folder on another file system",
+    errno.EIO: "check that disk, your share of it and the limit on the size of a file, or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another folder",
+    errno.EROFS: "choose a folder that is not read-only",
+    errno.EACCES: "make the folder writable, or choose another",
+    errno.EPERM: "make the folder writable, or choose another",
+}
 
 
 @contextmanager
-def writing(folder: Path | str) -> Iterator[Callable[[], bool]]:
-    """Make a folder and hold it while files in it are written; gives a function that says whether nobody else does.
+def telling(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn what the body raises because of the disk into an OSError that says which file, what it needs, what to do.
 
-    Only who is alone may take files for those of a process that was killed. It is asked last: to ask may give up one's
-    own hold. Where a folder cannot be locked, as on Windows and some network file systems, nobody is ever alone. A
-    folder that was made and stays empty is removed.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with writing(folder) as alone:
-        ...     with writing(folder):
-        ...         together = alone()
-        ...     together, alone() or fcntl is None
-        (False, True)
+    It has the number of the operating system's error, also where safetensors or torch raised something else.
     """
-    folder = Path(folder)
-    made = not folder.exists()
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        free = _free(path.parent)
+        if (number := _number(error, free is not None and free < (size or 0))) not in REMEDIES:
+            raise
+        room = [f"{size:,} bytes are needed"] if size is not None else []
+        room += [f"{free:,} bytes are free on its disk"] if free is not None else []
+        why = "; ".join([os.strerror(number), *room])
+        told = f"{printable(path)} cannot be written ({why}). What was there stays; {REMEDIES[number]}"
+        raise OSError(number, told) from error
+
+
+def _number(error: Exception, full: bool) -> int | None:
+    """The number of the operating system's error that an exception is, or hides."""
+    if isinstance(error, OSError):
+        return error.errno
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return int(found[1])
+    if re.search("iostream error|PytorchStreamWriter|inline_container", str(error)):  # torch, which says no number
+        return errno.ENOSPC if full else errno.EIO
+    return None
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes that may be written to a folder, or to where it would be."""
+    with suppress(OSError, ValueError):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    return None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise an error if there can be no such folder, since something else is there."""
+    if "\0" in str(folder):
+        raise ValueError(f"{printable(folder)} is no name for a folder: it has a null character")
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileExistsError(f"{printable(place)} is there and is no folder; choose another")
+
+
+# --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def _without_record(stage: Path) -> bool:
+    return not (stage / RECORD).exists()
+
+
+@contextmanager
+def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> Iterator[Path]:
+    """A hidden folder in `folder`, which is made if need be, for what is not yet whole; it goes at the end.
+
+    Stages that killed processes left go first: they may fill the disk. Whether a process lives, its lock says, or where
+    there are no locks, as on Windows, the age of the stage. Folders that were made and stay empty are removed.
+
+    Args:
+        folder: Where what is written will lie.
+        clear: Given a stage that ends or was left, removes what else is left of it, and says whether it may go.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    if handle is not None and not _locked(handle, fcntl.LOCK_SH):
-        os.close(handle)
-        handle = None
+    stage, handle = folder / f".zoo-{uuid.uuid4().hex[:8]}.tmp", None
     try:
-        yield lambda: handle is not None and _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locks.alone(folder) as sure:  # nobody takes a new stage for one that was left
+            _clear_left(folder, clear, sure)
+            stage.mkdir()
+            handle = locks.make_locked(stage / LOCK)
+        yield stage
     finally:
-        if handle is not None:
-            os.close(handle)
-        if made:
+        try:
+            with suppress(OSError), locks.alone(folder):
+                if clear(stage):
+                    _remove(stage)
+        finally:
+            if handle is not None:
+                locks.unlock(handle)
             with suppress(OSError):  # it is not empty
-                folder.rmdir()
+                for path in made:
+                    path.rmdir()
 
 
-def _locked(handle: int, kind: int) -> bool:
-    try:
-        fcntl.flock(handle, kind)
-    except OSError:
-        return False
-    return True
+def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) -> None:
+    """Clear the stages that killed processes left in a folder; `clear` as for `staging`."""
+    with locks.alone(folder) as sure:
+        _clear_left(folder, clear, sure)
 
 
-def _sync(path: Path) -> None:
+def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool | None) -> None:
+    if sure is False:
+        return
+    for stage in [path for path in folder.iterdir() if STAGE.fullmatch(path.name)]:
+        with suppress(OSError):
+            if not stat.S_ISDIR(stage.lstat().st_mode):
+                continue
+            if not (stage / LOCK).exists():  # killed at the very first or last, or somebody's own
+                stage.rmdir()
+                continue
+            handle = locks.lock(stage / LOCK) if sure else None
+            gone = handle is not None if sure else time.time() - (stage / LOCK).stat().st_mtime > STALE
+            try:
+                if gone and clear(stage):
+                    _remove(stage)
+            finally:
+                if handle is not None:
+                    locks.unlock(handle)
+
+
+def _remove(stage: Path) -> None:
+    """Remove a stage so that, killed at any instant, it is still one."""
+    for path in stage.iterdir():
+        if path.name not in (LOCK, RECORD):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (stage / RECORD).unlink(missing_ok=True)
+    (stage / LOCK).unlink(missing_ok=True)
+    stage.rmdir()
+
+
+def settle(path: Path) -> None:
+    """Give a file in a stage, or all in a folder there, the permissions of new files, and have the disk keep them.
+
+    safetensors makes files that nobody else may read. The umask cannot be asked for without changing it for other
+    threads too; what it leaves of a new file's permissions shows the stage's own file.
+    """
+    stage = next(parent for parent in path.parents if STAGE.fullmatch(parent.name))
+    mode = stat.S_IMODE((stage / LOCK).stat().st_mode)
+    for one in [*path.rglob("*"), path]:
+        if one.is_file():
+            one.chmod(mode)
+        sync(one)
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle for a folder
     handle = os.open(path, os.O_RDONLY)
@@ -102,9 +218,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,8 +6,7 @@ import json
 import math
 import re
 import reprlib
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,85 +24,91 @@ from zoo.cfgs import classes_of
 from zoo.checks import check_type, printable
 from zoo.config import CONFIG, is_file, naming, read_config, read_json
 from zoo.families import Family
-from zoo.files import replacing, temporaries, writing
 from zoo.models.model import Model
+from zoo.pointers import Pointer, steady
 from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import check_fit, read_shapes, read_state_dict
-
-WEIGHTS = "model.safetensors"
-OWN_WEIGHTS = r"model(?:-[0-9a-f]{8})?\.safetensors"  # the names that save_pretrained gives
 
 
 def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """Save a model so that ``zoo.create_model("local-dir:<folder>")`` gives it back: weights, arguments, slots.
 
     What is to be written is read back and compared with the model before anything is touched. The folder holds a whole
-    model at every instant: new weights are written under a name of their own, and it is the renaming of config.json,
-    which names them, that exchanges the old model for the new one. Then the weights that the old config.json named are
-    removed; other files stay.
+    model at every instant, for whoever reads and however many save at once: new weights get a name that was never
+    given before, and it is the renaming of config.json, which names them, that exchanges the old model for the new one.
+    Then the weights that the old config.json named are removed, which harms nobody who has opened them; other files
+    stay. What a killed save leaves is hidden, and goes with the next save.
 
     Args:
         model: A model of `zoo.create_model` (on any device, in any precision).
-        folder: Where to; made if it is not there.
+        folder: Where to; made if it is not there. The weights of a first save are called model.safetensors.
 
     Raises:
         TypeError: It is no model of zoo.
         ValueError: A slot or an argument has a value that a file cannot hold, such as a class, or the arguments no
             longer build the model, since a module of it was exchanged.
         FileExistsError: The folder has a config.json that zoo did not write.
+        OSError: The folder cannot be written, or is full; the old model stays.
     """
     config, state = _savable(model)
-    folder = Path(folder)
-    with writing(folder) as alone:
-        old = _named_weights(folder)
-        config["weights"] = f"model-{uuid.uuid4().hex[:8]}.safetensors" if (folder / WEIGHTS).exists() else WEIGHTS
-        with replacing(folder / CONFIG) as new:
-            new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            if read_config(new) != config:
-                raise OSError(f"{new} does not hold what was written to it; the old model stays. Check the disk")
-            with replacing(folder / config["weights"]) as file:
-                save_file(state, file, metadata={"format": "pt", "saved_as": config["weights"]})
-        for path in old, *(_leftovers(folder, config["weights"]) if alone() else ()):
-            if path is not None and path.name != config["weights"]:
-                path.unlink(missing_ok=True)
+    size = sum(value.nbytes for value in state.values())
+    with MODEL.exchanging(Path(folder), size) as (new, name):
+        config["weights"] = name
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if read_config(new / CONFIG) != config:
+            raise OSError(f"{new / CONFIG} does not hold what was written to it; the old model stays. Check the disk")
+        save_file(state, new / name, metadata={"format": "pt", "saved_as": name})
 
 
-def saved_files(folder: Path | str) -> set[Path]:
-    """All files in a folder that `save_pretrained` wrote, also of a save or a removal that was killed."""
-    folder = Path(folder)
-    try:
-        named = {_named_weights(folder), folder / CONFIG}
-    except FileExistsError:
-        return set()
-    return {path for path in named if path is not None and path.is_file()} | set(_leftovers(folder, ""))
+def remove_saved(folder: Path) -> None:
+    """Remove a folder of `save_pretrained`, but not what somebody else has put into it."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(FileExistsError):
+        MODEL.clear(folder)
+        if (name := _named_weights(folder / CONFIG)) is not None:
+            _remove_weights(folder / name)
+            (folder / CONFIG).unlink()
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
 
 
-def _named_weights(folder: Path) -> Path | None:
-    """The weights that a config.json names, if it is there, whole, and they can be those of `save_pretrained`."""
-    path = folder / CONFIG
+def _named_weights(path: Path) -> str | None:
+    """The weights that a config.json names, if it is there and they can be those of `save_pretrained`.
+
+    Of a damaged one, which is put right by saving, those that say themselves that they were saved so.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a damaged one is put right by saving
+    except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
+        return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
     if not isinstance(config, dict) or "zoo_version" not in config:
         raise FileExistsError(f"{path} was not written by zoo and would be lost; choose another folder, or remove it")
     name = config.get("weights")
-    return folder / name if isinstance(name, str) and re.fullmatch(OWN_WEIGHTS, name) else None
+    return name if isinstance(name, str) and MODEL.owns(name) else None
 
 
-def _leftovers(folder: Path, current: str) -> Iterator[Path]:
-    """Files of saves that were killed: unfinished ones, and weights that say themselves that they were saved so."""
-    yield from temporaries(folder, f"{OWN_WEIGHTS}|{re.escape(CONFIG)}")
-    for path in folder.iterdir():
-        if path.name != current and re.fullmatch(OWN_WEIGHTS, path.name):
-            with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("saved_as") == path.name:
-                    yield path
+def _saved_as(path: Path) -> str | None:
+    """The name under which a file of weights was saved."""
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("saved_as")
+    return None
+
+
+def _remove_weights(path: Path) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.unlink()
+
+
+MODEL = Pointer(CONFIG, "model.safetensors", _named_weights, _remove_weights)
 
 
 def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What config.json is to hold, and the weights: compared with a model that the former builds."""
+    """What config.json is to hold beside the name of the weights, and these: compared with a model that it builds."""
     if not isinstance(model, Model) or not getattr(model, "pretrained_cfg", None):
         raise TypeError(
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
@@ -128,7 +133,6 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             for key, value in model.pretrained_cfg.items()
             if key not in ("file", "state_dict", "source")
         },
-        "weights": WEIGHTS,
     }
     if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
         config["pretrained_cfg"]["num_classes"] = model.num_classes
@@ -224,7 +228,7 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             "zoo.save_pretrained(model, folder) makes one"
         )
     try:
-        return _open(path, pretrained, overrides)
+        return steady(path, lambda: _open(path, pretrained, overrides))
     except (ValueError, TypeError, FileNotFoundError) as error:
         if (version := _newer(path)) is None:
             raise
@@ -263,6 +267,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
         _check_bounded(
             path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
         )
+    state = read_state_dict(weights) if pretrained else None
     with naming(path, any_error=not overrides):
         return assemble(
             arch,
@@ -270,7 +275,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
             arguments,
             cfg,
             overrides,
-            load=(lambda: (read_state_dict(weights), str(weights))) if pretrained else None,
+            load=(lambda: (state, str(weights))) if pretrained else None,
             where=f"{printable(path)}: ",
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.arguments import SLOT_ARGUMENTS, check_arguments, check_taken, given
+from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
 from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
 from zoo.checks import check_type, unknown
 from zoo.families import Family, families, family_of
@@ -24,7 +24,6 @@ from zoo.use import watched
 from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
-FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
 
 # --- Looking up -------------------------------------------------------------------------------------------------------
@@ -205,6 +204,7 @@ def create_model(
         TypeError: The name, or an option, is of the wrong type.
     """
     check_type("model_name", model_name, str)
+    check_type("pretrained", pretrained, bool | None)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
@@ -262,13 +262,12 @@ def assemble(
         load: Gives the state dict and its source's name, or None for no weights.
         where: A prefix of error messages, such as the name of a configuration file.
     """
-    overrides, arguments = copied(given(family.model, overrides)), copied(arguments)
-    check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
+    overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
+    arguments = {k: copied(v, f"{where}{arch}: {k}") for k, v in arguments.items()}
+    check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
     check_arguments(family.model, arguments, arch, where)
+    check_complete(family.model, {**arguments, **overrides}, arch, where)
     takes = inspect.signature(family.model).parameters
-    needed = [key for key, p in takes.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-    if missing := [key for key in needed if key not in {**arguments, **overrides}]:
-        raise ValueError(f"{where}{arch} needs the arguments {', '.join(missing)}, and they are not there; add them")
     if family.model.vision and len(cfg.input_size) != 3:
         raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
@@ -280,7 +279,7 @@ def assemble(
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def build(**final) -> nn.Module:
-        with watched() as use:
+        with watched() as use, named(where, arch):
             model = family.model(**final)
         check_taken(model, use, asked, arch)
         return model

@@ -1,20 +1,20 @@
 """A model that stands on one of zoo's as a folder: its heads are a file, which names the folder of the model below."""
 
-import re
-import shutil
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.files import replacing, temporaries, writing
-from zoo.hub import saved_files
+from zoo.hub import remove_saved
+from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Parts:
     heads: str
 
     def save(self, folder: Path | str, model: nn.Module, heads: nn.Module, metadata: Mapping[str, str]) -> None:
-        """Write a folder; it holds a whole model at every instant.
+        """Write a folder; it holds a whole model at every instant, for whoever reads and however many save at once.
 
-        The model below goes into a folder of its own. The file of the heads names it, and it is the renaming of that
-        file which exchanges an old model for the new one. Then the folder that the old file named is removed; other
-        files and folders stay.
+        The model below goes into a folder of its own, with a name that was never given before. The file of the heads
+        names it, and it is the renaming of that file which exchanges an old model for the new one. Then the folder that
+        the old file named is removed; other files and folders stay, and so does what somebody has put into it.
 
         Args:
             folder: Where to.
@@ -47,39 +47,21 @@ class Parts:
         Raises:
             ValueError: The model has what a file cannot hold, as in `zoo.save_pretrained`.
             FileExistsError: The folder has a file of the heads' name that was not written so.
+            OSError: The folder cannot be written, or is full; the old model stays.
         """
-        folder = Path(folder)
-        with writing(folder) as alone:
-            name = f"{self.below}-{uuid.uuid4().hex[:8]}"
-            new = folder / f".{name}.tmp"
-            if not (folder / self.below).exists():
-                name = self.below
-            old = [one for one in self._named(folder / self.heads) if one != name]
-            try:
-                zoo.save_pretrained(model, new)
-                metadata = {"format": "pt", **metadata, self.below: name}
-                metadata["replaces"] = " ".join(old)  # for the next save, if this one is killed before it removes them
-                with replacing(folder / self.heads) as file:
-                    state = {key: tensor.cpu().contiguous() for key, tensor in heads.state_dict().items()}
-                    save_file(state, file, metadata=metadata)
-                    new.replace(folder / name)
-            finally:
-                if new.exists():
-                    shutil.rmtree(new)
-            unfinished, parts = [], []  # of saves that were killed; the former name the folder that was to be theirs
-            if alone():
-                unfinished = temporaries(folder, re.escape(self.heads))
-                parts = folder.glob(f".{self.below}-" + "[0-9a-f]" * 8 + ".tmp")
-            for path in parts:
-                shutil.rmtree(path)
-            for one in {*old, *(one for path in unfinished for one in self._named(path))} - {name}:
-                if (folder / one).is_dir():
-                    _remove(folder / one)
-            for path in unfinished:
-                path.unlink()
+        state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
+        size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
+        with self._pointer.exchanging(Path(folder), size) as (new, name):
+            zoo.save_pretrained(model, new / name)
+            save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
-    def open(self, folder: Path | str) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-        """The name of the model below for `zoo.create_model`, the state of the heads, and the metadata.
+    def open(self, folder: Path | str, make: Callable[[str, dict[str, Tensor], dict[str, str]], T]) -> T:
+        """A model of the class, whole also while another process saves.
+
+        Args:
+            folder: The folder.
+            make: Makes it of the name of the model below for `zoo.create_model`, the state of the heads, and the
+                metadata; called again if all these were exchanged meanwhile.
 
         Raises:
             FileNotFoundError: There is no file of the heads.
@@ -88,38 +70,34 @@ class Parts:
         path = Path(folder) / self.heads
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no {self.owner}: there is no {path}; {self.owner}.save makes one")
-        state = read_state_dict(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        name = metadata.get(self.below, "")
-        if not self._is_ours(name):
-            raise ValueError(f"{path} names {name!r} as its {self.below}, which {self.owner}.save never does")
-        return f"local-dir:{path.parent / name}", state, metadata
 
-    def _is_ours(self, name: str) -> bool:
-        return re.fullmatch(rf"{self.below}(?:-[0-9a-f]{{8}})?", name) is not None
+        def read() -> tuple[dict[str, Tensor], dict[str, str]]:
+            state = read_state_dict(path)
+            with safe_open(path, "pt") as file:
+                return state, file.metadata() or {}
 
-    def _named(self, path: Path) -> list[str]:
-        """The folders that a file of heads names: that of the model below, and those that this one replaced."""
-        if not path.exists():
-            return []
+        def whole() -> T:
+            state, metadata = steady(path, read, twice=True)
+            name = metadata.get(self.below, "")
+            if not self._pointer.owns(name):
+                raise ValueError(f"{path} names {name!r} as its {self.below}, which {self.owner}.save never does")
+            return make(f"local-dir:{path.parent / name}", state, metadata)
+
+        return steady(path, whole)
+
+    @property
+    def _pointer(self) -> Pointer:
+        return Pointer(self.heads, self.below, self._named, remove_saved)
+
+    def _named(self, path: Path) -> str | None:
+        """The folder that a file of heads names: that of the model below."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-        except SafetensorError:  # a damaged one is put right by saving
-            return []
+        except (FileNotFoundError, SafetensorError):  # a damaged one is put right by saving
+            return None
         if self.below not in metadata:
             raise FileExistsError(
                 f"{path} was not written by {self.owner}.save and would be lost; choose another folder"
             )
-        return [name for name in (metadata[self.below], *metadata.get("replaces", "").split()) if self._is_ours(name)]
-
-
-def _remove(folder: Path) -> None:
-    """Remove a saved model, but not what somebody else has put into its folder."""
-    own = saved_files(folder)
-    if set(folder.iterdir()) <= own:
-        shutil.rmtree(folder)
-    else:
-        for path in own:
-            path.unlink()
+        return metadata[self.below]

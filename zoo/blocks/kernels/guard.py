@@ -18,6 +18,11 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether it is `torch.export` that reads the program, which then runs on all sizes that its caller left open."""
+    return torch.compiler.is_exporting()
+
+
 def recording() -> bool:
     """Whether a program is being recorded that will run on other values, and on batches of other sizes.
 
