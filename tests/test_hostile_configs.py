@@ -112,12 +112,11 @@ def test_without_weights_there_are_bounds_too(case, folders, tmp_path):
         zoo.create_model(f"local-dir:{tmp_path}", pretrained=False)
 
 
-def test_a_keyword_lifts_the_bounds(tmp_path):
-    model = randomised(zoo.create_model("kan_test", in_chans=70_000, hidden=[1], layer="none"))
+def test_a_keyword_lifts_the_bounds(tmp_path, monkeypatch):
+    monkeypatch.setitem(BOUNDS, "depth", 2)
+    model = randomised(zoo.create_model("vit_test"))
     zoo.save_pretrained(model, tmp_path)
-    with pytest.raises(
-        ValueError, match="config.json: model_args: in_chans is 70000; 65536 is the most .*bounded=False"
-    ):
+    with pytest.raises(ValueError, match="config.json: model_args: depth is 3; 2 is the most .*bounded=False"):
         zoo.create_model(f"local-dir:{tmp_path}")
     again = zoo.create_model(f"local-dir:{tmp_path}", bounded=False)
     assert torch.equal(again.head.weight, model.head.weight)
