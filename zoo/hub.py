@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
+from zoo.cfgs import classes_of
 from zoo.checks import check_type, printable
 from zoo.config import CONFIG, is_file, naming, read_config, read_json
 from zoo.families import Family
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
-from zoo.registry import SLOT_ARGUMENTS, assemble, classes_of, family_of
+from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import check_fit, read_shapes, read_state_dict
 
