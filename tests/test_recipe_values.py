@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from zoo.checks import Interval
-from zoo.training import RecipeError, Trainer, load_recipe, reference
+from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe, reference
 from zoo.training.config import Expect, Model, Recipe
 from zoo.training.data import Data
 from zoo.training.digits import Digits
@@ -129,7 +129,7 @@ def test_what_is_out_of_range_is_refused_with_file_line_and_key(cls, name, kind,
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Digits(size=7), "size is 7; it must be from 8 to 512"),
+        (lambda: Digits(size=7), "size is 7; it must be from 8 to 256"),
         (lambda: Classify(label_smoothing=7), "label_smoothing is 7; it must be at least 0 and below 1"),
         (lambda: Optim("adamw", lr=math.nan, weight_decay=0), "lr is nan; it must be a finite number"),
         (lambda: Edges(edge_weight=0), "edge_weight is 0; it must be above 0"),
@@ -167,12 +167,18 @@ def test_another_type_is_refused_in_python():
         (["schedule={name: constant, min_lr: 1e-4}"], "min_lr is 0.0001, but a constant rate never falls"),
         (
             ["data={name: digit_canvas, size: 4096, test: 400}"],
-            "data: validation is 200, size 4096: .* may be 5 of",
+            "data: validation is 200, size 4096: .* may be 1 of",
         ),
         (
             ["data={name: image_folder, root: x, auto_augment: rand-n1_000_000_000}"],
             "data: auto_augment is .* above 1000",
         ),
+        (
+            ["data={name: formulas, formula: hundred, test: 200000}"],
+            "data: test is 200000; of hundred .* at most 100000",
+        ),
+        (["data={name: image_folder, root: " + "x/" * 3000 + "}"], "data: root is 'x/x.*'; no path is so long"),
+        (["data={name: image_folder, root: " + "x" * 300 + "}"], "data: root is 'xxx.*'; no path is so long"),
         (["expect.metric=test/top5"], "expect: the number of metric 'test/top5' is unknown; did you mean 'top1'"),
         (["expect.metric=train/top1"], "expect: the split of metric 'train/top1' is unknown. Known: test, valid"),
         (["expect.metric=top1"], "expect: metric is 'top1'; it must be split/metric, such as test/top1, or of sev"),
@@ -205,6 +211,15 @@ def test_a_training_of_more_steps_than_checkpoints_can_count_is_refused(make_rec
         Trainer(make_recipe("train.duration=99999999ep"), tmp_path / "run")
 
 
+def test_threads_are_compared_with_the_machine_before_the_training(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(ValueError, match="train.threads is 1000; on this machine it must be at most 64, or null"):
+        Trainer(make_recipe("train.threads=1000"), tmp_path / "run")
+    make_recipe("train.threads=64").train.check_threads()
+    monkeypatch.setattr("os.cpu_count", lambda: 128)
+    make_recipe("train.threads=128").train.check_threads()
+
+
 # --- What is expected -------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +248,81 @@ def test_a_metric_that_the_run_will_not_report_is_found_before_the_training(make
 def test_a_run_reports_what_its_recipe_says(make_recipe, tmp_path):
     recipe = make_recipe("train.duration=1st")
     assert list(Trainer(recipe, tmp_path / "run").run()) == recipe.reports("test")
+
+
+# --- Runs from before -------------------------------------------------------------------------------------------------
+
+WRITTEN = """\
+task:
+  name: denoise
+  sigma: 1.0
+tasks: null
+model:
+  name: mixer_s16_224
+  kwargs:
+    img_size: 8
+    token_mixer:
+      at:
+        -2: mlp
+  pyramid: null
+  heads: null
+data:
+  name: image_folder
+  root: x
+  img_size: 224
+  in_chans: 1
+  crop_pct: 0.875
+  interpolation: bicubic
+  mean:
+  - 0.449
+  std:
+  - 0.226
+  hflip: 0.5
+  color_jitter: 0.4
+  auto_augment: null
+  re_prob: 0.0
+  workers: 4
+train:
+  duration: 60ep
+  batch_size: 32
+  eval_every: 10ep
+  checkpoint_every: 10ep
+  seed: 0
+  precision: fp32
+  grad_clip: 1.0
+  ema: null
+  log_every: 10st
+  select: null
+  threads: 1
+optim:
+  name: adamw
+  lr: 1.0e-05
+  weight_decay: 0.05
+  betas: null
+schedule:
+  name: cosine
+  warmup: 2ep
+  min_lr: 0.0
+expect:
+  metric: test/top1
+  status: untested
+  value: null
+  tolerance: null
+  hardware: null
+  time: null
+  note: 'what is expected is of another task: it was never compared'
+aux_losses: {}
+"""
+
+
+def test_the_recipe_of_a_run_from_before_the_ranges_is_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(WRITTEN, "utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.optim.lr == 1e-5 and recipe.model.kwargs["token_mixer"] == {"at": {-2: "mlp"}}
+    again = yaml.safe_load(dump_recipe(recipe))
+    before = yaml.safe_load(WRITTEN)
+    assert {key: value for key, value in again["data"].items() if key in before["data"]} == before["data"]
+    assert again | {"data": before["data"]} == before
 
 
 # --- The page of keys -------------------------------------------------------------------------------------------------

@@ -44,8 +44,9 @@ FREE = ("seed",)
 
 ELEMENTS = 2**32  # of a model without weights that it could be compared with
 TABLES = 2**26  # bytes of buffers that are in no file, unless the weights are larger
-CALLS, CALLS_A_TENSOR = 2000, 16  # of functions of torch that make tensors, while a model is built
+CALLS, CALLS_A_TENSOR = 500, 6  # of functions of torch that make tensors, while a model is built
 UNKNOWN = 10_000  # tensors, where there are no weights
+SAID = r"\b{}(?: is | has |=| ?['\":\[]| \w+(?:: | has ))"  # how a message says which argument it is about
 PATIENCE = 0.4  # seconds for finding out which argument an error is about
 LARGE = 2**22  # elements of a tensor that is made beside the model's own, on a real device
 
@@ -92,7 +93,7 @@ def _check(where: str, key: str, value: Any) -> None:
             _check(f"{where}[{i}]", key, one)
     elif type(value) is int or (type(value) is float and key in BOUNDS):
         if key == "img_size":
-            _check_most(f"the number of pixels of {where}", value**2, most)
+            _check_most(f"the number of pixels of {where}", value * value, most)
         elif key not in FREE:
             _check_most(where, abs(value), most, value)
 
@@ -190,12 +191,13 @@ def culprit(
     Returns:
         The key with ``model_args`` before it; None if the message has a key, or none can be told in `PATIENCE`.
     """
-    if not alone and set(re.findall(r"\w+", message)) & arguments.keys():
+    if not alone and any(re.search(SAID.format(re.escape(key)), message) for key in arguments):
         return None
     start = time.monotonic()
-    for key, value in arguments.items():
-        if own.get(key, value) == value or time.monotonic() - start > PATIENCE:
-            continue
+    changed = [key for key, value in arguments.items() if key in own and own[key] not in (value, _one(value))]
+    for key in sorted(changed, key=lambda key: type(arguments[key]) is not int):  # these are most often what is wrong
+        if time.monotonic() - start > PATIENCE:
+            break
         try:
             check({**arguments, key: own[key]})
         except Exception as other:  # whatever else is wrong is not asked about here
@@ -203,3 +205,8 @@ def culprit(
                 continue
         return f"model_args: {key}"
     return None
+
+
+def _one(value: Any) -> Any:
+    """The value for all sides of a list that has the same for each."""
+    return value[0] if isinstance(value, list) and value and all(one == value[0] for one in value) else value

@@ -217,8 +217,8 @@ def words_of(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         rules = ", ".join(str(one) for one in arguments[1:] if isinstance(one, Rule))
-        if arguments[0] is Any:
-            return rules or "anything"
+        if arguments[0] is Any and rules:
+            return rules
         return f"{words_of(arguments[0])} ({rules})" if rules else words_of(arguments[0])
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
@@ -230,6 +230,8 @@ def words_of(hint: Any) -> str:
         return f"a sequence of {len(arguments)}: {inner}" if fixed else f"a sequence of {inner}"
     if hint is type(None) or hint is None:
         return "None"
+    if hint is Any:
+        return "anything"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("collections.abc.", "")
 
 

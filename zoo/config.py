@@ -70,8 +70,8 @@ def read_json(path: Path | str) -> Any:
     path = Path(path)
     where = printable(path)
     try:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {where}" + (", but something else" if path.exists() else ""))
+        if not is_file(path):
+            raise FileNotFoundError(f"there is no file {where}; it may be a folder, or a link to nothing")
         with open(path, "rb") as file:
             data = file.read(BYTES + 1)
     except FileNotFoundError:
@@ -93,6 +93,14 @@ def read_json(path: Path | str) -> Any:
     except ValueError as error:
         raise ValueError(f"{where} is not valid JSON ({printable(error, 300)}); save the model again") from error
     return _checked(found, where)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; under a name that none can have there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a circle of links, or with a zero byte
+        return False
 
 
 class _Number(float):

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 import zoo
 from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
 from zoo.checks import check_type, printable
-from zoo.config import CONFIG, naming, read_config, read_json
+from zoo.config import CONFIG, is_file, naming, read_config, read_json
 from zoo.families import Family
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
-from zoo.registry import SLOT_ARGUMENTS, assemble, family_of, model_info
+from zoo.registry import SLOT_ARGUMENTS, assemble, classes_of, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import check_fit, read_shapes, read_state_dict
 
@@ -133,6 +133,8 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if key not in ("file", "state_dict", "source")
         },
     }
+    if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
+        config["pretrained_cfg"]["num_classes"] = model.num_classes
     family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
     try:
         with torch.random.fork_rng(devices=[]), Sizes():
@@ -219,9 +221,10 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             "it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
-            f"{place} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
+            f"{printable(place, 500)} holds no saved model: there is no {printable(path, 500)}; "
+            "zoo.save_pretrained(model, folder) makes one"
         )
     try:
         return steady(path, lambda: _open(path, pretrained, overrides))
@@ -283,10 +286,7 @@ def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any
         ValueError: It says another number than either.
     """
     said, own = cfg.get("num_classes"), arguments.get("num_classes")
-    info = model_info(arch)
-    known = [own, info.arguments.get("num_classes"), info.pretrained_cfg["num_classes"]]
-    known += [row.classes for row in info.published.values()]
-    if said is not None and own is not None and said not in known:
+    if said is not None and own is not None and said not in {own, *classes_of(arch)}:
         raise ValueError(
             f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
             "weights have into both"

@@ -142,7 +142,7 @@ def steady(path: Path, read: Callable[[], T], *, twice: bool = False) -> T:
         before = _version(path)
         try:
             found = read()
-        except (OSError, ValueError, TypeError):
+        except Exception:  # torch raises RuntimeError for a file that is gone
             if _version(path) == before:
                 raise
         else:

@@ -22,7 +22,7 @@ from zoo.models.published import Counted, Published
 from zoo.pretrained import check_cfg
 from zoo.slots import copied, with_others
 from zoo.use import watched
-from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
+from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict, take_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
 
@@ -166,6 +166,12 @@ def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
 
 
+def classes_of(arch: str) -> set[int]:
+    """The numbers of classes of a variant itself, and of all its configurations."""
+    own = family_of(arch).arguments(arch).get("num_classes")
+    return {cfg.num_classes for cfg in _cfgs(arch).values()} | ({own} if own is not None else set())
+
+
 def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
     family = family_of(arch)
     made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
@@ -177,6 +183,9 @@ def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> 
     if isinstance(cfg, Mapping):
         check_cfg(cfg, "pretrained_cfg")
     check_cfg(overlay or {}, "pretrained_cfg_overlay")
+    for given_cfg in (cfg, overlay):
+        if isinstance(given_cfg, Mapping) and given_cfg.get("state_dict"):  # timm copies what is in it
+            take_state_dict(given_cfg["state_dict"], "the given state dict")
     if made and not isinstance(cfg, Mapping):
         cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)

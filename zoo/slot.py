@@ -85,8 +85,8 @@ def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
     if len(text) > LONGEST:
         raise ValueError(f"{what} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
     rule = f"{what} {shown(text)} is not of the form name or name(option=value, …) with literal values"
-    if _is_deep(text):
-        raise ValueError(f"{rule}, nested no deeper than {DEEPEST}")
+    if (place := _unreadable(text)) is not None:
+        raise ValueError(f"{rule}: {shown(text[place : place + 40])} cannot be read there")
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except PARSER_ERRORS:
@@ -113,18 +113,50 @@ def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
     return node.func.id, options
 
 
-# What `ast` raises for text that is no Python, no text at all, too deep, too large, or holds {[]: 1}.
+# What `ast` raises for text that is no Python, no text at all, too large, or holds {[]: 1}.
 PARSER_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError)
+TOKEN = re.compile(
+    r"""
+    (?P<space>\s+) | (?P<string>[rRbBuU]{0,2}(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"))
+    | (?P<number>(?:\d\w*(?:\.\w*)?|\.\d\w*)(?:(?<=[eE])[-+]\d\w*)?) | (?P<name>[^\W\d]\w*) | (?P<mark>[-+()\[\]{},:=])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
-def _is_deep(text: str) -> bool:
-    """Whether brackets or signs are stacked so high that the parser, which is written in C, may run out of stack."""
-    depth = 0
-    for bracket in re.findall(r"[()\[\]{}]", text):
-        depth += 1 if bracket in "([{" else -1
-        if depth > DEEPEST:
-            return True
-    return re.search(r"(?:[-+~]\s*){8}", text) is not None
+def _unreadable(text: str) -> int | None:
+    """The place from which a text is no slot, or None.
+
+    Python's parser is written in C, and what is stacked high (signs, sums, calls of calls) ends its stack and with it
+    the process. So a slot has only what slots need: after its name, literals in brackets that are not too deep.
+    """
+    depth, before, place, start = 0, "start", 0, True
+    while place < len(text):
+        token = TOKEN.match(text, place)
+        if token is None:
+            return place
+        kind, word = token.lastgroup, token.group()
+        opens = before in ("=", "(", "[", "{", ",", ":")
+        if kind == "name":
+            is_option = depth == 1 and before in ("(", ",")
+            right = before == "start" or is_option or (opens and word in ("None", "True", "False"))
+        elif kind in ("number", "string"):
+            right = opens or before == "sign" or before == kind == "string"
+        elif word in ("-", "+"):
+            right = opens
+        elif word in ("(", "[", "{"):
+            right = opens or (before == "head" and word == "(")
+        else:
+            right = kind == "space" or before not in ("start", "sign")
+        depth += (word in ("(", "[", "{")) - (word in (")", "]", "}"))
+        if not right or not 0 <= depth <= DEEPEST:
+            return place
+        if kind != "space":
+            word = "sign" if word in ("-", "+") else word
+            before = "head" if start else kind if kind != "mark" else word
+            start = False
+        place = token.end()
+    return None
 
 
 def _given_twice(node: ast.AST) -> str | None:

@@ -5,8 +5,8 @@
     optimizer.pt          the optimizer's state
     checkpoint.json       the step, and the SHA-256 of each of these files
 
-A checkpoint is written beside its place, in a hidden folder, and renamed into it. Checkpoints of older versions have no checkpoint.json, and
-nothing to compare their files with.
+A checkpoint is written beside its place, in a hidden folder, and renamed into it. Checkpoints of older versions have no
+checkpoint.json, and nothing to compare their files with.
 """
 
 import hashlib

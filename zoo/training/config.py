@@ -5,6 +5,7 @@ for a duration are errors with file and line (`schema.py`).
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from zoo.training.schema import (
 from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.splits import Split
 from zoo.training.tasks import Task
+
+FEW = 64  # threads that every machine can start, however few processors it has
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,16 @@ class Train(Section):
     # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
     threads: Annotated[int, Interval(1, 1024)] | None = None
 
+    def check_threads(self) -> None:
+        """Check that this machine can start the threads: each takes memory and a place in the system's table.
+
+        Raises:
+            ValueError: They are many, and more than there are processors; torch would end the process.
+        """
+        most = max(os.cpu_count() or 1, FEW)
+        if (self.threads or 1) > most:
+            raise ValueError(f"train.threads is {self.threads}; on this machine it must be at most {most}, or null")
+
 
 @dataclass(frozen=True)
 class Expect(Section):
@@ -105,7 +118,7 @@ class Expect(Section):
             )
 
     def _check_metric(self) -> None:
-        """Check that some task reports the metric of some data; whether the recipe's do, `Recipe.check_metric` asks."""
+        """Check that some task reports the metric of some data; whether the recipe's do, `Recipe.check` asks."""
         words = self.metric.split("/")
         if len(words) not in (2, 3):
             form = "split/metric, such as test/top1, or of several tasks split/task/metric"
@@ -202,12 +215,13 @@ class Recipe(Section):
         names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
         return ["/".join(filter(None, (part, *both))) for both in names]
 
-    def check_metric(self, data: Mapping[str, Mapping[str, Split]]) -> None:
-        """Check that a run on these data, the splits of each task by its name, will report what is expected of it.
+    def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
+        """Check what only the machine and the data can tell, which are the splits of each task by its name.
 
         Raises:
-            ValueError: it will not; the message lists what it will.
+            ValueError: there are too many threads; or the run will not report what is expected of it.
         """
+        self.train.check_threads()
         reported = self.reports(measured_part(data))
         if self.expect.metric not in reported:
             message = unknown(f"expect.metric {shown(self.expect.metric)}", self.expect.metric, reported, "reported")

@@ -11,6 +11,7 @@ the images, in the order and with the augmentation, that the uninterrupted run w
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -114,6 +115,8 @@ class ImageFolder(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_policy()
+        if any(len(os.fsencode(part)) > 255 for part in Path(self.root).parts) or len(os.fsencode(self.root)) > 4000:
+            raise Misfit(f"root is {shown(self.root)}; no path is so long: name a folder", "root")
         given = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
         in_chans = next(iter(given.values()), None) if self.in_chans is None else self.in_chans
         if in_chans is None:
@@ -177,11 +180,15 @@ class ImageFolder(Section):
     def _folders(self) -> dict[str, Path]:
         root = Path(self.root)
         if (root / "val").is_dir() and (root / "validation").is_dir():
-            raise ValueError(f"data.root {self.root!r} holds both val/ and validation/: remove or rename one of them")
+            raise ValueError(
+                f"data.root {shown(self.root)} holds both val/ and validation/: remove or rename one of them"
+            )
         names = {"train": "train", "validation": "val" if (root / "val").is_dir() else "validation", "test": "test"}
         folders = {part: root / name for part, name in names.items() if (root / name).is_dir()}
         if not {"train", "validation"} <= folders.keys() or not class_folders(folders["train"]):
-            raise FileNotFoundError(f"data.root {self.root!r} must hold train/<class>/ and validation/<class>/ folders")
+            raise FileNotFoundError(
+                f"data.root {shown(self.root)} must hold train/<class>/ and validation/<class>/ folders"
+            )
         return folders
 
     def _transform(self, part: str) -> Callable[[Image.Image | Tensor], Tensor]:

@@ -29,8 +29,8 @@ class Digits(Section):
     name: ClassVar[str] = "digits"
     measured_on: ClassVar[tuple[str, ...]] = ("test",)
     split_seed: Seed = 0  # which images are in which part
-    size: Annotated[int, Interval(8, 512)] = 8  # pixels of the side, to which the images are enlarged
-    shift: Annotated[float, Interval(0, 512)] = 0.0  # largest move of a training image in either direction, in pixels
+    size: Annotated[int, Interval(8, 256)] = 8  # pixels of the side, to which the images are enlarged
+    shift: Annotated[float, Interval(0, 256)] = 0.0  # largest move of a training image in either direction, in pixels
     rotate: Annotated[float, Interval(0, 360)] = 0.0  # largest angle that it is turned by, in degrees
     zoom: Zoom = 0.0  # largest change of its width and of its height, by a factor of exp(zoom)
 
@@ -57,7 +57,7 @@ class Digits(Section):
 
 MARGIN = 1  # pixels around an enlarged digit, for turning and stretching it
 TILE = 2 * (8 + MARGIN)  # side of what a digit takes on a canvas
-PIXELS = 10**8  # of all canvases of a part that is held in memory, which takes 1.2 GB
+PIXELS = 30_000_000  # of all canvases of a part that is held in memory, which takes half a gigabyte
 INK, SHARPNESS = 0.4, 4.0  # where a stroke ends; enlarging has blurred its edge, so it is made this much steeper
 
 

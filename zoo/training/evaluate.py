@@ -20,6 +20,7 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 @contextlib.contextmanager
 def cpu_threads(recipe: Recipe) -> Iterator[None]:
     """The recipe's number of threads as a context."""
+    recipe.train.check_threads()
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or before)
     try:

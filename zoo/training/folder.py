@@ -163,7 +163,7 @@ class RunFolder:
         if not write_checkpoint(target, weights, optimizer, facts or {}):
             return
         self.latest = target
-        for path in older:
+        for path in [*older, *self.checkpoints.glob(PARTIAL)]:
             if path != target:
                 remove_checkpoint(path)
 

@@ -14,6 +14,7 @@ from zoo.training.seeds import SPLIT, generator
 from zoo.training.splits import TensorSplit
 
 PI, TURN = math.pi, 2 * math.pi
+NUMBERS = 10_000_000  # of all points of a part, which are held in memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Formulas(Section):
         super().__post_init__()
         if self.formula not in FORMULAS:
             raise Misfit(unknown(f"the formula {shown(self.formula)}", self.formula, FORMULAS), "formula")
+        most = NUMBERS // len(FORMULAS[self.formula].box)
+        for part in ("train", "validation", "test"):
+            if (count := getattr(self, part)) > most:
+                raise Misfit(f"{part} is {count}; of {self.formula} it must be at most {most}", part)
 
     def load(self) -> dict[str, TensorSplit]:
         formula = FORMULAS[self.formula]

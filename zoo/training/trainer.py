@@ -97,7 +97,7 @@ class Trainer:
                 objective.task.check(model.heads[name], split, f"model.heads.{name}")
             else:
                 objective.task.check(model, split)
-        recipe.check_metric(self.data)
+        recipe.check(self.data)
         self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
         if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
             raise ValueError(

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import mmap
+import os
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.checks import printable, shown
+from zoo.config import is_file
 
 # Under which a checkpoint may hold its weights. Averaged ones go first, as in timm: they are the ones to evaluate.
 HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -58,12 +60,10 @@ def read_shapes(path: Path | str) -> tuple[dict[str, Tensor], int]:
 
 def weight_file(path: Path | str) -> Path:
     """The path, if a file is there; a name that no file can have is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a weight file is given as {shown(path)}, a {type(path).__name__}; give its path")
     path = Path(path)
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte
-        there = False
-    if not there:
+    if not is_file(path):
         raise FileNotFoundError(f"there is no weight file {printable(path)}")
     return path
 

@@ -53,6 +53,11 @@ def window_order(
     """
     (height, width), (h, w) = grid, window
     rows, columns = -(-height // h), -(-width // w)
+    if device is not None and torch.device(device).type == "meta":  # shapes alone, without slow arithmetic on them
+        sizes = [(n - 1, 1) if s else (n,) for n, s in zip((rows, columns), shift, strict=True)]
+        make = lambda *shape: torch.empty(shape, dtype=torch.long, device=device)
+        counts = tuple(a * b for a in sizes[0] for b in sizes[1])
+        return make(rows * columns, h * w), make(2, height * width), counts
     halves = [(slice(-1), slice(-1, None)) if s else (slice(None),) for s in shift]
     ids = torch.arange(rows * columns, device=device).view(rows, columns)
     groups = [ids[i, j].flatten() for i in halves[0] for j in halves[1]]

@@ -11,7 +11,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear, is_bare
-from zoo.checks import unknown
+from zoo.checks import shown, unknown
 from zoo.ranges import Count, Width
 
 
@@ -57,7 +57,9 @@ class Router(nn.Module):
         losses = (losses,) if isinstance(losses, str) else tuple(losses)
         for name in losses:
             if name not in self.LOSSES:
-                raise ValueError(unknown(f"loss {name!r} of {type(self).__name__}", name, self.LOSSES, "losses"))
+                raise ValueError(
+                    unknown(f"{type(self).__name__}: losses: loss {shown(name)}", name, self.LOSSES, "losses")
+                )
         if top_k > num_experts:
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
