@@ -18,6 +18,7 @@ from typing import Any
 import psutil  # of accelerate
 
 from zoo.checks import printable
+from zoo.files import telling
 
 try:
     import fcntl
@@ -94,11 +95,8 @@ class FolderLock:
     def _acquire(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
-            try:
+            with telling(self.path):
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                problem = f"a training cannot write into this folder ({error.strerror}): choose another output folder"
-                raise OSError(error.errno, problem, str(self.path)) from error
             try:
                 if self._take(handle):
                     return
