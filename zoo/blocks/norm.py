@@ -63,7 +63,7 @@ class GroupNorm(nn.Module):
 
     Group normalisation with a single group; MetaFormer calls it modified layer norm.
 
-    Shape: ``(B, *S, C) -> (B, *S, C)``.
+    Shape: ``(B, *S, C) -> (B, *S, C)``; or of one sample alone, ``(C,) -> (C,)``.
 
     Example:
         >>> x = torch.randn(2, 3, 3, 8)
@@ -92,6 +92,8 @@ class GroupNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor) and x.ndim == 1:  # a symbol of torch.fx has no dimensions to count
+            return self.forward(x[None])[0]
         # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of
         # a single number where the batch is of one alone, as if this were a batch norm.
         image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
