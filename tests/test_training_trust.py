@@ -143,6 +143,7 @@ def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path)
         (2**22 + 1, socket.gethostname(), "2100-01-01T00:00:00+00:00", False),
         (1, "elsewhere", "2000-01-01T00:00:00+00:00", True),
     ],
+    ids=["it runs", "its number was given anew", "it is gone", "on another machine"],
 )
 def test_where_files_cannot_be_locked_the_process_is_asked_after(tmp_path, monkeypatch, pid, host, since, held):
     monkeypatch.setattr(lock, "fcntl", None)
