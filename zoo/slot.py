@@ -84,6 +84,8 @@ def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of a slot's text."""
     if len(text) > LONGEST:
         raise ValueError(f"{what} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
+    if text.isidentifier() and text != "None":
+        return text, {}
     rule = f"{what} {shown(text)} is not of the form name or name(option=value, …) with literal values"
     if (place := _unreadable(text)) is not None:
         raise ValueError(f"{rule}: {shown(text[place : place + 40])} cannot be read there")
