@@ -118,7 +118,7 @@ def test_a_fork_of_the_holder_does_not_hold_the_lock(tmp_path):
     child.join()
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"[]", b"\xff", b'{"pid": "x", "host": 7}', b'{"pid": 1e400}'])
+@pytest.mark.parametrize("content", [b"", bytes(64), b'{"pid"', b'{"pid": "x", "host": 7}', b'{"pid": 1e400}'])
 def test_a_lock_file_that_nobody_holds_is_taken_over(tmp_path, content):
     (tmp_path / "run.lock").write_bytes(content)
     with warnings.catch_warnings():
@@ -126,6 +126,15 @@ def test_a_lock_file_that_nobody_holds_is_taken_over(tmp_path, content):
         with FolderLock(tmp_path / "run.lock").held():
             pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"[]", b"\xff", b'{"packages": []}'])
+def test_a_file_of_the_name_of_the_lock_that_zoo_did_not_write_stays(make_recipe, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").write_bytes(content)
+    with pytest.raises(FileExistsError, match="run.lock was not written by zoo and would be lost: move it elsewhere"):
+        Trainer(make_recipe(), tmp_path / "run").run()
+    assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == [content]
 
 
 def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path):
