@@ -116,6 +116,7 @@ def test_autocast_brings_floats_together(name):
         assert torch.allclose(model(x.bfloat16()).float(), expected.float(), atol=0.05, rtol=0.1)
         with pytest.raises(TypeError, match="got torch.float64"):  # which autocast leaves alone
             model(x.double())
+        assert torch.allclose(model.bfloat16()(x).float(), expected.float(), atol=0.05, rtol=0.1)
     assert model.double()(x.double()).dtype is torch.float64
 
 

@@ -31,7 +31,9 @@ def settle_sizes(x: Tensor, *dims: int) -> None:
     """Make sizes of a tensor constants of the program that is being compiled; other sizes then have one of their own.
 
     For what cuts a grid into parts. From the second size on the compiler takes sizes as unknown numbers, and each
-    quotient and remainder of those costs it more than the last. An exporter keeps the sizes it was told to keep open.
+    quotient and remainder of those costs it more than the last: minutes, for a small Swin. Of how many sizes programs
+    are kept is torch's setting (`torch._dynamo.config.recompile_limit`, 8); more run uncompiled. An exporter keeps the
+    sizes it was told to keep open.
     """
     if guard.compiling() and not guard.exporting():
         for dim in dims:
