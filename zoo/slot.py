@@ -226,7 +226,7 @@ class Slots(Rule):
 
 
 SlotLike = Annotated[Any, OneSlot()]  # str | Mapping | type | functools.partial | Slot | None
-SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them, or a mapping with `at` or `every`
+SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them as in `config`, or a mapping with `at` or `every`
 
 
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
