@@ -276,7 +276,7 @@ def test_costs_by_hand(name, macs):
         (lambda: Wavelet(2, grid_range=(0, 0)), "it must be .low, high. with low < high"),
         (lambda: Rational(2, degrees=(0, 4)), r"degrees\[0\] is 0; it must be from 1"),
         (lambda: Rational(2, limit=-1.0), "limit is -1.0; it must be above 0"),
-        (lambda: Rational(2, limit=1e10), "to the power 5 it must be below 1e30"),
+        (lambda: Rational(2, degrees=(6, 4), limit=1e6), "to the power 6 it must be below 1e30"),
         (lambda: KANLinear(2, 2, "rbf", grid_size=5), "basis rbf has no option 'grid_size'"),
     ],
 )

@@ -216,10 +216,10 @@ def test_what_save_never_wrote_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no MultiTask: there is no .*heads.safetensors"):
         MultiTask.open(tmp_path)
     path = tmp_path / "heads.safetensors"
-    parts.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
     with pytest.raises(ValueError, match="names '../elsewhere' as its trunk"):
         MultiTask.open(tmp_path)
-    parts.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
     with pytest.raises(ValueError, match="heads.safetensors:1: a: 'dens' is unknown; did you mean 'dense'"):
         MultiTask.open(tmp_path)
 

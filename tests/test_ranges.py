@@ -198,6 +198,13 @@ def test_a_model_refuses_what_its_arguments_have_no_room_for(model):
             assert names(error, argument), value
 
 
+@pytest.mark.parametrize("model", SKELETONS)
+def test_a_models_own_config_lies_in_the_ranges(model):
+    built = zoo.create_model(SKELETONS[model])
+    again = model(**built.config)
+    assert list(again.state_dict()) == list(built.state_dict())
+
+
 def test_other_arguments_are_checked_too():
     for wrong in (
         dict(features_only="x"),

@@ -80,6 +80,7 @@ def test_a_killed_run_with_workers_can_be_gone_on_with_at_once(tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     overrides = ["data.img_size=8", "data.in_chans=1", "data.workers=2", "model.kwargs.num_classes=2"]
     overrides += ["train.batch_size=4", "train.duration=100000st", "train.eval_every=100000st"]
+    overrides += ["expect.metric=validation/top1"]  # there is no test split
     script = f"""
 from zoo.training import Trainer, load_recipe
 trainer = Trainer(load_recipe({str(tmp_path / "recipe.yaml")!r}, {overrides!r}), {str(tmp_path / "run")!r})

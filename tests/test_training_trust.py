@@ -118,7 +118,7 @@ def test_a_fork_of_the_holder_does_not_hold_the_lock(tmp_path):
     child.join()
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"[]", b"\xff", b'{"pid": "x", "host": 7}', b'{"pid": 1e400}'])
+@pytest.mark.parametrize("content", [b"", bytes(64), b'{"pid"', b'{"pid": "x", "host": 7}', b'{"pid": 1e400}'])
 def test_a_lock_file_that_nobody_holds_is_taken_over(tmp_path, content):
     (tmp_path / "run.lock").write_bytes(content)
     with warnings.catch_warnings():
@@ -126,6 +126,15 @@ def test_a_lock_file_that_nobody_holds_is_taken_over(tmp_path, content):
         with FolderLock(tmp_path / "run.lock").held():
             pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"[]", b"\xff", b'{"packages": []}'])
+def test_a_file_of_the_name_of_the_lock_that_zoo_did_not_write_stays(make_recipe, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").write_bytes(content)
+    with pytest.raises(FileExistsError, match="run.lock was not written by zoo and would be lost: move it elsewhere"):
+        Trainer(make_recipe(), tmp_path / "run").run()
+    assert [path.read_bytes() for path in (tmp_path / "run").iterdir()] == [content]
 
 
 def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path):
@@ -143,6 +152,7 @@ def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path)
         (2**22 + 1, socket.gethostname(), "2100-01-01T00:00:00+00:00", False),
         (1, "elsewhere", "2000-01-01T00:00:00+00:00", True),
     ],
+    ids=["it runs", "its number was given anew", "it is gone", "on another machine"],
 )
 def test_where_files_cannot_be_locked_the_process_is_asked_after(tmp_path, monkeypatch, pid, host, since, held):
     monkeypatch.setattr(lock, "fcntl", None)
@@ -180,9 +190,7 @@ def test_a_folder_that_cannot_be_written_is_named(make_recipe, killed_run, monke
         return opened(path, flags, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", refused)
-    with pytest.raises(
-        OSError, match="cannot write into this folder .Read-only file system.: choose another.*run.lock"
-    ):
+    with pytest.raises(OSError, match="run.lock cannot be written .Read-only file system.*choose a folder that is not"):
         trainer.run()
 
 
@@ -230,13 +238,14 @@ def test_a_recipe_that_an_older_version_wrote_is_taken_for_its_own(make_recipe, 
 
 def test_what_a_kill_before_the_recipe_leaves_is_no_hindrance(make_recipe, tmp_path):
     (tmp_path / "run").mkdir()
-    for name in ("run.lock", ".recipe.yaml.abcd1234.tmp", ".DS_Store"):
+    (tmp_path / "run" / ".zoo-01234567.tmp").mkdir()
+    for name in ("run.lock", ".zoo-01234567.tmp/lock", ".zoo-01234567.tmp/recipe.yaml", ".DS_Store"):
         (tmp_path / "run" / name).write_bytes(b"")
     Trainer(make_recipe(), tmp_path / "run").run()
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left - {".recipe.yaml.abcd1234.tmp"} == {".DS_Store", "recipe.yaml", "metrics.jsonl", "checkpoints", "model"}
+    assert left == {".DS_Store", "recipe.yaml", "metrics.jsonl", "checkpoints", "model"}
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileExistsError, match="file is a file: choose another output folder"):
+    with pytest.raises(FileExistsError, match="file is there and is no folder; choose another"):
         Trainer(make_recipe(), tmp_path / "file")
 
 
@@ -341,7 +350,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(make_recipe
         return opened(self, mode, *args, **kwargs)
 
     monkeypatch.setattr(type(killed_run), "open", full)
-    with pytest.raises(OSError, match="a record of .* bytes cannot be written .*: make room.*metrics.jsonl"):
+    with pytest.raises(OSError, match="metrics.jsonl cannot be written .No space left on device; .* bytes are needed"):
         Trainer(make_recipe(), killed_run).run()
     assert Trainer(make_recipe(), killed_run).run() == whole
 
@@ -354,7 +363,9 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_old_one_and_no_pa
 
     trainer, saved = Trainer(make_recipe(), killed_run), torch.save
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        OSError, match="step-00000006 cannot be written .No space left .* bytes are needed; .* are free"
+    ):
         trainer.run()
     monkeypatch.setattr(torch, "save", saved)
     assert [path.name for path in (killed_run / "checkpoints").iterdir()] == ["step-00000004"]

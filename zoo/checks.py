@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T", bound=type)
@@ -120,6 +121,7 @@ def _check(what: str, value: Any, kind: Any) -> None:
         if not any(type(value) is type(one) and value == one for one in arguments):
             raise ValueError(f"{what} is {shown(value)}; it must be {words_of(kind)}")
     elif kind in PLAIN:
+        value = value.item() if isinstance(value, np.generic) else value  # a number of numpy
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise TypeError(f"{what} is {shown(value)}, a {type(value).__name__}; it must be {words_of(kind)}")
         if kind is float and not abs(value) <= sys.float_info.max:  # a whole number may be too large for a float

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
+from zoo.cfgs import classes_of
 from zoo.checks import check_type, printable
 from zoo.config import CONFIG, is_file, naming, read_config, read_json
 from zoo.families import Family
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
-from zoo.registry import SLOT_ARGUMENTS, assemble, classes_of, family_of
+from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import check_fit, read_shapes, read_state_dict
 
@@ -259,6 +260,8 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
     check_type("bounded", bounded, bool)
     arch, arguments, cfg = config["architecture"], config["model_args"], PretrainedCfg(**config["pretrained_cfg"])
     weights = path.parent / config["weights"]
+    # At once, since a save may remove what is not open yet; that maps the file, and no more.
+    state = read_state_dict(weights) if pretrained else None
     with naming(path):
         family = family_of(arch)
         _check_agrees(arch, arguments, config["pretrained_cfg"])
@@ -266,7 +269,6 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
         _check_bounded(
             path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
         )
-    state = read_state_dict(weights) if pretrained else None
     with naming(path, any_error=not overrides):
         return assemble(
             arch,

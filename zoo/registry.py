@@ -14,15 +14,14 @@ import timm.models
 from torch import nn
 
 from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
-from zoo.blocks.embed import to_pair
+from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
 from zoo.checks import check_type, unknown
 from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
-from zoo.pretrained import check_cfg
 from zoo.slots import copied, with_others
 from zoo.use import watched
-from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict, take_state_dict
+from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
 
@@ -75,7 +74,7 @@ def list_models(
         for arch in one.variants:
             if arch.endswith("_test") and not include_tests:
                 continue
-            tags = [name for name, cfg in _cfgs(arch).items() if cfg.has_weights or not pretrained]
+            tags = [name for name, cfg in cfgs_of(arch).items() if cfg.has_weights or not pretrained]
             if include_tags if include_tags is not None else pretrained:
                 found = tags
             else:
@@ -138,7 +137,7 @@ def model_info(name: str) -> ModelInfo:
     check_type("name", name, str)
     arch, tag = timm.models.split_model_name_tag(name)
     family = family_of(arch)
-    cfg = _resolve_cfg(arch, tag)
+    cfg = resolve_cfg(arch, tag)
     return ModelInfo(
         name=name,
         family=family.name,
@@ -146,7 +145,11 @@ def model_info(name: str) -> ModelInfo:
         arguments=family.arguments(arch),
         pretrained_cfg=cfg.to_dict(),
         tags={
-            n.split(".", 1)[1]: c.license or "not stated" for n, c in _cfgs(arch).items() if c.has_weights and "." in n
+            key.split(".", 1)[1]: one.license or "not stated"
+            for key, one in cfgs_of(arch).items()
+            if one.has_weights and "." in key
+            for n, c in cfgs_of(arch).items()
+            if c.has_weights and "." in n
         },
         published={
             n: dataclasses.replace(row, cfg=copied(row.cfg))
@@ -156,39 +159,6 @@ def model_info(name: str) -> ModelInfo:
         counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},
         about=family.about,
     )
-
-
-def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
-    """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
-    family = family_of(arch)
-    if not timm.models.is_model(arch):
-        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in _made_cfgs(family, arch).items()}
-    return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
-
-
-def classes_of(arch: str) -> set[int]:
-    """The numbers of classes of a variant itself, and of all its configurations."""
-    own = family_of(arch).arguments(arch).get("num_classes")
-    return {cfg.num_classes for cfg in _cfgs(arch).values()} | ({own} if own is not None else set())
-
-
-def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
-    family = family_of(arch)
-    made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
-    if isinstance(cfg, str) and cfg:
-        known = made or timm.models.get_arch_pretrained_cfgs(arch)
-        tags = [name.split(".", 1)[1] for name in known if "." in name]
-        if cfg not in tags:
-            raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
-    if isinstance(cfg, Mapping):
-        check_cfg(cfg, "pretrained_cfg")
-    check_cfg(overlay or {}, "pretrained_cfg_overlay")
-    for given_cfg in (cfg, overlay):
-        if isinstance(given_cfg, Mapping) and given_cfg.get("state_dict"):  # timm copies what is in it
-            take_state_dict(given_cfg["state_dict"], "the given state dict")
-    if made and not isinstance(cfg, Mapping):
-        cfg = made[f"{arch}.{cfg}" if cfg else arch]
-    return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
 
 
 # --- Creating ---------------------------------------------------------------------------------------------------------
@@ -256,7 +226,7 @@ def create_model(
             raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
-        cfg = _resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
+        cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
         model = assemble(
             arch,
             family,
@@ -298,9 +268,6 @@ def assemble(
     check_arguments(family.model, arguments, arch, where)
     check_complete(family.model, {**arguments, **overrides}, arch, where)
     takes = inspect.signature(family.model).parameters
-    needed = [key for key, p in takes.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-    if missing := [key for key in needed if key not in {**arguments, **overrides}]:
-        raise ValueError(f"{where}{arch} needs the arguments {', '.join(missing)}, and they are not there; add them")
     if family.model.vision and len(cfg.input_size) != 3:
         raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
@@ -385,7 +352,7 @@ def register_with_timm(include_tests: bool = False) -> None:
         module = sys.modules[family.module]
         ours = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
         ours = [arch for arch in ours if not timm.models.is_model(arch)]
-        cfgs = {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
+        cfgs = {name: cfg for arch in ours for name, cfg in made_cfgs(family, arch).items()}
         module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:
             entry = functools.partial(_entry_point, arch)
@@ -396,27 +363,3 @@ def register_with_timm(include_tests: bool = False) -> None:
 
 def _entry_point(arch: str, pretrained: bool = False, **kwargs) -> nn.Module:
     return create_model(arch, pretrained, **kwargs)
-
-
-def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
-    """Configurations of an architecture that timm does not know, from what its family's file says."""
-    arguments = family.arguments(arch)
-    size = to_pair(arguments.get("img_size", 224), "img_size") if family.model.vision else ()
-    base = {
-        "num_classes": arguments.get("num_classes", 1000),
-        "input_size": (arguments.get("in_chans", 3), *size),
-        "fixed_input_size": True,
-        **family.cfg,
-    }
-    rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
-    return {name: {**base, **_made_cfg(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
-
-
-def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
-    """Where a set of weights is, and what is special about it."""
-    size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
-    found = {"num_classes": row.classes, "input_size": size, **row.cfg}
-    if not row.weights.startswith("hf-hub:"):
-        return {**found, "url": row.weights}
-    owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)
-    return {**found, "hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file[0]} if file else {})}

@@ -84,6 +84,8 @@ def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of a slot's text."""
     if len(text) > LONGEST:
         raise ValueError(f"{what} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
+    if text.isidentifier() and text != "None":
+        return text, {}
     rule = f"{what} {shown(text)} is not of the form name or name(option=value, …) with literal values"
     if (place := _unreadable(text)) is not None:
         raise ValueError(f"{rule}: {shown(text[place : place + 40])} cannot be read there")
@@ -224,7 +226,7 @@ class Slots(Rule):
 
 
 SlotLike = Annotated[Any, OneSlot()]  # str | Mapping | type | functools.partial | Slot | None
-SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them, or a mapping with `at` or `every`
+SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them as in `config`, or a mapping with `at` or `every`
 
 
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:

@@ -5,6 +5,7 @@ all its blocks, a list (a cycle over the blocks), or a mapping that exchanges bl
 ``every={n: slot}`` each n-th. Such a mapping that has no name leaves the model's own slots to the other blocks.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -234,6 +235,7 @@ def _check_options(title: str, cls: Callable[..., nn.Module], given: Mapping[str
         check_argument(f"{title}: {name}", name, value, hints)
 
 
+@functools.lru_cache(maxsize=1024)
 def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
     """What builds a block takes; a class without a constructor of its own, such as `nn.Tanh`, takes nothing."""
     own = cls if not isinstance(cls, type) or cls.__init__ is not nn.Module.__init__ else lambda: None

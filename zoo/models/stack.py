@@ -51,7 +51,7 @@ class Stack(Model):
         hidden: Widths,
         layer: SlotsLike = "spline",
         act: SlotLike = "silu",
-        norm: SlotLike = "none",
+        norm: SlotsLike = "none",
         bias: bool | None = None,
         drop_rate: Rate = 0.0,
         device=None,

@@ -5,8 +5,8 @@
     optimizer.pt          the optimizer's state
     checkpoint.json       the step, and the SHA-256 of each of these files
 
-A checkpoint is written beside its place and renamed into it. Checkpoints of older versions have no checkpoint.json, and
-nothing to compare their files with.
+A checkpoint is written beside its place, in a hidden folder, and renamed into it. Checkpoints of older versions have no
+checkpoint.json, and nothing to compare their files with.
 """
 
 import hashlib
@@ -24,13 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.checks import printable
-from zoo.files import clear_left, replacing
+from zoo.files import settle, staging, sync, telling
 
 STEP = "step-" + "[0-9]" * 8
-PARTIAL = ".partial"
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 OPTIMIZER, SUMMARY = "optimizer.pt", "checkpoint.json"
 FILES = (*WEIGHTS, OPTIMIZER, SUMMARY)  # a folder without any of them holds what somebody put there
+# What older versions of zoo, killed while they wrote a checkpoint, left: a folder, and in it files.
+PARTIAL, LEFT = STEP + ".partial", re.compile(rf"\.(?:{'|'.join(map(re.escape, FILES))})\.[a-z0-9_]{{8}}\.tmp")
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -56,46 +57,49 @@ def write_checkpoint(
             stacklevel=2,
         )
         return False
-    partial = target.with_name(target.name + PARTIAL)
-    remove_checkpoint(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        written = _write(partial, step_of(target), weights, optimizer, facts)
-    except BaseException:
-        remove_checkpoint(partial)  # the disk may be full
-        raise
-    try:
-        partial.replace(target)
-    except OSError:  # there is a folder that holds something
-        for name in written:
-            (partial / name).replace(target / name)
-        remove_checkpoint(partial)
+    with telling(target, _bytes(weights) + _bytes(optimizer)), staging(target.parent) as stage:
+        new = stage / target.name
+        new.mkdir()
+        written = _write(new, weights, optimizer, facts)
+        settle(new)
+        if target.exists():  # a folder of somebody's, or one that is written anew
+            for name in written:
+                (new / name).replace(target / name)
+        else:
+            new.replace(target)
+        sync(target.parent)
     return True
 
 
 def _write(
-    folder: Path, step: int, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any], facts: dict[str, Any]
+    folder: Path, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any], facts: dict[str, Any]
 ) -> list[str]:
     """Write the files of a checkpoint; their names, in order."""
+    step = step_of(folder)
     for name, tensors in weights.items():
-        with replacing(folder / f"{name}.safetensors") as file:
-            save_file({key: _alone(tensor) for key, tensor in tensors.items()}, file, metadata={"step": str(step)})
-    with replacing(folder / OPTIMIZER) as file:
-        torch.save(optimizer, file)
+        alone = {key: _alone(tensor) for key, tensor in tensors.items()}
+        save_file(alone, folder / f"{name}.safetensors", metadata={"step": str(step)})
+    torch.save(optimizer, folder / OPTIMIZER)
     sums = {name: _sha256(folder / name) for name in [*(f"{name}.safetensors" for name in weights), OPTIMIZER]}
-    with replacing(folder / SUMMARY) as file:
-        file.write_bytes(_sealed({"step": step, "sha256": sums} | facts))
+    (folder / SUMMARY).write_bytes(_sealed({"step": step, "sha256": sums} | facts))
     return [*sums, SUMMARY]
 
 
+def _bytes(state: Any) -> int:
+    """How many the tensors of a state take, however they are nested."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(_bytes, items))
+
+
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, or what a killed process has of one; what somebody put into it stays."""
+    """Remove a checkpoint, or what an older version left of one; what somebody put into it stays."""
     if not path.is_dir():
         return
-    clear_left(path)
-    for name in FILES:
-        if not (path / name).is_dir():
-            (path / name).unlink(missing_ok=True)
+    for file in [file for file in path.iterdir() if (file.name in FILES or LEFT.fullmatch(file.name))]:
+        if not file.is_dir():
+            file.unlink()
     with suppress(OSError):
         path.rmdir()
 

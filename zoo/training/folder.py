@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checks import printable
-from zoo.files import clear_left, replacing
+from zoo.files import check_folder, clear_left, replacing, telling
 from zoo.training.checkpoints import (
     PARTIAL,
-    STEP,
     find_checkpoints,
     is_checkpoint,
     read_checkpoint,
@@ -75,11 +74,8 @@ class RunFolder:
         Raises:
             FileExistsError: another process is; the message says which, since when, and what to do.
         """
-        try:
+        with telling(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            problem = f"the folder of a run cannot be made ({error.strerror}): choose another output folder"
-            raise OSError(error.errno, problem, str(self.path)) from error
         with self.lock.held():
             yield
 
@@ -96,9 +92,8 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
+        check_folder(self.path)
         self.lock.check()
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"{printable(self.path)} is a file: choose another output folder")
         if self._is_foreign():
             raise FileExistsError(
                 f"{printable(self.path)} is not empty and holds no recipe.yaml: choose another output folder"
@@ -145,9 +140,11 @@ class RunFolder:
         self._write_recipe(recipe)
         if self.metrics.exists():
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
-        for path in [*found[:-1], *self.checkpoints.glob(STEP + PARTIAL)]:
+        for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
             remove_checkpoint(path)
-        clear_left(self.path)
+        for folder in (self.path, self.checkpoints):
+            if folder.is_dir():
+                clear_left(folder)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -163,12 +160,10 @@ class RunFolder:
         """Write a checkpoint, then remove the older ones; `weights` has one state dict a file."""
         self.lock.check_kept()
         older, target = find_checkpoints(self.checkpoints), self.checkpoints / f"step-{step:08d}"
-        for left in self.checkpoints.glob(STEP + PARTIAL):
-            remove_checkpoint(left)
         if not write_checkpoint(target, weights, optimizer, facts or {}):
             return
         self.latest = target
-        for path in older:
+        for path in [*older, *self.checkpoints.glob(PARTIAL)]:
             if path != target:
                 remove_checkpoint(path)
 

@@ -18,12 +18,14 @@ from typing import Any
 import psutil  # of accelerate
 
 from zoo.checks import printable
+from zoo.files import telling
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+BEGINNING = b'{"pid": '
 PATIENCE = 0.5  # seconds until a lock that is held is an error: those who only ask hold it for an instant
 _handles: set[int] = set()  # of the locks of this process
 
@@ -94,11 +96,8 @@ class FolderLock:
     def _acquire(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
-            try:
+            with telling(self.path):
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                problem = f"a training cannot write into this folder ({error.strerror}): choose another output folder"
-                raise OSError(error.errno, problem, str(self.path)) from error
             try:
                 if self._take(handle):
                     return
@@ -118,6 +117,11 @@ class FolderLock:
             return False
         if not _same(handle, self.path):
             return False  # it was removed in between: there may be another by now
+        if not _is_ours(handle):
+            raise FileExistsError(
+                f"{printable(self.path)} was not written by zoo and would be lost: move it elsewhere, or choose "
+                "another output folder"
+            )
         if owner and owner.get("host") != host:
             warnings.warn(
                 f"{printable(self.path)} was left by {_described(owner)}: taken over, since its lock is free; if that "
@@ -127,7 +131,8 @@ class FolderLock:
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         text = json.dumps({"pid": os.getpid(), "host": host, "since": since}).encode()
         os.ftruncate(handle, 0)
-        os.pwrite(handle, text, 0) if hasattr(os, "pwrite") else os.write(handle, text)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, text)
         if locked is None:  # two may have come so far: who wrote last has it
             time.sleep(PATIENCE / 5)
             if _owner(handle).get("pid") != os.getpid():
@@ -186,6 +191,13 @@ def _owner(handle: int) -> dict[str, Any]:
         found = json.loads(os.read(handle, 4096))
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def _is_ours(handle: int) -> bool:
+    """Whether a file is empty, or begins as one that was written here; zeros are what a crash of the machine leaves."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    content = os.read(handle, 4096).strip(b"\0")
+    return content[: len(BEGINNING)] == BEGINNING[: len(content)]
 
 
 def _alive(owner: dict[str, Any]) -> bool:

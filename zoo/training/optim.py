@@ -31,7 +31,7 @@ class Optim(Section):
     """An optimizer by timm's name; or `lbfgs`, see `FullBatchLBFGS`. Of `betas` it takes as many as it has."""
 
     name: str  # one of timm's, or lbfgs
-    lr: Annotated[float, Interval(above=0, most=1e30)]  # the highest learning rate
+    lr: Annotated[float, Interval(above=0, most=1e12)]  # the highest learning rate
     weight_decay: Annotated[float, Interval(0, 10_000)]  # of the parameters that the model does not mark
     betas: tuple[Annotated[float, Interval(0, below=1)], ...] | None = None  # null: the optimizer's own
 
@@ -63,7 +63,7 @@ class Schedule(Section):
 
     name: Literal["cosine", "linear", "constant"]  # the way down
     warmup: Annotated[Duration, Lasting(0, LONGEST)] = Duration(0, "st")  # shorter than the training
-    min_lr: Annotated[float, Interval(0, 1e30)] = 0.0  # at most optim.lr
+    min_lr: Annotated[float, Interval(0, 1e12)] = 0.0  # at most optim.lr
 
     def __post_init__(self) -> None:
         super().__post_init__()

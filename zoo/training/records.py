@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.checks import printable
-from zoo.files import replacing
+from zoo.files import replacing, telling
 
 MANY = 10  # a warning names no more lines than these
 
@@ -26,14 +26,8 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
         OSError: it cannot be written, as when the disk is full; what was written before stays.
     """
     line = _line(record)
-    try:
-        with path.open("ab") as file:
-            file.write(line)
-    except OSError as error:
-        problem = (
-            f"a record of {len(line):,} bytes cannot be written ({error.strerror}): make room for it, then run again"
-        )
-        raise OSError(error.errno, problem, str(path)) from error
+    with telling(path, len(line)), path.open("ab") as file:
+        file.write(line)
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
