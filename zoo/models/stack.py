@@ -113,11 +113,12 @@ class Stack(Model):
             TypeError: The input is no tensor, or not of the numbers that the model computes with.
             ValueError: The last dimension of the input is not `in_chans`.
         """
+        body = self.body
         if not is_symbol(x):
-            check_vectors(self, self.body, x, self.input_size[0])
-        if not is_bare(self.body, nn.Sequential):
-            return self.body(x)
-        for module in self.body:
+            check_vectors(self, body, x, self.input_size[0])
+        if not is_bare(body, nn.Sequential):
+            return body(x)
+        for module in body:
             x = linear(x, module)
         return x
 
