@@ -261,10 +261,10 @@ def test_what_is_no_saved_segmenter_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no Segmenter: there is no .*head.safetensors"):
         Segmenter.open(tmp_path)
     path = tmp_path / "head.safetensors"
-    parts.save_file({}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
     with pytest.raises(ValueError, match=r"names '../elsewhere' as its backbone"):
         Segmenter.open(tmp_path)
-    parts.save_file({}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
     with pytest.raises(ValueError, match=r"head.safetensors:1: num_clases: .*did you mean 'num_classes'"):
         Segmenter.open(tmp_path)
 
