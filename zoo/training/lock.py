@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil  # of accelerate
+import psutil
 
 from zoo.checks import printable
 from zoo.files import telling
