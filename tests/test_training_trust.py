@@ -328,6 +328,20 @@ def test_a_damaged_line_is_left_out_with_a_warning(make_recipe, killed_run, line
     assert [record["step"] for record in read_records(path)] == [1, 2, 3, 4, 5, 6, 6, 6]
 
 
+@pytest.mark.filterwarnings("ignore:.*no record")
+def test_a_record_after_a_line_that_a_kill_cut_is_on_a_line_of_its_own(make_recipe, killed_run):
+    path = killed_run / "metrics.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"step": 5, "lo')
+    trainer = Trainer(make_recipe(), killed_run)
+    trainer.folder.begin(trainer.recipe, 4, {"from": "elsewhere", "changed": []})
+    assert read_records(path)[-1] == {"step": 4, "from": "elsewhere", "changed": []}
+    path.write_bytes(b'{"step": 1}')  # whole, but for its end
+    append_record(path, {"step": 2})
+    append_record(path, {"step": 3})
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
 def test_records_hold_no_nan_and_a_last_line_without_its_end_counts(tmp_path):
     path = tmp_path / "metrics.jsonl"
     append_record(path, {"step": 1, "loss": float("nan"), "stat/load": [[float("inf"), 1.0]], "flag": True})
@@ -345,7 +359,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(make_recipe
     opened, calls = type(killed_run).open, itertools.count()
 
     def full(self, mode="r", *args, **kwargs):
-        if mode == "ab" and next(calls) == 1:
+        if mode == "ab+" and next(calls) == 1:
             raise OSError(28, "No space left on device")
         return opened(self, mode, *args, **kwargs)
 
