@@ -100,9 +100,8 @@ class ImageFolder(Section):
     # Channels that a picture is read with; null: as many as mean and std have numbers, or as the model takes.
     in_chans: Literal[1, 3] | None = None
     crop_pct: Annotated[float, Interval(above=0, most=1)] = 0.875  # share of the side that is measured on
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = (
-        "bicubic"  # by which pictures are resized
-    )
+    # By which pictures are resized.
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
     mean: tuple[Annotated[float, Interval(-1000, 1000)], ...] | None = None  # subtracted from pixels in [0, 1]
     std: tuple[Annotated[float, Interval(1e-6, 1000)], ...] | None = None  # what they are divided by then
     hflip: Share = 0.5  # probability of a picture to be mirrored
