@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zoo.training import Trainer, load_recipe, lock
+from zoo import locks
+from zoo.training import Trainer, load_recipe
 from zoo.training.lock import FolderLock
 from zoo.training.records import append_record, keep_records, read_records
 
@@ -155,7 +156,7 @@ def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path)
     ids=["it runs", "its number was given anew", "it is gone", "on another machine"],
 )
 def test_where_files_cannot_be_locked_the_process_is_asked_after(tmp_path, monkeypatch, pid, host, since, held):
-    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     path = tmp_path / "run.lock"
     path.write_text(json.dumps({"pid": pid, "host": host, "since": since}))
     assert (FolderLock(path).holder() is not None) == held
