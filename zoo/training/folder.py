@@ -28,6 +28,7 @@ from zoo.training.checkpoints import (
     is_checkpoint,
     read_checkpoint,
     read_summary,
+    recover,
     remove_checkpoint,
     step_of,
     write_checkpoint,
@@ -80,7 +81,7 @@ class RunFolder:
             yield
 
     def open(self, recipe: Recipe, source: str | Path | None = None) -> Start:
-        """Where a run of this recipe begins; nothing is written yet.
+        """Where a run of this recipe begins; nothing is written yet, but for a checkpoint that a kill left renamed.
 
         Args:
             recipe: The recipe.
@@ -106,6 +107,7 @@ class RunFolder:
                 f"{printable(self.path)} holds a run of another recipe ({_listed(changed)}): choose another output "
                 f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
             )
+        recover(self.checkpoints)
         found = find_checkpoints(self.checkpoints)
         self.latest = found[-1] if found else None
         if source is not None and Path(source).resolve() == self.path.resolve():
@@ -142,9 +144,8 @@ class RunFolder:
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
         for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
             remove_checkpoint(path)
-        for folder in (self.path, self.checkpoints):
-            if folder.is_dir():
-                clear_left(folder)
+        clear_left(self.path)
+        recover(self.checkpoints)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -229,6 +230,7 @@ class RunFolder:
 
 def _start_at(source: Path, recipe: Recipe) -> Start:
     """The start at another run's last checkpoint, or at a checkpoint."""
+    recover(source / "checkpoints")
     found = find_checkpoints(source / "checkpoints")
     checkpoint = found[-1] if found else source
     if not is_checkpoint(checkpoint):
