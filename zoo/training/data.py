@@ -35,7 +35,7 @@ from zoo.training.splits import Split
 from zoo.training.tasks import Task
 
 
-class FolderSplit:
+class FolderSplit(Split):
     """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture.
 
     With a `blank` one, `fetch_readable` has that in the place of a picture that cannot be read, and says so.
@@ -63,7 +63,6 @@ class FolderSplit:
         return self.fetch_readable(indices, seed)[:2]
 
     def fetch_readable(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """As `fetch`, and which of the pictures could be read, ``(B,)``: all, unless `skip` is set."""
         images, readable = [], []
         for index in indices:
             try:
@@ -254,10 +253,10 @@ class TrainingBatches(Dataset):
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
         batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
-        images, labels, readable = _fetch(
-            self.split, batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
+        images, labels, readable = self.split.fetch_readable(
+            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
         )
-        if readable is not None and not readable.all():
+        if not readable.all():
             images, labels = images[readable], labels[readable]
             if not len(images):
                 raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
@@ -280,19 +279,16 @@ class EvaluationBatches(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
-        images, labels, readable = _fetch(self.split, [min(index, len(self.split) - 1) for index in indices], None)
+        images, labels, readable = self.split.fetch_readable(
+            [min(index, len(self.split) - 1) for index in indices], None
+        )
         examples = [
             self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
             for i, index in enumerate(indices)
         ]
         inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
         counts = torch.tensor([float(index < len(self.split)) for index in indices])
-        return inputs, targets, counts if readable is None else counts * readable
-
-
-def _fetch(split: Split, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images and labels, and which of them could be read; None for all."""
-    return split.fetch_readable(indices, seed) if getattr(split, "skip", False) else (*split.fetch(indices, seed), None)
+        return inputs, targets, counts * readable
 
 
 def loader(batches: Dataset, numbers: range) -> Iterator[tuple[Tensor, ...]]:

@@ -6,6 +6,7 @@ warning with the name of the file.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
@@ -26,6 +27,9 @@ from zoo.checks import printable
 _NAMES = "apng avif bmp dib gif j2k jfif jp2 jpe jpeg jpg pbm pfm pgm png pnm ppm tga tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0  # EXIF's and TIFF's numbers for them
+# What is wrong with the machine or the way to its disk, and may be right at the next picture.
+OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+MACHINE = "the picture may be good; run with fewer data.workers, or see what else the machine does"
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -108,6 +112,7 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
 
     Raises:
         ValueError: the file cannot be read whole, or has values out of range; the message names it.
+        OSError, MemoryError: the machine has too little of something, which says nothing about the picture.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -119,7 +124,12 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             values = _deep_values(image)
             if values is None:
                 return _eight_bits(image, in_chans)
+    except MemoryError as error:
+        raise MemoryError(f"there is no memory to read {printable(path)}: {MACHINE}") from error
     except Exception as error:  # of many kinds, by format
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            told = f"{printable(path)} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
+            raise OSError(error.errno, told) from error
         problem = f"{printable(path)} cannot be read as a picture ({printable(error, 300)}): repair it or remove it"
         raise ValueError(problem) from error
     if deep:
