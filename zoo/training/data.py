@@ -25,7 +25,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, MaybeToTensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.checks import Interval, printable, shown
+from zoo.checks import Interval, printable, shown, some
 from zoo.training.digits import DigitCanvas, Digits
 from zoo.training.formulas import Formulas
 from zoo.training.pictures import check_links, class_folders, find_pictures, read_picture
@@ -159,14 +159,16 @@ class ImageFolder(Section):
         class_map = {name: index for index, name in enumerate(classes)}
         for folder in folders.values():
             if unknown := set(class_folders(folder)) - set(classes):
-                raise ValueError(f"{folder} has classes that {folders['train']} has not: {sorted(unknown)}")
+                train = printable(folders["train"], 500)
+                raise ValueError(f"{printable(folder, 500)} has classes that {train} has not: {some(sorted(unknown))}")
         samples = {part: find_pictures(folder, class_map) for part, folder in folders.items()}
         found = {label for _, label in samples["train"]}
         if empty := [name for name, label in class_map.items() if label not in found]:
-            raise ValueError(f"{folders['train']} has classes without a picture: {empty}; fill them or remove them")
+            train = printable(folders["train"], 500)
+            raise ValueError(f"{train} has classes without a picture: {some(empty)}; fill them or remove them")
         for part, folder in folders.items():
             if not samples[part]:
-                raise ValueError(f"{folder} has no picture in its class folders: fill it or remove it")
+                raise ValueError(f"{printable(folder)} has no picture in its class folders: fill it or remove it")
         check_links(samples)
         deep = self.auto_augment is None and self.interpolation in ("nearest", "bilinear", "bicubic")
         read = functools.partial(read_picture, in_chans=self.in_chans, deep=deep)

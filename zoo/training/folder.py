@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import printable
+from zoo.checks import printable, some
 from zoo.files import check_folder, clear_left, replacing, telling
 from zoo.training.checkpoints import (
     PARTIAL,
@@ -102,9 +102,10 @@ class RunFolder:
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = all(change.startswith(ADVISED) for change in changed)
+        said = some(changed, 12, between="; ")
         if changed and not (advised and self._is_own(old) and self._diverged()):
             raise ValueError(
-                f"{printable(self.path)} holds a run of another recipe ({_listed(changed)}): choose another output "
+                f"{printable(self.path)} holds a run of another recipe ({said}): choose another output "
                 f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
             )
         recover(self.checkpoints)
@@ -246,8 +247,3 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
     old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
     changed = differences(load_recipe(old), recipe) if old.is_file() else None
     return Start(step, checkpoint, {"from": str(source), "changed": changed})
-
-
-def _listed(changes: list[str], most: int = 12) -> str:
-    more = f"; … {len(changes) - most} more" if len(changes) > most else ""
-    return "; ".join(printable(change, 100) for change in changes[:most]) + more

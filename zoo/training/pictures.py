@@ -21,7 +21,7 @@ from timm.data import get_img_extensions
 from timm.utils import natural_key
 from torch import Tensor
 
-from zoo.checks import printable
+from zoo.checks import printable, some
 
 # By suffix, whatever its case; `timm.data.add_img_extensions` adds to them.
 _NAMES = "apng avif bmp dib gif j2k jfif jp2 jpe jpeg jpg pbm pfm pgm png pnm ppm tga tif tiff webp"
@@ -56,8 +56,8 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
             else:
                 left_out[suffix or "without suffix"] += 1
     if left_out:
-        listed = ", ".join(f"{count} {what}" for what, count in left_out.most_common())
-        warnings.warn(f"{folder}: files that are left out, by suffix: {listed}", stacklevel=2)
+        listed = some(f"{count} {what}" for what, count in left_out.most_common())
+        warnings.warn(f"{printable(folder)}: files that are left out, by suffix: {listed}", stacklevel=2)
     return sorted(found, key=lambda sample: natural_key(sample[0]))
 
 
@@ -86,7 +86,8 @@ def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
             real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folders[folder], name)
             first_part, first_path, first_label = seen.setdefault(real, (part, path, label))
             if label != first_label:
-                raise ValueError(f"{first_path} and {path} are one file under two classes: remove one of them")
+                both = f"{printable(first_path, 800)} and {printable(path, 800)}"
+                raise ValueError(f"{both} are one file under two classes: remove one of them")
             if part != first_part:
                 shared[first_part, part] += 1
     for (first_part, part), count in shared.items():

@@ -14,10 +14,8 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from zoo.checks import printable
+from zoo.checks import printable, some
 from zoo.files import replacing, telling
-
-MANY = 10  # a warning names no more lines than these
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
@@ -55,10 +53,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         else:
             damaged.append(number)
     if damaged:
-        listed = ", ".join(map(str, damaged[:MANY])) + (", …" if len(damaged) > MANY else "")
-        which = (
-            f"line {listed} is no record" if len(damaged) == 1 else f"{len(damaged)} lines are no records ({listed})"
-        )
+        which = f"line {damaged[0]} is no record" if len(damaged) == 1 else f"lines {some(damaged)} are no records"
         warnings.warn(f"{printable(path)}: {which} of a run as JSON with its step: passed over", stacklevel=2)
     return records
 
