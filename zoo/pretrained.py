@@ -71,6 +71,3 @@ def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
             raise ValueError(f"{what}: {key} is empty; it must have a number for each channel, or one for all")
     if "mean" in cfg and "std" in cfg and len(cfg["mean"]) != len(cfg["std"]):
         raise ValueError(f"{what}: mean has {len(cfg['mean'])} numbers and std {len(cfg['std'])}; give as many of both")
-    names, classes = cfg.get("label_names"), cfg.get("num_classes")
-    if names is not None and classes is not None and len(names) != classes:
-        raise ValueError(f"{what}: label_names has {len(names)} names, and num_classes is {classes}; give one for each")
