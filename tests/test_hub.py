@@ -526,7 +526,7 @@ def test_names_of_classes_are_the_models_or_left_out(tmp_path):
     three = zoo.create_model(f"local-dir:{tmp_path / 'two'}", num_classes=3)
     with pytest.warns(UserWarning, match="label_names has 2 names and the model 3 classes: they are not saved"):
         zoo.save_pretrained(three, tmp_path / "three")
-    opened = [zoo.create_model(f"local-dir:{tmp_path / n}").pretrained_cfg["label_names"] for n in ("two", "three")]
+    opened = [zoo.create_model(f"local-dir:{tmp_path / n}").pretrained_cfg.get("label_names") for n in ("two", "three")]
     assert opened == [["cat", "dog"], None]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
@@ -243,7 +242,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             raise
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
-            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo {zoo.__version__}: update zoo"
+            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
+            f"{zoo.__version__}: update zoo"
         ) from error
 
 
