@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checks import printable, shown, unknown
+from zoo.files import is_file
 from zoo.pretrained import check_cfg
 
 CONFIG = "config.json"
@@ -93,14 +94,6 @@ def read_json(path: Path | str) -> Any:
     except ValueError as error:
         raise ValueError(f"{where} is not valid JSON ({printable(error, 300)}); save the model again") from error
     return _checked(found, where)
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file is there; under a name that none can have there is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, a circle of links, or with a zero byte
-        return False
 
 
 class _Number(float):

@@ -108,6 +108,14 @@ def _free(folder: Path) -> int | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; under a name that none can have there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a circle of links, or with a zero byte
+        return False
+
+
 def check_folder(folder: Path) -> None:
     """Raise an error if there can be no such folder, since something else is there."""
     if "\0" in str(folder):

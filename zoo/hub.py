@@ -22,8 +22,9 @@ import zoo
 from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
 from zoo.cfgs import classes_of
 from zoo.checks import check_type, printable
-from zoo.config import CONFIG, is_file, naming, read_config, read_json
+from zoo.config import CONFIG, naming, read_config, read_json
 from zoo.families import Family
+from zoo.files import is_file
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
 from zoo.registry import SLOT_ARGUMENTS, assemble, family_of

@@ -1,6 +1,10 @@
-"""Locks on files and folders, kept by the kernel: they end with the process that holds them, however it ends."""
+"""Locks on files and folders, kept by the kernel: they end with the process that holds them, however it ends.
+
+And those of threads, for what torch and others keep once a process.
+"""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -73,3 +77,23 @@ def _lock(handle: int, wait: float = 0) -> bool | None:
             time.sleep(0.002)
         except OSError:  # there are no locks
             return None
+
+
+class Turns:
+    """Lets one thread of a process at a time change what all of them share.
+
+    A forked process has a lock of its own: nobody is there who could release one that a thread of its parent held.
+
+    Example:
+        >>> turns = Turns()
+        >>> with turns.mine(), turns.mine():  # a thread does not wait for itself
+        ...     turns.mine() is turns.mine()
+        True
+    """
+
+    def __init__(self):
+        self._locks: dict[int, threading.RLock] = {}  # by process
+
+    def mine(self) -> threading.RLock:
+        """The lock of this process."""
+        return self._locks.setdefault(os.getpid(), threading.RLock())
