@@ -62,6 +62,13 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         save_file(state, new / name, metadata={"format": "pt", "saved_as": name})
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds what `save_pretrained` has written."""
+    with suppress(OSError):
+        return (name := _named_weights(folder / CONFIG)) is not None and is_file(folder / name)
+    return False
+
+
 def remove_saved(folder: Path) -> None:
     """Remove a folder of `save_pretrained`, but not what somebody else has put into it."""
     if folder.is_symlink() or not folder.is_dir():
@@ -78,7 +85,11 @@ def remove_saved(folder: Path) -> None:
 def _named_weights(path: Path) -> str | None:
     """The weights that a config.json names, if it is there and they can be those of `save_pretrained`.
 
-    Of a damaged one, which is put right by saving, those that say themselves that they were saved so.
+    One that is damaged is put right by saving, if it is empty or has beside it weights that say themselves that they
+    were saved so; then it is these.
+
+    Raises:
+        FileExistsError: It is somebody's own.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -86,9 +97,13 @@ def _named_weights(path: Path) -> str | None:
         return None
     except (ValueError, RecursionError):
         saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
-        return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
+        if saved or not path.stat().st_size:
+            return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
+        config = None
     if not isinstance(config, dict) or "zoo_version" not in config:
-        raise FileExistsError(f"{path} was not written by zoo and would be lost; choose another folder, or remove it")
+        raise FileExistsError(
+            f"{printable(path)} was not written by zoo and would be lost; choose another folder, or remove it"
+        )
     name = config.get("weights")
     return name if isinstance(name, str) and MODEL.owns(name) else None
 
