@@ -85,9 +85,7 @@ class Parts:
             state, metadata = steady(path, read, twice=True)
             name = metadata.get(self.below, "")
             if not self._pointer.owns(name):
-                raise ValueError(
-                    f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does"
-                )
+                raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
             return make(f"local-dir:{path.parent / name}", state, metadata)
 
         return steady(path, whole)

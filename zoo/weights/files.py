@@ -147,7 +147,8 @@ def _load(path: Path) -> object:
     except UnpicklingError as error:
         if "argparse.Namespace" not in str(error):
             raise
-    with _NAMESPACES.mine(), torch.serialization.safe_globals([argparse.Namespace]):  # torch knows one list for all threads
+    # Torch knows one list for all threads.
+    with _NAMESPACES.mine(), torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
