@@ -157,14 +157,14 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config["pretrained_cfg"]["num_classes"] = model.num_classes
     check_cfg(config["pretrained_cfg"], f"{arch} cannot be saved: pretrained_cfg")
     state = model.state_dict()
-    again = _built_again(arch, config, state)
-    if (found := _arguments(again)) != config["model_args"]:
-        told = [f"{k}={v!r} becomes {found.get(k)!r}" for k, v in config["model_args"].items() if found.get(k) != v]
-        raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(told)} when it is opened")
     if odd := [f"{k} is a {type(v).__name__}" for k, v in state.items() if type(v) is not Tensor]:
         raise ValueError(
             f"{arch} cannot be saved: {_some(odd)}; quantised and distributed models are saved by what made them so"
         )
+    again = _built_again(arch, config, state)
+    if (found := _arguments(again)) != config["model_args"]:
+        told = [f"{k}={v!r} becomes {found.get(k)!r}" for k, v in config["model_args"].items() if found.get(k) != v]
+        raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(told)} when it is opened")
     sizes = {key: tuple(value.shape) for key, value in state.items()}
     built = {key: tuple(value.shape) for key, value in again.state_dict().items()}
     for name, module in again.named_modules():
