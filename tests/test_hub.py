@@ -396,6 +396,22 @@ def test_a_damaged_configuration_is_put_right(saved):
     assert torch.equal(zoo.create_model(f"local-dir:{folder}").eval()(x), model(x)) and len(list(folder.iterdir())) == 2
 
 
+def test_a_configuration_with_comments_is_somebody_elses(tmp_path):
+    text = b'// my settings\n{"lr": 0.1}'
+    for content in (text, b"lr: 0.1", b"\xff\xfe{"):
+        (tmp_path / "config.json").write_bytes(content)
+        for name in ("", "model.safetensors"):  # weights that were not saved so do not make it zoo's
+            if name:
+                save_file({"a": torch.ones(1)}, tmp_path / name)
+            with pytest.raises(FileExistsError, match="config.json was not written by zoo"):
+                zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
+        assert (tmp_path / "config.json").read_bytes() == content
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "config.json").write_bytes(b"")
+    zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
+    assert zoo.create_model(f"local-dir:{tmp_path}").num_classes == 10
+
+
 @pytest.mark.parametrize("weights", ["mine.safetensors", "../model.safetensors", 3])
 def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weights, saved):
     model, folder = saved

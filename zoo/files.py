@@ -109,6 +109,14 @@ def _free(folder: Path) -> int | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; under a name that none can have there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a circle of links, or with a zero byte
+        return False
+
+
 def check_folder(folder: Path) -> None:
     """Raise an error if there can be no such folder, since something else is there."""
     if "\0" in str(folder):
@@ -137,21 +145,27 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
     Args:
         folder: Where what is written will lie.
         clear: Given a stage that ends or was left, removes what else is left of it, and says whether it may go.
+
+    Raises:
+        BlockingIOError: Others hold the folder for long.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     stage, handle = folder / f".zoo-{uuid.uuid4().hex[:8]}.tmp", None
+    begun = False
     try:
         with locks.alone(folder) as sure:  # nobody takes a new stage for one that was left
             _clear_left(folder, clear, sure)
             stage.mkdir()
+            begun = True
             handle = locks.make_locked(stage / LOCK)
         yield stage
     finally:
         try:
-            with suppress(OSError), locks.alone(folder):
-                if clear(stage):
-                    _remove(stage)
+            if begun:
+                with suppress(OSError), locks.alone(folder):  # if others hold it for long, the next save clears
+                    if clear(stage):
+                        _remove(stage)
         finally:
             if handle is not None:
                 locks.unlock(handle)
@@ -161,20 +175,19 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
 
 
 def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) -> None:
-    """Clear the stages that killed processes left in a folder; `clear` as for `staging`."""
-    with locks.alone(folder) as sure:
+    """Clear the stages that killed processes left in a folder, unless others hold it; `clear` as for `staging`."""
+    with suppress(BlockingIOError), locks.alone(folder) as sure:
         _clear_left(folder, clear, sure)
 
 
 def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool | None) -> None:
-    if sure is False:
-        return
     for stage in [path for path in folder.iterdir() if STAGE.fullmatch(path.name)]:
         with suppress(OSError):
             if not stat.S_ISDIR(stage.lstat().st_mode):
                 continue
             if not (stage / LOCK).exists():  # killed at the very first or last, or somebody's own
-                stage.rmdir()
+                if sure or time.time() - stage.lstat().st_mtime > STALE:  # without locks it may be just being made
+                    stage.rmdir()
                 continue
             handle = locks.lock(stage / LOCK) if sure else None
             gone = handle is not None if sure else time.time() - (stage / LOCK).stat().st_mtime > STALE

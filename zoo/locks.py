@@ -1,10 +1,17 @@
-"""Locks on files and folders, kept by the kernel: they end with the process that holds them, however it ends."""
+"""Locks on files and folders, kept by the kernel: they end with the process that holds them, however it ends.
 
+And those of threads, for what torch and others keep once a process.
+"""
+
+import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from zoo.checks import printable
 
 try:
     import fcntl
@@ -17,19 +24,27 @@ _kept: set[int] = set()  # what this process holds for long
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool | None]:
-    """Hold a folder for an instant; gives False if others keep it for long, and None where there are no locks.
-
-    There are none on Windows, and on some network file systems.
+    """Hold a folder for an instant; gives None where there are no locks, as on Windows and some network file systems.
 
     Example:
         >>> import tempfile
         >>> with alone(Path(tempfile.mkdtemp())) as sure:
         ...     sure or fcntl is None
         True
+
+    Raises:
+        BlockingIOError: Others keep it for long; the error says who.
     """
     handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
-        yield None if handle is None else _lock(handle, PATIENCE)
+        sure = None if handle is None else _lock(handle, PATIENCE)
+        if sure is False:
+            raise BlockingIOError(
+                errno.EAGAIN,
+                f"{printable(folder)} is held by {_holder(handle)} since more than {PATIENCE} seconds, and cannot be "
+                "written meanwhile; let it end, or end it, and try again",
+            )
+        yield sure
     finally:
         if handle is not None:
             unlock(handle)
@@ -104,3 +119,34 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
+
+
+def _holder(handle: int) -> str:
+    """Who has locked what a handle is of, as Linux tells it; other systems do not."""
+    with suppress(OSError, ValueError, IndexError):
+        inode = str(os.fstat(handle).st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, pid, place, *_ = line.split()
+            if kind == "FLOCK" and place.rpartition(":")[2] == inode and int(pid) > 0:
+                return "this process" if int(pid) == os.getpid() else f"the process {pid}"
+    return "another process"
+
+
+class Turns:
+    """Lets one thread of a process at a time change what all of them share.
+
+    A forked process has a lock of its own: nobody is there who could release one that a thread of its parent held.
+
+    Example:
+        >>> turns = Turns()
+        >>> with turns.mine(), turns.mine():  # a thread does not wait for itself
+        ...     turns.mine() is turns.mine()
+        True
+    """
+
+    def __init__(self):
+        self._locks: dict[int, threading.RLock] = {}  # by process
+
+    def mine(self) -> threading.RLock:
+        """The lock of this process."""
+        return self._locks.setdefault(os.getpid(), threading.RLock())

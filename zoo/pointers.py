@@ -45,7 +45,7 @@ class Pointer:
             size: How many bytes both have, for the error when there is no room.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: They cannot be written, or others hold the folder for long.
             FileExistsError: The folder has a file of that name that was not written so.
         """
         with telling(folder / self.file, size):

@@ -19,6 +19,7 @@ from zoo.checks import check_type, shown, unknown
 from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
+from zoo.ranges import lifted
 from zoo.slots import copied, with_others
 from zoo.use import watched
 from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
@@ -189,8 +190,8 @@ def create_model(
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
         cache_dir: Where downloads are kept.
-        bounded: A folder is opened only if its configuration asks for no more than its weights hold and `zoo.bounds`
-            allows; False takes one that you trust as it is.
+        bounded: Depth and sizes have upper ends (`zoo.ranges`), and a folder is opened only if its configuration asks
+            for no more than its weights hold; False lifts both, for a folder that you trust.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
@@ -205,6 +206,7 @@ def create_model(
     """
     check_type("model_name", model_name, str)
     check_type("pretrained", pretrained, bool | None)
+    check_type("bounded", bounded, bool)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
@@ -222,21 +224,20 @@ def create_model(
 
         model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
     else:
-        if not bounded:
-            raise ValueError(f"bounded=False is for models from folders, and {shown(model_name)} is none; leave it out")
         if any(mark in model_name for mark in "/\\"):
             raise ValueError(f"model {shown(model_name)} looks like a folder; write {shown(f'local-dir:{model_name}')}")
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
         cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
-        model = assemble(
-            arch,
-            family,
-            family.arguments(arch),
-            cfg,
-            kwargs,
-            load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
-        )
+        with lifted(not bounded):
+            model = assemble(
+                arch,
+                family,
+                family.arguments(arch),
+                cfg,
+                kwargs,
+                load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
+            )
     if checkpoint_path:
         rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
         load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)

@@ -13,7 +13,7 @@ from zoo.blocks.embed import to_pair
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depths, Rate, Scale, Sides, Widths
+from zoo.ranges import Channels, Classes, Depths, ImageSides, Rate, Scale, Sides, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
@@ -105,7 +105,7 @@ class Hierarchical(Backbone):
     def __init__(
         self,
         *,
-        img_size: Sides = 224,
+        img_size: ImageSides = 224,
         patch_size: Sides = 4,
         in_chans: Channels = 3,
         num_classes: Classes = 1000,

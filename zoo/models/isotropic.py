@@ -11,7 +11,7 @@ from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed import ClassAndPosition, to_pair
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depth, Deviation, Rate, Scale, Sides, Width
+from zoo.ranges import Channels, Classes, Depth, Deviation, ImageSides, Rate, Scale, Sides, Width
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots
 
 
@@ -68,7 +68,7 @@ class Isotropic(Backbone):
     def __init__(
         self,
         *,
-        img_size: Sides = 224,
+        img_size: ImageSides = 224,
         patch_size: Sides = 16,
         in_chans: Channels = 3,
         num_classes: Classes = 1000,

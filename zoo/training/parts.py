@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.hub import remove_saved
+from zoo.checks import printable, shown
+from zoo.files import is_file
+from zoo.hub import is_saved, remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
@@ -68,8 +70,11 @@ class Parts:
             ValueError: It cannot be what `save` wrote.
         """
         path = Path(folder) / self.heads
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {self.owner}: there is no {path}; {self.owner}.save makes one")
+        where = printable(path, 500)
+        if not is_file(path):
+            raise FileNotFoundError(
+                f"{printable(folder, 500)} holds no {self.owner}: there is no {where}; {self.owner}.save makes one"
+            )
 
         def read() -> tuple[dict[str, Tensor], dict[str, str]]:
             state = read_state_dict(path)
@@ -80,7 +85,7 @@ class Parts:
             state, metadata = steady(path, read, twice=True)
             name = metadata.get(self.below, "")
             if not self._pointer.owns(name):
-                raise ValueError(f"{path} names {name!r} as its {self.below}, which {self.owner}.save never does")
+                raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
             return make(f"local-dir:{path.parent / name}", state, metadata)
 
         return steady(path, whole)
@@ -90,14 +95,25 @@ class Parts:
         return Pointer(self.heads, self.below, self._named, remove_saved)
 
     def _named(self, path: Path) -> str | None:
-        """The folder that a file of heads names: that of the model below."""
+        """The folder that a file of heads names: that of the model below.
+
+        One that is damaged is put right by saving, if it is empty or has a model beside it that can be the one below.
+
+        Raises:
+            FileExistsError: It is somebody's own.
+        """
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-        except (FileNotFoundError, SafetensorError):  # a damaged one is put right by saving
+        except FileNotFoundError:
             return None
+        except SafetensorError:
+            beside = (one for one in path.parent.iterdir() if self._pointer.owns(one.name))
+            if not path.stat().st_size or any(is_saved(one) for one in beside):
+                return None
+            metadata = {}
         if self.below not in metadata:
             raise FileExistsError(
-                f"{path} was not written by {self.owner}.save and would be lost; choose another folder"
+                f"{printable(path)} was not written by {self.owner}.save and would be lost; choose another folder"
             )
         return metadata[self.below]

@@ -10,7 +10,7 @@ from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nh
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.checks import Interval
-from zoo.ranges import Odd, Width
+from zoo.ranges import Odd, Size, Width
 
 fx.wrap("as_image")
 
@@ -76,7 +76,7 @@ class LargeKernel(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: Annotated[int, Interval(3, 1023), Odd()] = 13,
+        kernel_size: Annotated[int, Size(3, 1023), Odd()] = 13,
         se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
         init: str = "trunc_normal",
         device=None,
