@@ -51,7 +51,7 @@ class Parts:
         """
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
-        with self._pointer.exchanging(Path(folder), size) as (new, name):
+        with self._pointer.exchanging(folder, size) as (new, name):
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
