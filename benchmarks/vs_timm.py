@@ -111,7 +111,7 @@ def main() -> None:
                 low, middle, high = statistics.quantiles(ratios, n=4)
                 print(
                     f"| {name} | {'train' if train else 'eval'} | {'fp32' if dtype is torch.float32 else 'bf16'} "
-                    f"| {middle:.2f} | {low:.2f} – {high:.2f} | {args.batch / seconds:.1f} |",
+                    f"| {middle:.2f} | {low:.2f} to {high:.2f} | {args.batch / seconds:.1f} |",
                     flush=True,
                 )
 

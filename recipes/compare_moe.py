@@ -8,13 +8,13 @@ A third row is the sparse recipe without its balance loss. The seed decides the 
 and all noise, which is the same for all models. Run again, it trains only what is not finished.
 """
 
-import json
 import statistics
 from pathlib import Path
 
 import zoo
 from zoo.training import Trainer, load_recipe
 from zoo.training.comparing import command
+from zoo.training.records import read_records
 
 RECIPES = {name: Path(__file__).parent / f"{name}_denoise_digits.yaml" for name in ("moe", "dense")}
 RUNS = {"moe": ("moe", []), "dense": ("dense", []), "moe, no balance loss": ("moe", ["aux_losses.balance=0"])}
@@ -27,11 +27,11 @@ def least_entropy(folder: Path, steps: int) -> float | None:
 
     It is that of the batch's load over the entropy of an even one; None for a model without experts.
     """
-    records = map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    records = read_records(folder / "metrics.jsonl")
     late = [
         record["stat/entropy"] for record in records if "stat/entropy" in record and record["step"] > (1 - LAST) * steps
     ]
-    return min(map(min, late)) if late else None
+    return min((layer for layers in late for layer in layers if layer is not None), default=None)
 
 
 def compare(overrides: list[str], output: Path) -> list[dict]:

@@ -132,5 +132,5 @@ def test_what_lies_beside_checkpoints_stays(tmp_path):
     assert [path.name for path in (folder.checkpoints / "step-00000001").iterdir()] == ["notes.txt"]
     left = {path.name for path in folder.checkpoints.iterdir()}
     assert left == {name.split("/")[0] for name in mine} | {"step-00000003"}
-    weights, optimizer = folder.load_checkpoint(folder.checkpoints / "step-00000003", ["model"])
-    assert weights["model"]["w"].tolist() == [3.0, 3.0] and optimizer == {"step": 3}
+    weights, optimizer, facts = folder.load_checkpoint(folder.checkpoints / "step-00000003", ["model"])
+    assert weights["model"]["w"].tolist() == [3.0, 3.0] and optimizer == {"step": 3} and facts["step"] == 3

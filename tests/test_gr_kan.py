@@ -266,7 +266,7 @@ def test_groups_share_the_numerator_and_have_their_own_denominators():
         (lambda: GroupRational(12, groups=8), "12 channels cannot be cut into 8 groups"),
         (lambda: GroupRational(8, init="gleu"), "did you mean 'gelu'"),
         (lambda: GRKAN(8, weights="xavir"), "did you mean 'xavier'"),
-        (lambda: GRKAN(8, hidden=0), "hidden width"),
+        (lambda: GRKAN(8, hidden=0), "hidden is 0; it must be from 1"),
         (lambda: zoo.create_model("vit_test", channel_mixer="gr_kan(groups=5)"), "32 channels cannot be cut into 5"),
         (lambda: rational(torch.randn(2, 6), torch.ones(1, 2), torch.ones(4, 2)), "6 channels are not a multiple of 4"),
         (lambda: rational(torch.randn(2, 6), torch.ones(2, 2), torch.ones(3, 2)), "coefficients of shapes"),

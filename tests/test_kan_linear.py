@@ -287,7 +287,7 @@ def test_refuses_other_widths_and_precisions():
         KANLinear(3, 4)(torch.randn(2, 4))
     with pytest.raises(ValueError, match="of torch.float32 got torch.float64; convert"):
         KANLinear(3, 4)(torch.randn(2, 3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="needs 1 of each"):
+    with pytest.raises(ValueError, match="in_features is 0; it must be from 1"):
         KANLinear(0, 4)
     with pytest.raises(ValueError, match="needs a basis"):
         KANLinear(3, 4, "none")

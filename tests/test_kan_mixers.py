@@ -226,7 +226,7 @@ def test_a_strided_input_is_taken():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: KANConv2d(4, 4, 2), "kernel_size 2; it must be odd"),
+        (lambda: KANConv2d(4, 4, 2), "kernel_size is 2; it must be odd"),
         (lambda: KANConv2d(4, 6, 3, groups=4), "4 and 6 channels in 4 groups; groups must divide both"),
         (lambda: KANConv2d(4, 4, 3, basis="none"), "needs a basis; for a layer without one use torch.nn.Conv2d"),
         (lambda: KANConv2d(4, 4, 3)(torch.ones(2, 4, 5, 5)), r"takes \(B, H, W, 4\), got \(2, 4, 5, 5\)"),

@@ -138,7 +138,7 @@ def test_depthwise_conv_mixer(shape):
 
 @pytest.mark.parametrize("size", [0, -3, 4])
 def test_a_kernel_has_a_centre(size):
-    with pytest.raises(ValueError, match=f"kernel_size {size}; it must be odd"):
+    with pytest.raises(ValueError, match=f"kernel_size is {size}; it must be (odd|from 1)"):
         DepthwiseConv(8, kernel_size=size)
 
 
@@ -274,11 +274,14 @@ def spelled_out_sequence(mixer: LargeKernel, x: torch.Tensor) -> torch.Tensor:
     return mixer.se(y)
 
 
-@pytest.mark.parametrize("options, message", [("kernel_size=4", "4; it must be odd"), ("kernel_size=1", "at least 3")])
+@pytest.mark.parametrize(
+    "options, message",
+    [("kernel_size=4", "kernel_size is 4; it must be odd"), ("kernel_size=1", "kernel_size is 1; it must be from 3")],
+)
 def test_kernels_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         zoo.create_block("token_mixer", f"large_kernel({options})", dim=8)
-    with pytest.raises(ValueError, match="se_ratio -1; it must be 0"):
+    with pytest.raises(ValueError, match="se_ratio is -1; it must be from 0"):
         LargeKernel(8, se_ratio=-1)
 
 

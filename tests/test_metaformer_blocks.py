@@ -205,7 +205,7 @@ def test_sep_conv_is_timms(bias):
 def test_sep_conv_of_a_sequence_is_that_of_an_image_of_height_1():
     mixer, x = noisy(SepConv(8)), torch.randn(2, 11, 8)
     assert torch.allclose(mixer(x), mixer(x[:, None])[:, 0], atol=1e-5)
-    with pytest.raises(ValueError, match="kernel_size 4; it must be odd"):
+    with pytest.raises(ValueError, match="kernel_size is 4; it must be odd"):
         SepConv(8, kernel_size=4)
 
 

@@ -132,11 +132,11 @@ def test_capacity_compiles_as_one_graph(priority):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"factor": 0.0}, "must be positive, or use dropless"),
-        ({"eval_factor": -1.0}, "must be positive"),
-        ({"rule": "floor"}, "'floor' is not one of 'ceil', 'tutel'"),
-        ({"multiple": 0}, "must be at least 1"),
-        ({"priority": "random"}, "'random' is not one of 'position', 'gate'"),
+        ({"factor": 0.0}, "factor is 0.0; it must be above 0"),
+        ({"eval_factor": -1.0}, "eval_factor is -1.0; it must be above 0"),
+        ({"rule": "floor"}, "rule is 'floor'; it must be one of 'ceil', 'tutel'"),
+        ({"multiple": 0}, "multiple is 0; it must be from 1"),
+        ({"priority": "random"}, "priority is 'random'; it must be one of 'position', 'gate'"),
     ],
 )
 def test_errors(options, message):

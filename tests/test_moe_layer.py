@@ -358,20 +358,20 @@ def test_costs_of_a_sparse_model_by_hand():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(num_experts=0), "num_experts=0 .* must be at least 1"),
+        (dict(num_experts=0), "num_experts is 0; it must be from 1"),
         (dict(num_experts=2, top_k=3), "top_k is 3 of 2 experts"),
-        (dict(experts="mlq"), "channel_mixer 'mlq' is unknown; did you mean"),
+        (dict(experts="mlq"), "experts 'mlq' is unknown; did you mean"),
         (dict(experts="mlp(hiden=3)"), "has no option 'hiden'; did you mean 'hidden'"),
         (dict(router="topk"), "router 'topk' is unknown; did you mean 'top_k'"),
         (dict(router="none"), "router 'none' is unknown"),
-        (dict(dispatch="capacity(factor=0)"), "must be positive"),
-        (dict(experts=[]), "list of 0 for 8 experts"),
+        (dict(dispatch="capacity(factor=0)"), "factor is 0; it must be above 0"),
+        (dict(experts=[]), "experts is .*, 0 entries; it must have from 1"),
         (dict(experts=["mlp"] * 9), "list of 9 for 8 experts"),
         (dict(experts=["none"]), "none cannot be an expert"),
         (dict(experts=["moe"]), "MoE cannot be an expert"),
         (dict(shared="moe"), "MoE cannot be shared by a mixture"),
         (dict(experts="grn_mlp"), "looks at all positions"),
-        (dict(group=0), "group=0"),
+        (dict(group=0), "group is 0; it must be from 1"),
     ],
 )
 def test_errors(options, message):

@@ -216,10 +216,10 @@ def test_what_save_never_wrote_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no MultiTask: there is no .*heads.safetensors"):
         MultiTask.open(tmp_path)
     path = tmp_path / "heads.safetensors"
-    parts.save_file({}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"trunk": "../elsewhere", "heads": "{}"})
     with pytest.raises(ValueError, match="names '../elsewhere' as its trunk"):
         MultiTask.open(tmp_path)
-    parts.save_file({}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"trunk": "trunk", "heads": '{"a": {"name": "dens"}}'})
     with pytest.raises(ValueError, match="heads.safetensors:1: a: 'dens' is unknown; did you mean 'dense'"):
         MultiTask.open(tmp_path)
 
@@ -341,7 +341,7 @@ def test_losses_are_weighted_and_only_the_task_of_the_step_learns(make_recipe, t
         (["tasks=null", "task={name: classify}", "data={name: digits}"], "model.heads has a head for each of several"),
         (["tasks.more={task: {name: classify}, data: {name: digits}}"], r"tasks are .*'more'\], model.heads .*: give"),
         (["model.pyramid={num_classes: 3}"], "pyramid is the head of a single task"),
-        (["tasks.ink.weight=0"], "tasks.ink: weight is 0.0, it must be above 0"),
+        (["tasks.ink.weight=0"], "tasks.ink.weight is 0.0; it must be above 0"),
         (["model.heads.ink.name=dens"], "did you mean 'dense'"),
         (["tasks.ink.wait=3"], "tasks.ink.wait: .*did you mean 'weight'"),
     ],

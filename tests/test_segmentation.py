@@ -137,11 +137,11 @@ def test_evaluation_canvases_are_fixed_and_training_canvases_are_drawn_from_the_
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("size: 17", "size is 17, but a digit takes 18 pixels"),
-        ("tries: 0", "tries is 0, it must be at least 1"),
-        ("test: 0", "test is 0, it must be at least 1"),
-        ("noise: -1", "noise is -1.0, it must be at least 0"),
-        ("contrast: 2", "contrast is 2.0, it must be above 0 and at most 1"),
+        ("size: 17", "size is 17; it must be from 18 to 4096"),
+        ("tries: 0", "tries is 0; it must be from 1 to 1000"),
+        ("test: 0", "test is 0; it must be from 1 to 1000000"),
+        ("noise: -1", "noise is -1.0; it must be from 0 to 100"),
+        ("contrast: 2", "contrast is 2.0; it must be above 0 and at most 1"),
     ],
 )
 def test_canvas_errors(make_recipe, option, message):
@@ -261,10 +261,10 @@ def test_what_is_no_saved_segmenter_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no Segmenter: there is no .*head.safetensors"):
         Segmenter.open(tmp_path)
     path = tmp_path / "head.safetensors"
-    parts.save_file({}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"backbone": "../elsewhere", "pyramid": "{}"})
     with pytest.raises(ValueError, match=r"names '../elsewhere' as its backbone"):
         Segmenter.open(tmp_path)
-    parts.save_file({}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
+    parts.save_file({"x": torch.zeros(1)}, path, metadata={"backbone": "backbone", "pyramid": '{"num_clases": 3}'})
     with pytest.raises(ValueError, match=r"head.safetensors:1: num_clases: .*did you mean 'num_classes'"):
         Segmenter.open(tmp_path)
 
@@ -329,7 +329,7 @@ def test_backbone_and_slots_are_changed_from_the_command_line(make_recipe):
             ["task={name: classify}", "data={name: digits}"],
             "for every pixel, not for every image: remove model.pyramid",
         ),
-        (["model.pyramid.width=0"], "model.pyramid: width is 0, it must be at least 1"),
+        (["model.pyramid.width=0"], "model.pyramid.width is 0; it must be from 1 to 2048"),
         (["model.pyramid.out_indices=3"], r"model.pyramid.out_indices: expected a list, got '3' \(int\)"),
         (["model.pyramid.out_indices=[0, 9]"], r"feature indices \[0, 9\] are not all within the 4 levels"),
         (["aux_losses.balance=1"], "the loss 'balance' of aux_losses is unknown"),

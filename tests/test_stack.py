@@ -117,8 +117,8 @@ def test_a_refined_grid_is_saved_and_loaded(tmp_path):
     [
         (dict(features_only=True), "takes vectors and has no feature maps"),
         (dict(img_size=8), "no argument 'img_size'"),
-        (dict(hidden=[]), "must be positive integers"),
-        (dict(hidden=[4, 0]), "must be positive integers"),
+        (dict(hidden=[]), r"hidden is \[\], 0 entries"),
+        (dict(hidden=[4, 0]), r"hidden\[1\] is 0; it must be from 1"),
         (dict(layer="splin"), "did you mean 'spline'"),
         (dict(layer="spline(grid=3)"), "did you mean 'grid_size'"),
         (dict(layer=["spline"] * 3), "layer has 3 entries for 2"),

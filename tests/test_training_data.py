@@ -436,14 +436,14 @@ def test_defaults_of_mean_and_std_follow_the_channels():
     [
         ("in_chans: 1, mean: [0.5, 0.5, 0.5]", "mean has 3 numbers, in_chans is 1: give a number a channel"),
         ("mean: [0.5], std: [0.5, 0.5, 0.5]", "std has 3 numbers, in_chans is 1"),
-        ("in_chans: 4", r"is 4: it must be 1 \(grey\) or 3 \(RGB\)"),
-        ("mean: []", r"is 0: it must be 1 \(grey\) or 3"),
-        ("std: [0]", r"std is \[0.0\], its numbers must be above 0"),
-        ("crop_pct: 0", "crop_pct is 0.0, it must be above 0 and at most 1"),
-        ("hflip: 2", "hflip is 2.0, it must be between 0 and 1"),
-        ("img_size: 0", "img_size is 0, it must be at least 1"),
+        ("in_chans: 4", r"data.in_chans: expected one of 1, 3, got '4'"),
+        ("mean: []", r"mean has 0 numbers: it must have 1 \(grey\) or 3"),
+        ("std: [0]", r"data.std\[0\] is 0.0; it must be from 1e-06 to 1000"),
+        ("crop_pct: 0", "data.crop_pct is 0.0; it must be above 0 and at most 1"),
+        ("hflip: 2", "data.hflip is 2.0; it must be from 0 to 1"),
+        ("img_size: 0", "data.img_size is 0; it must be from 1 to 8192"),
         ("interpolation: cubic", "data.interpolation: expected one of nearest, bilinear, bicubic, box"),
-        ("auto_augment: rnd-m9", "auto_augment is 'rnd-m9', which timm does not take .*such as rand-m9-mstd0.5"),
+        ("auto_augment: rnd-m9", "auto_augment is 'rnd-m9', which cannot be had .*such as rand-m9-mstd0.5"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
@@ -458,6 +458,7 @@ def recipe(root, kwargs, *overrides, options=""):
             f"model={{name: mixer_test, kwargs: {{img_size: 16, patch_size: 8, num_classes: 3, {kwargs}}}}}",
             f"data={{name: image_folder, root: {root}, img_size: 16, workers: 0, {options}}}",
             *("train.batch_size=6", "train.duration=2st", "schedule.warmup=1st", "train.checkpoint_every=1st"),
+            "expect.metric=validation/top1",
             *overrides,
         ],
     )

@@ -203,7 +203,7 @@ def test_weights_of_another_mixer_are_refused(good):
 
 def test_a_source_without_a_network_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "zoo.weights.load_state_dict_from_hf", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route"))
+        "huggingface_hub.hf_hub_download", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route"))
     )
     with pytest.raises(
         ValueError, match=r"gmlp_s16_224 could not be fetched from hf-hub:timm/gmlp_s16_224.ra3_in1k .*no route"

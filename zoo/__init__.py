@@ -18,6 +18,7 @@ _PUBLIC = {
     "create_block": "slots",
     "list_blocks": "slots",
     "register_block": "slots",
+    "block_info": "catalogue",
     "save_pretrained": "hub",
     "count_flops": "flops",
     "upcycle": "upcycling",

@@ -2,18 +2,26 @@
 
 import fnmatch
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from zoo.blocks.register import KINDS, blocks_of
-from zoo.checks import allows_none, check_type, hints_of, unknown
+from zoo.checks import allows_none, check_argument, hints_of, printable, shown, unknown
 from zoo.models.model import Model
 from zoo.slots import Slot, options_of
 from zoo.use import Use
 
 SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample", "layer")
+
+FEATURE_ARGUMENTS = {  # timm's builder takes these
+    "features_only": bool | None,
+    "out_indices": int | Sequence[int] | None,
+    "feature_cls": Any,
+}
 
 
 def given(model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,19 +38,59 @@ def given(model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def check_arguments(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
-    """Check names and plain types of a model's arguments.
+def check_arguments(
+    model: type[nn.Module],
+    arguments: Mapping[str, Any],
+    name: str,
+    where: str = "",
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Check names, types and ranges of a model's arguments, and of others `beside` them, of which it has annotations.
 
     Raises:
-        ValueError: A name is none of the class's arguments.
+        ValueError: A name is none of the class's arguments, or a value is out of its range.
         TypeError: A value has the wrong type.
     """
-    takes, hints = inspect.signature(model).parameters, hints_of(model)
+    takes, hints = inspect.signature(model).parameters, {**hints_of(model), **beside}
     for key, value in arguments.items():
-        if key not in takes:
-            raise ValueError(where + unknown(f"{name} has no argument {key!r}", key, takes, "arguments"))
-        if key not in SLOT_ARGUMENTS:
-            check_type(f"{where}{name}: {key}", value, hints.get(key))
+        if key not in takes and key not in beside:
+            raise ValueError(where + unknown(f"{name} has no argument {shown(key)}", key, takes, "arguments"))
+        check_argument(f"{where}{name}: {key}", key, value, hints)
+
+
+def check_complete(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
+    """Check that no argument is missing that a model cannot be built without.
+
+    Raises:
+        ValueError: One is.
+    """
+    takes = inspect.signature(model).parameters
+    missing = [key for key, p in takes.items() if p.default is p.empty and key not in arguments]
+    if missing:
+        raise ValueError(f"{where}{name} needs {', '.join(missing)}; give {', '.join(f'{key}=…' for key in missing)}")
+
+
+@contextmanager
+def named(where: str, name: str) -> Iterator[None]:
+    """Errors of a model that is built begin with the file that its arguments come from, and none is torch's own.
+
+    Raises:
+        TypeError, ValueError: What was raised within; a ValueError too for weights of more memory than there can be.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not where or str(error).startswith(where):
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}{error}") from error
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip()
+        if isinstance(error, RuntimeError) and not any(word in reason for word in ("allocate", "overflow")):
+            raise
+        raise ValueError(
+            f"{where}{name}: a weight does not fit into memory ({printable(reason, 200)}); give smaller sizes, or "
+            'device="meta" for a model without values'
+        ) from error
 
 
 def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> None:
@@ -62,11 +110,11 @@ def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> 
     for key, value in asked.items():
         pattern = model.hands_on.get(key)
         if pattern and not any(fnmatch.fnmatchcase(part, pattern) for part in use.taken):
-            raise ValueError(f"{name}: {key}={value!r} is given, and no part takes it; {_remedy(model, pattern)}")
+            raise ValueError(f"{name}: {key}={shown(value)} is given, and no part takes it; {_remedy(model, pattern)}")
         conditions = model.works_with.get(key, ())
         if conditions and not any(_holds(model, condition) for condition in conditions):
             wanted = " or ".join(c if "=" in c else f"{c}=True" for c in conditions)
-            raise ValueError(f"{name}: {key}={value!r} is given, and needs {wanted}; set that, or leave it out")
+            raise ValueError(f"{name}: {key}={shown(value)} is given, and needs {wanted}; set that, or leave it out")
 
 
 def _holds(model: Model, condition: str) -> bool:

@@ -1,6 +1,5 @@
 """Families: the files of `zoo.models` read as data, each checked when it is found."""
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -14,11 +13,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import timm.models
-
 from zoo.checks import in_a_line, unknown
 from zoo.models.model import Model
 from zoo.models.published import Counted, Published
+from zoo.pretrained import check_cfg
 from zoo.slots import copied
 from zoo.weights import Rule
 
@@ -139,7 +137,7 @@ def _check_entries(family: Family) -> None:
     for rule in family.rules:
         if not isinstance(rule, Rule):
             raise ValueError(f"its RULES hold a {type(rule).__name__}; make rules by rename, split, stack and drop")
-    check_cfg_keys(family.cfg, "its CFG")
+    check_cfg(family.cfg, "its CFG")
 
 
 def family_of(arch: str, where: str = "") -> Family:
@@ -151,15 +149,3 @@ def family_of(arch: str, where: str = "") -> Family:
         kind = f"*{word}*" if word and any(word in name for name in names) else "*"
         raise ValueError(where + unknown(f"model {arch!r}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
     return known[arch]
-
-
-def check_cfg_keys(cfg: Mapping, what: str) -> None:
-    """Check the keys of a pretrained configuration.
-
-    Raises:
-        ValueError: A key is none of timm's.
-    """
-    fields = [f.name for f in dataclasses.fields(timm.models.PretrainedCfg)]
-    for key in cfg:
-        if key not in fields:
-            raise ValueError(unknown(f"{what} has no key {key!r}", key, fields, "keys"))

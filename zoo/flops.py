@@ -1,26 +1,28 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
-import copy
+import os
 import textwrap
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from types import FunctionType, MethodType
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.blocks.kernels.cost import while_counting
+from zoo.checks import shown
 from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
+from zoo.flops_twin import inner, twin_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
     from fvcore.nn.jit_analysis import JitModelAnalysis
+
+_TURNS: dict[int, threading.RLock] = {}  # by process
 
 __all__ = ["FlopReport", "count_flops", "register_flop_rule"]
 
@@ -152,10 +154,13 @@ def count_flops(
         32
 
     Raises:
-        ValueError: The input size is not known, or given twice, or an active fraction is not in (0, 1].
+        ValueError: The input size is not known, or given twice, there is no sample, or an active fraction is not in
+            (0, 1].
         RuntimeError: The model cannot be traced on this input.
     """
-    model = _inner(model)
+    model = inner(model)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size is {shown(batch_size)}; it must be a number of samples, 1 or more")
     if inputs is None:
         shape = (batch_size or 1, *_input_size(model, input_size))
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
@@ -164,6 +169,8 @@ def count_flops(
         raise ValueError("count_flops takes input_size or inputs, not both")
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
+    if not batch_size:
+        raise ValueError("inputs hold a batch of no samples, and costs are those of one; give at least one")
 
     analysis, model = _analyse(model, inputs)
     by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
@@ -220,7 +227,7 @@ class _MacAnalysis(JitModelAnalysis):
 
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__(model, inputs)
-        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
 
     def _should_ignore_node(self, node) -> bool:
@@ -271,102 +278,22 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
     on_meta = device.type == "meta"
     # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
-    with torch.inference_mode(False), torch.no_grad(), _plain_attention(), while_counting(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer about Python numbers, and of torch.jit about its age
+    with torch.inference_mode(False), torch.no_grad(), while_counting(), _turn():
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
-        twin = _twin(model, on_meta)
+        twin = twin_of(model, on_meta)
         analysis = _MacAnalysis(twin, inputs)
         with _MetaConvolutions() if on_meta else nullcontext():
             analysis.total()
     return analysis, twin
 
 
-def _twin(model: nn.Module, on_meta: bool) -> nn.Module:
-    """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals.
+def _turn() -> threading.RLock:
+    """The lock that lets one thread trace at a time: fvcore changes the filters of warnings, which all threads share.
 
-    Of what wraps a module the copy has the module alone, and of a compiled method the method.
+    Two at once would put back each other's. Forward passes need not wait. A forked process has a lock of its own, since
+    nobody is there who could release its parent's.
     """
-    memo = {}
-    for module in model.modules():
-        for _, tensor in (*module.named_parameters(recurse=False), *_other_tensors(module)):
-            is_parameter = isinstance(tensor, nn.Parameter)
-            if on_meta:
-                twin = torch.empty_like(tensor, device="meta", requires_grad=False)
-            else:
-                twin = tensor.detach() if is_parameter else tensor.detach().clone()
-            memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if is_parameter else twin
-    for module in _inner_first(model, {}):
-        if (inner := _inner(module)) is not module:
-            memo[id(module)] = copy.deepcopy(inner, memo)
-    twin = copy.deepcopy(model, memo).eval()
-    for module in twin.modules():
-        _uncompile(module, memo)
-        for name, tensor in _other_tensors(module):
-            vars(module).pop(name, None)
-            module.register_buffer(name, tensor)  # the tracer knows persistent buffers only
-    if hasattr(twin, "set_grad_checkpointing"):
-        twin.set_grad_checkpointing(False)  # the reentrant kind cannot be traced
-    return twin
-
-
-def _inner_first(module: nn.Module, seen: dict[nn.Module, None]) -> Iterator[nn.Module]:
-    """All modules, each after those inside it."""
-    if module not in seen:
-        seen[module] = None
-        for child in module.children():
-            yield from _inner_first(child, seen)
-        yield module
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    """What a wrapper calls; a module that is none as it is."""
-    while True:
-        if "_orig_mod" in module._modules:  # torch.compile's wrapper, whose class has no public name
-            module = module._modules["_orig_mod"]
-        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV3)):
-            module = module.module
-        else:
-            return module
-
-
-def _uncompile(module: nn.Module, copies: dict) -> None:
-    """Put functions in place of compiled ones: ``module.forward = torch.compile(module.forward)``, or in its class.
-
-    Args:
-        module: The copy of a module.
-        copies: By `id` of an original, its copy: methods are bound to these.
-    """
-    inherited = {name: value for kind in reversed(type(module).__mro__) for name, value in vars(kind).items()}
-    for name, value in (inherited | vars(module)).items():
-        plain = value
-        # What the compiler puts into the class of all modules wraps nothing; a graph of torch.fx has nameless globals.
-        while (
-            isinstance(plain, FunctionType)
-            and plain.__globals__.get("__name__", "").startswith("torch._dynamo")
-            and hasattr(plain, "__wrapped__")
-        ):
-            plain = plain.__wrapped__
-        if plain is not value:
-            if isinstance(plain, MethodType):
-                plain = MethodType(plain.__func__, copies.get(id(plain.__self__), plain.__self__))
-            vars(module)[name] = plain if name in vars(module) else MethodType(plain, module)
-
-
-def _other_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers, and tensors that are plain attributes."""
-    attributes = [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
-    return [*module.named_buffers(recurse=False), *attributes]
-
-
-@contextmanager
-def _plain_attention():
-    """Without the fused inference path of `nn.MultiheadAttention`, whose single operator hides what it computes."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    return _TURNS.setdefault(os.getpid(), threading.RLock())
 
 
 _TRACER = torch._C._parse_dispatch_key("Tracer")

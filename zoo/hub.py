@@ -1,5 +1,7 @@
 """Saving and loading models: safetensors for the weights, config.json for everything that builds the model again."""
 
+import functools
+import inspect
 import json
 import math
 import re
@@ -15,20 +17,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import zoo
-from zoo.checks import unknown
+from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
+from zoo.cfgs import classes_of
+from zoo.checks import check_type, printable
+from zoo.config import CONFIG, is_file, naming, read_config, read_json
+from zoo.families import Family
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
-from zoo.registry import SLOT_ARGUMENTS, assemble, check_cfg_keys, family_of
+from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
-from zoo.weights import read_state_dict
-
-CONFIG = "config.json"
-
-# What a config.json may hold, and the type of each.
-KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
+from zoo.weights import check_fit, read_shapes, read_state_dict
 
 
 def save_pretrained(model: nn.Module, folder: Path | str) -> None:
@@ -134,9 +134,11 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if key not in ("file", "state_dict", "source")
         },
     }
+    if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
+        config["pretrained_cfg"]["num_classes"] = model.num_classes
     family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
     try:
-        with torch.random.fork_rng(devices=[]), _Sizes():
+        with torch.random.fork_rng(devices=[]), Sizes():
             again = assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
@@ -165,21 +167,6 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     # Tensors that share memory would be refused, and views would drag their whole storage along.
     return config, {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
-
-
-class _Sizes(TorchFunctionMode):
-    """Spares tensors on the meta device the values that they do not keep, which takes most of the time there."""
-
-    SKIPPED = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_)
-    SKIPPED += (Tensor.zero_, Tensor.copy_, nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.trunc_normal_)
-    SKIPPED += (nn.init.zeros_, nn.init.ones_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_)
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        tensor = args[0] if args else kwargs.get("tensor")
-        if func in self.SKIPPED and isinstance(tensor, Tensor) and tensor.is_meta:
-            return tensor
-        return func(*args, **kwargs)
 
 
 def _some(told: list[str]) -> str:
@@ -221,7 +208,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     Args:
         name: With its prefix.
         pretrained: Load the weights.
-        overrides: Arguments in place of the saved ones.
+        overrides: Arguments in place of the saved ones; with ``bounded=False`` the folder is trusted, whatever it asks
+            for.
 
     Raises:
         FileNotFoundError: The folder holds no model.
@@ -234,9 +222,10 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             "it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
-            f"{place} holds no saved model: there is no {path}; zoo.save_pretrained(model, folder) makes one"
+            f"{printable(place, 500)} holds no saved model: there is no {printable(path, 500)}; "
+            "zoo.save_pretrained(model, folder) makes one"
         )
     try:
         return steady(path, lambda: _open(path, pretrained, overrides))
@@ -252,9 +241,9 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
 def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
-        version = json.loads(path.read_text(encoding="utf-8"))["zoo_version"]
+        version = read_json(path)["zoo_version"]
         return version if _release(version) > _release(zoo.__version__) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
 
 
@@ -266,47 +255,87 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Module:
     config = read_config(path)
-    where = f"{path}: "
-    arch = config["architecture"]
-    family = family_of(arch, where)
+    overrides = dict(overrides)
+    bounded = overrides.pop("bounded", True)
+    check_type("bounded", bounded, bool)
+    arch, arguments, cfg = config["architecture"], config["model_args"], PretrainedCfg(**config["pretrained_cfg"])
     weights = path.parent / config["weights"]
-    state = read_state_dict(weights) if pretrained else None  # at once: a save may remove what is not open yet
-    return assemble(
-        arch,
-        family,
-        config["model_args"],
-        PretrainedCfg(**config["pretrained_cfg"]),
-        overrides,
-        load=(lambda: (state, str(weights))) if pretrained else None,
-        where=where,
-    )
+    # At once, since a save may remove what is not open yet; that maps the file, and no more.
+    state = read_state_dict(weights) if pretrained else None
+    with naming(path):
+        family = family_of(arch)
+        _check_agrees(arch, arguments, config["pretrained_cfg"])
+    if bounded:
+        _check_bounded(
+            path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
+        )
+    with naming(path, any_error=not overrides):
+        return assemble(
+            arch,
+            family,
+            arguments,
+            cfg,
+            overrides,
+            load=(lambda: (state, str(weights))) if pretrained else None,
+            where=f"{printable(path)}: ",
+        )
 
 
-def read_config(path: Path | str) -> dict[str, Any]:
-    """Read and check a config.json: it is input like any other.
+def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Check the classes that a configuration says against the model's; they may be those of the variant's own weights.
 
     Raises:
-        ValueError: It is no JSON mapping, or a key is unknown, missing or of the wrong type.
+        ValueError: It says another number than either.
     """
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); save the model again") from error
-    if not isinstance(config, Mapping):
+    said, own = cfg.get("num_classes"), arguments.get("num_classes")
+    if said is not None and own is not None and said not in {own, *classes_of(arch)}:
         raise ValueError(
-            f"{path} holds a {type(config).__name__}; it must be a mapping with the keys {', '.join(KEYS)}"
+            f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
+            "weights have into both"
         )
-    for key, kind in KEYS.items():
-        if key not in config:
-            raise ValueError(f"{path} has no key {key!r}; it must have {', '.join(KEYS)}")
-        if not isinstance(config[key], kind):
-            raise ValueError(f"{path}: {key} is {config[key]!r}; it must be a {kind.__name__}")
-    for key in config:
-        if key not in KEYS:
-            raise ValueError(f"{path}: " + unknown(f"key {key!r}", key, KEYS, "keys"))
-    check_cfg_keys(config["pretrained_cfg"], f"{path}: pretrained_cfg")
-    if not re.fullmatch(r"[\w.-]+\.safetensors", config["weights"]):
-        raise ValueError(
-            f"{path}: weights is {config['weights']!r}; it must be the name of a .safetensors file in the same folder"
-        )
-    return config
+
+
+def _check_bounded(
+    path: Path,
+    family: Family,
+    arch: str,
+    arguments: Mapping[str, Any],
+    cfg: PretrainedCfg,
+    weights: Path | None,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Check what a folder asks for before anything is allocated: by bounds, and against the header of its weights.
+
+    Args:
+        path: Its config.json.
+        family, arch, arguments, cfg: What that says.
+        weights: The weight file; None if there is none, and none is asked for.
+        overrides: Arguments of the user. They are not bounded; a classifier that they exchange need not fit.
+
+    Raises:
+        ValueError: It asks for more; the message says what, and how the bounds are lifted.
+    """
+
+    def build(arguments: Mapping[str, Any], mode: Sizes) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), mode:
+            return assemble(arch, family, arguments, cfg, {"device": "meta"})
+
+    def fit(model: nn.Module) -> None:
+        head = not any(key in overrides for key in ("num_classes", "features_only"))
+        check_fit(model, shapes, str(weights), head=head)
+
+    def key_of(message: str, fits: bool = False) -> str | None:
+        own = {key: p.default for key, p in inspect.signature(family.model).parameters.items()} | family.arguments(arch)
+        check = lambda changed: fit(build(changed, Metered(tensors))) if fits else build(changed, Metered(tensors))
+        return culprit(message, arguments, own, check, alone=fits)
+
+    with naming(path):
+        check_bounds(arguments)
+    shapes, size = read_shapes(weights) if weights else ({}, None)
+    tensors = len(shapes) if weights else UNKNOWN
+    with naming(path, key_of, any_error=True):
+        model = build(arguments, Metered(tensors))
+        check_size(model, size)
+    if shapes:
+        with naming(path, functools.partial(key_of, fits=True)):
+            fit(model)

@@ -13,10 +13,10 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.arguments import SLOT_ARGUMENTS, check_arguments, check_taken, given
-from zoo.blocks.embed import to_pair
+from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
+from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
 from zoo.checks import check_type, unknown
-from zoo.families import Family, check_cfg_keys, families, family_of
+from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
 from zoo.slots import copied, with_others
@@ -24,7 +24,6 @@ from zoo.use import watched
 from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
 
 SOURCES = ("local-dir", "hf-hub")
-FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls")  # timm's builder takes these
 
 
 # --- Looking up -------------------------------------------------------------------------------------------------------
@@ -75,7 +74,7 @@ def list_models(
         for arch in one.variants:
             if arch.endswith("_test") and not include_tests:
                 continue
-            tags = [name for name, cfg in _cfgs(arch).items() if cfg.has_weights or not pretrained]
+            tags = [name for name, cfg in cfgs_of(arch).items() if cfg.has_weights or not pretrained]
             if include_tags if include_tags is not None else pretrained:
                 found = tags
             else:
@@ -138,7 +137,7 @@ def model_info(name: str) -> ModelInfo:
     check_type("name", name, str)
     arch, tag = timm.models.split_model_name_tag(name)
     family = family_of(arch)
-    cfg = _resolve_cfg(arch, tag)
+    cfg = resolve_cfg(arch, tag)
     return ModelInfo(
         name=name,
         family=family.name,
@@ -146,7 +145,11 @@ def model_info(name: str) -> ModelInfo:
         arguments=family.arguments(arch),
         pretrained_cfg=cfg.to_dict(),
         tags={
-            n.split(".", 1)[1]: c.license or "not stated" for n, c in _cfgs(arch).items() if c.has_weights and "." in n
+            key.split(".", 1)[1]: one.license or "not stated"
+            for key, one in cfgs_of(arch).items()
+            if one.has_weights and "." in key
+            for n, c in cfgs_of(arch).items()
+            if c.has_weights and "." in n
         },
         published={
             n: dataclasses.replace(row, cfg=copied(row.cfg))
@@ -156,30 +159,6 @@ def model_info(name: str) -> ModelInfo:
         counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},
         about=family.about,
     )
-
-
-def _cfgs(arch: str) -> dict[str, timm.models.PretrainedCfg]:
-    """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
-    family = family_of(arch)
-    if not timm.models.is_model(arch):
-        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in _made_cfgs(family, arch).items()}
-    return timm.models.get_arch_pretrained_cfgs(arch) or {arch: _resolve_cfg(arch)}
-
-
-def _resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
-    family = family_of(arch)
-    made = {} if timm.models.is_model(arch) else _made_cfgs(family, arch)  # as for vectors, and for the tiny variants
-    if isinstance(cfg, str) and cfg:
-        known = made or timm.models.get_arch_pretrained_cfgs(arch)
-        tags = [name.split(".", 1)[1] for name in known if "." in name]
-        if cfg not in tags:
-            raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
-    if isinstance(cfg, Mapping):
-        check_cfg_keys(cfg, "pretrained_cfg")
-    check_cfg_keys(overlay or {}, "pretrained_cfg_overlay")
-    if made and not isinstance(cfg, Mapping):
-        cfg = made[f"{arch}.{cfg}" if cfg else arch]
-    return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
 
 
 # --- Creating ---------------------------------------------------------------------------------------------------------
@@ -192,6 +171,8 @@ def create_model(
     pretrained_cfg_overlay: Mapping | None = None,
     checkpoint_path: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    *,
+    bounded: bool = True,
     **kwargs,
 ) -> nn.Module:
     """Create a model by name, with timm's signature.
@@ -208,6 +189,8 @@ def create_model(
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
         cache_dir: Where downloads are kept.
+        bounded: A folder is opened only if its configuration asks for no more than its weights hold and `zoo.bounds`
+            allows; False takes one that you trust as it is.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
@@ -221,6 +204,7 @@ def create_model(
         TypeError: The name, or an option, is of the wrong type.
     """
     check_type("model_name", model_name, str)
+    check_type("pretrained", pretrained, bool | None)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
@@ -234,13 +218,15 @@ def create_model(
             raise ValueError(f"{model_name} brings its own configuration; leave pretrained_cfg and its overlay out")
         from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
 
-        model = open_model(model_name, pretrained=pretrained is not False, **kwargs)
+        model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
     else:
+        if not bounded:
+            raise ValueError(f"bounded=False is for models from folders, and {model_name!r} is none; leave it out")
         if any(mark in model_name for mark in "/\\"):
             raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
-        cfg = _resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
+        cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
         model = assemble(
             arch,
             family,
@@ -250,8 +236,8 @@ def create_model(
             load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
         )
     if checkpoint_path:
-        rules = family_of(model.pretrained_cfg["architecture"]).rules
-        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path))
+        rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
+        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)
     return model
 
 
@@ -276,10 +262,14 @@ def assemble(
         load: Gives the state dict and its source's name, or None for no weights.
         where: A prefix of error messages, such as the name of a configuration file.
     """
-    overrides, arguments = copied(given(family.model, overrides)), copied(arguments)
-    check_arguments(family.model, {k: v for k, v in overrides.items() if k not in FEATURE_ARGUMENTS}, arch)
+    overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
+    arguments = {k: copied(v, f"{where}{arch}: {k}") for k, v in arguments.items()}
+    check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
     check_arguments(family.model, arguments, arch, where)
+    check_complete(family.model, {**arguments, **overrides}, arch, where)
     takes = inspect.signature(family.model).parameters
+    if family.model.vision and len(cfg.input_size) != 3:
+        raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
@@ -289,7 +279,7 @@ def assemble(
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def build(**final) -> nn.Module:
-        with watched() as use:
+        with watched() as use, named(where, arch):
             model = family.model(**final)
         check_taken(model, use, asked, arch)
         return model
@@ -306,7 +296,8 @@ def assemble(
         state, name = load()
         classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
         rules, head = () if where else family.rules, not overrides.get("features_only")
-        load_weights(model, state, rules, name, source_classes=classes, head=head)
+        chans = arguments.get("in_chans", cfg.input_size[0]) if where else cfg.input_size[0]
+        load_weights(model, state, rules, name, source_classes=classes, source_chans=chans, head=head)
         if size is not None:
             model.set_input_size(size)
         return model
@@ -361,7 +352,7 @@ def register_with_timm(include_tests: bool = False) -> None:
         module = sys.modules[family.module]
         ours = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
         ours = [arch for arch in ours if not timm.models.is_model(arch)]
-        cfgs = {name: cfg for arch in ours for name, cfg in _made_cfgs(family, arch).items()}
+        cfgs = {name: cfg for arch in ours for name, cfg in made_cfgs(family, arch).items()}
         module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:
             entry = functools.partial(_entry_point, arch)
@@ -372,27 +363,3 @@ def register_with_timm(include_tests: bool = False) -> None:
 
 def _entry_point(arch: str, pretrained: bool = False, **kwargs) -> nn.Module:
     return create_model(arch, pretrained, **kwargs)
-
-
-def _made_cfgs(family: Family, arch: str) -> dict[str, dict]:
-    """Configurations of an architecture that timm does not know, from what its family's file says."""
-    arguments = family.arguments(arch)
-    size = to_pair(arguments.get("img_size", 224), "img_size") if family.model.vision else ()
-    base = {
-        "num_classes": arguments.get("num_classes", 1000),
-        "input_size": (arguments.get("in_chans", 3), *size),
-        "fixed_input_size": True,
-        **family.cfg,
-    }
-    rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
-    return {name: {**base, **_made_cfg(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
-
-
-def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
-    """Where a set of weights is, and what is special about it."""
-    size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
-    found = {"num_classes": row.classes, "input_size": size, **row.cfg}
-    if not row.weights.startswith("hf-hub:"):
-        return {**found, "url": row.weights}
-    owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)
-    return {**found, "hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file[0]} if file else {})}

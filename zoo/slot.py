@@ -4,24 +4,32 @@ import ast
 import functools
 import inspect
 import math
-import reprlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import nn
 
-SlotLike = Any  # str | Mapping | type | functools.partial | Slot | None
+from zoo.checks import Rule, printable, shown
+
+LONGEST = 2**16  # letters of a slot
+DEEPEST = 32  # mappings and lists within each other
+MOST = 2**17  # values in all of them together
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A block by name with its options, or by class; `name` is None for a class that no name stands for."""
+    """A block by name with its options, or by class; `name` is None for a class that no name stands for.
+
+    `where` is the argument that it was given as, for errors: ``final_norm``, ``channel_mixer[3]``.
+    """
 
     name: str | None
     options: dict[str, Any] = field(default_factory=dict)
     factory: Callable[..., nn.Module] | None = None
+    where: str = field(default="", repr=False, compare=False)
 
     def __str__(self) -> str:
         if self.name is None:
@@ -30,7 +38,7 @@ class Slot:
         return f"{self.name}({options})" if options else self.name
 
 
-def parse_slot(value: SlotLike) -> Slot:
+def parse_slot(value: Any, where: str = "") -> Slot:
     """Read one slot. Strings are parsed as Python call syntax with literal arguments; nothing is evaluated.
 
     The options are the slot's own: whoever changes them later changes no other slot, and nothing that was given.
@@ -41,51 +49,130 @@ def parse_slot(value: SlotLike) -> Slot:
         >>> str(parse_slot({"name": "mlp", "ratio": 2}))
         'mlp(ratio=2)'
 
+    Args:
+        value: A string, a mapping with the key ``name``, a class, a partial, a function, a `Slot` or None.
+        where: The argument that it was given as, for errors.
+
     Raises:
-        ValueError: The string is no name or call with literal keyword arguments, or the mapping has no name.
+        ValueError: The string is no name or call with literal keyword arguments, is longer than `LONGEST` or gives an
+            option twice; the mapping has no name, an option is no string, or it is nested deeper than `DEEPEST`.
         TypeError: The value is of another type.
     """
+    what = where or "slot"
     if value is None:
-        return Slot("none")
+        return Slot("none", where=where)
     if isinstance(value, Slot):
-        return Slot(value.name, copied(value.options), value.factory)
+        return Slot(value.name, copied(value.options, what), value.factory, where or value.where)
     if isinstance(value, str):
-        return _parse_string(value)
+        name, options = _parse_string(value, what)
+        return Slot(name, options, where=where)
     if isinstance(value, Mapping):
-        options = copied(value)
+        options = copied(value, what)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise ValueError(f'slot {dict(value)!r} has no name; write {{"name": "mlp", "ratio": 4}}')
-        return Slot(name, options)
+            raise ValueError(f'{what} {shown(value)} has no name; write {{"name": "mlp", "ratio": 4}}')
+        for option in options:
+            if not isinstance(option, str):
+                raise ValueError(f"{what} {shown(value)} has the option {shown(option)}; options are named by strings")
+        return Slot(name, options, where=where)
     if isinstance(value, (type, functools.partial)) or inspect.isfunction(value):
-        return Slot(None, factory=value)
-    raise TypeError(f"slot {value!r} is a {type(value).__name__}; give a string, a mapping, a class or None")
+        return Slot(None, factory=value, where=where)
+    raise TypeError(f"{what} {shown(value)} is a {type(value).__name__}; give a string, a mapping, a class or None")
 
 
-def _parse_string(text: str) -> Slot:
-    rule = f"slot {text!r} is not of the form name or name(option=value, …) with literal values"
+def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a slot's text."""
+    if len(text) > LONGEST:
+        raise ValueError(f"{what} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
+    if text.isidentifier() and text != "None":
+        return text, {}
+    rule = f"{what} {shown(text)} is not of the form name or name(option=value, …) with literal values"
+    if (place := _unreadable(text)) is not None:
+        raise ValueError(f"{rule}: {shown(text[place : place + 40])} cannot be read there")
     try:
         node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+    except PARSER_ERRORS:
         raise ValueError(rule) from None
     if isinstance(node, ast.Constant) and node.value is None:
-        return Slot("none")
+        return "none", {}
     if isinstance(node, ast.Name):
-        return Slot(node.id)
+        return node.id, {}
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
         raise ValueError(rule)
     options = {}
     for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError(rule)
+        if keyword.arg in options:
+            raise ValueError(f"{what} {shown(text)} gives the option {shown(keyword.arg)} twice; give it once")
         try:
             options[keyword.arg] = ast.literal_eval(keyword.value)
-        except ValueError:
-            raise ValueError(f"{rule}: {keyword.arg} is {ast.unparse(keyword.value)}") from None
-    if None in options:
-        raise ValueError(rule)
-    return Slot(node.func.id, options)
+        except PARSER_ERRORS:
+            given = shown(ast.get_source_segment(text.strip(), keyword.value))[1:-1]
+            raise ValueError(f"{rule}: {printable(keyword.arg)} is {given}") from None
+        for twice in filter(None, map(_given_twice, ast.walk(keyword.value))):
+            raise ValueError(f"{what} {shown(text)} gives {twice} twice in {printable(keyword.arg)}; give it once")
+    return node.func.id, options
 
 
-def copied(value: Any) -> Any:
+# What `ast` raises for text that is no Python, no text at all, too large, or holds {[]: 1}.
+PARSER_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError)
+TOKEN = re.compile(
+    r"""
+    (?P<space>\s+) | (?P<string>[rRbBuU]{0,2}(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"))
+    | (?P<number>(?:\d\w*(?:\.\w*)?|\.\d\w*)(?:(?<=[eE])[-+]\d\w*)?) | (?P<name>[^\W\d]\w*) | (?P<mark>[-+()\[\]{},:=])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def _unreadable(text: str) -> int | None:
+    """The place from which a text is no slot, or None.
+
+    Python's parser is written in C, and what is stacked high (signs, sums, calls of calls) ends its stack and with it
+    the process. So a slot has only what slots need: after its name, literals in brackets that are not too deep.
+    """
+    depth, before, place, start = 0, "start", 0, True
+    while place < len(text):
+        token = TOKEN.match(text, place)
+        if token is None:
+            return place
+        kind, word = token.lastgroup, token.group()
+        opens = before in ("=", "(", "[", "{", ",", ":")
+        if kind == "name":
+            is_option = depth == 1 and before in ("(", ",")
+            right = before == "start" or is_option or (opens and word in ("None", "True", "False"))
+        elif kind in ("number", "string"):
+            right = opens or before == "sign" or before == kind == "string"
+        elif word in ("-", "+"):
+            right = opens
+        elif word in ("(", "[", "{"):
+            right = opens or (before == "head" and word == "(")
+        else:
+            right = kind == "space" or before not in ("start", "sign")
+        depth += (word in ("(", "[", "{")) - (word in (")", "]", "}"))
+        if not right or not 0 <= depth <= DEEPEST:
+            return place
+        if kind != "space":
+            word = "sign" if word in ("-", "+") else word
+            before = "head" if start else kind if kind != "mark" else word
+            start = False
+        place = token.end()
+    return None
+
+
+def _given_twice(node: ast.AST) -> str | None:
+    """A key that a literal mapping has twice."""
+    if isinstance(node, ast.Dict):
+        seen = set()
+        for key in map(ast.literal_eval, node.keys):
+            if key in seen:
+                return shown(key)
+            seen.add(key)
+    return None
+
+
+def copied(value: Any, what: str = "the value") -> Any:
     """A value whose mappings, lists, tuples and sets are copies, at any depth; what else is in them stays as it is.
 
     Example:
@@ -94,12 +181,52 @@ def copied(value: Any) -> Any:
         >>> new["experts"].append("glu")
         >>> old
         {'experts': ['mlp']}
+
+    Raises:
+        ValueError: It is nested deeper than `DEEPEST`, as one that contains itself, or holds more than `MOST` values.
     """
-    if isinstance(value, Mapping):
-        return {key: copied(entry) for key, entry in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(map(copied, value))
-    return parse_slot(value) if isinstance(value, Slot) else value
+    left = MOST
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if depth > DEEPEST:
+            raise ValueError(f"{what} is nested deeper than {DEEPEST}, or contains itself; make it flatter")
+        if left < 0:
+            raise ValueError(f"{what} holds more than {MOST} values; make it smaller")
+        if isinstance(value, Mapping):
+            return {key: copy(entry, depth + 1) for key, entry in value.items()}
+        if type(value) in (list, tuple, set):
+            return type(value)([copy(entry, depth + 1) for entry in value])
+        if isinstance(value, Slot):
+            return Slot(value.name, copy(value.options, depth + 1), value.factory, value.where)
+        return value
+
+    return copy(value, 0)
+
+
+class OneSlot(Rule):
+    """Of an annotation: the value is one slot that can be read."""
+
+    def check(self, what: str, value: Any) -> None:
+        parse_slot(value, what)
+
+    def __str__(self) -> str:
+        return "a slot"
+
+
+class Slots(Rule):
+    """Of an annotation: the value is one slot, or a list or mapping of slots for several blocks."""
+
+    def check(self, what: str, value: Any) -> None:
+        copied(value, what)  # it is read where the number of blocks is known
+
+    def __str__(self) -> str:
+        return "a slot, or slots for the blocks"
+
+
+SlotLike = Annotated[Any, OneSlot()]  # str | Mapping | type | functools.partial | Slot | None
+SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them as in `config`, or a mapping with `at` or `every`
 
 
 def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
@@ -134,7 +261,7 @@ def _dump(slot: Slot, what: str) -> str:
         same = False
     if not same:
         raise ValueError(
-            f"{what} {text!r} cannot be read back from a file; the names of blocks and options must be identifiers"
+            f"{what} {shown(text)} cannot be read back from a file; the names of blocks and options must be identifiers"
         )
     return text
 
@@ -161,5 +288,5 @@ def _literal(value: Any, where: str | None = None) -> str:
         remedy = "give numbers, strings, lists or mappings of them"
         if isinstance(value, (type, Slot, functools.partial)) or callable(value):
             remedy = "register the class with zoo.register_block and give its name"
-        raise ValueError(f"{where} is {reprlib.repr(value)}, {kind}, which a file cannot hold; {remedy}")
+        raise ValueError(f"{where} is {shown(value)}, {kind}, which a file cannot hold; {remedy}")
     return repr(value)

@@ -5,7 +5,9 @@ all its blocks, a list (a cycle over the blocks), or a mapping that exchanges bl
 ``every={n: slot}`` each n-th. Such a mapping that has no name leaves the model's own slots to the other blocks.
 """
 
+import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +15,8 @@ from torch import nn
 
 from zoo.blocks.register import blocks_of
 from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
-from zoo.checks import check_type, hints_of, unknown
-from zoo.slot import Slot, SlotLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot, with what is made of it
+from zoo.checks import MANY, check_argument, hints_of, printable, shown, unknown
+from zoo.slot import Slot, SlotLike, SlotsLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot and its text
 from zoo.use import USE, watched
 
 # A model takes a `SlotLike`, a list of them, or a mapping with EXCHANGES.
@@ -55,8 +57,8 @@ def resolve_slots(value: SlotLike | Sequence[SlotLike], depth: int, what: str = 
             raise ValueError(
                 f"{what} has {len(value)} entries for {depth} blocks; give one for all, or a cycle of 1 to {depth}"
             )
-        return [parse_slot(value[i % len(value)]) for i in range(depth)]
-    return [parse_slot(value) for _ in range(depth)]
+        return [parse_slot(value[i % len(value)], f"{what}[{i % len(value)}]") for i in range(depth)]
+    return [parse_slot(value, what) for _ in range(depth)]
 
 
 def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what: str = "slot") -> list[Slot]:
@@ -82,21 +84,26 @@ def resolve_stage_slots(value: SlotLike | Sequence, depths: Sequence[int], what:
     if exchanges(value):
         return _exchange(value, total, what, lambda others: resolve_stage_slots(others, depths, what))
     if not isinstance(value, (list, tuple)):
-        return [parse_slot(value) for _ in range(total)]
+        return [parse_slot(value, what) for _ in range(total)]
     if len(value) == 1 and isinstance(value[0], (list, tuple)):
         value = list(value) * len(depths)
     if len(value) == len(depths):
-        cycles = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in value]
-        if not all(cycles):
-            raise ValueError(f"{what} has an empty list for a stage; give it a slot, or a list of them to repeat")
-        return [
-            parse_slot(cycle[i % len(cycle)]) for cycle, depth in zip(cycles, depths, strict=True) for i in range(depth)
-        ]
+        slots = []
+        for stage, (entry, depth) in enumerate(zip(value, depths, strict=True)):
+            where = f"{what}[{stage}]"
+            if not isinstance(entry, (list, tuple)):
+                slots += [parse_slot(entry, where) for _ in range(depth)]
+            elif not entry:
+                raise ValueError(f"{what} has an empty list for a stage; give it a slot, or a list of them to repeat")
+            else:
+                places = [i % len(entry) for i in range(depth)]
+                slots += [parse_slot(entry[place], f"{where}[{place}]") for place in places]
+        return slots
     if len(value) == total:
-        return [parse_slot(entry) for entry in value]
+        return [parse_slot(entry, f"{what}[{i}]") for i, entry in enumerate(value)]
     raise ValueError(
         f"{what} has {len(value)} entries for {len(depths)} stages of {total} blocks; give one slot for all, one a "
-        f"stage, one a block, or {[list(value)]!r} for a cycle within every stage"
+        f"stage, one a block, or {shown([list(value)])} for a cycle within every stage"
     )
 
 
@@ -120,38 +127,45 @@ def with_others(value: SlotLike, own: SlotLike) -> SlotLike:
 
 def _exchange(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
     """The slots of a mapping with ``at`` or ``every``: those of the other blocks, some exchanged."""
+    copied(value, what)  # no deeper than a slot may be
     others = {k: v for k, v in value.items() if k not in EXCHANGES}
     given = " and ".join(f'"{key}"' for key in EXCHANGES if key in value)
     if not others:
         raise ValueError(f'{what} has {given} but no slot for the other blocks; add "name", or "{OTHERS}" for a list')
     if OTHERS in others and len(others) > 1:
+        beside = ", ".join(sorted(printable(key, 100) for key in others if key != OTHERS)[:MANY])
         raise ValueError(
-            f'{what} has "{OTHERS}" beside {", ".join(sorted(others.keys() - {OTHERS}))}; it is all that the other '
-            "blocks get, so write their options into it"
+            f'{what} has "{OTHERS}" beside {beside}; it is what the other blocks get, so write their options into it'
         )
     slots = list(resolve(others.get(OTHERS, others)))
     for key in EXCHANGES:
         if not isinstance(value.get(key, {}), Mapping):
-            raise ValueError(f'{what} has {key}={value[key]!r}; it must be a mapping such as {{{key}: {{2: "moe"}}}}')
+            found, example = shown(value[key]), f'{{{key}: {{2: "moe"}}}}'
+            raise ValueError(f"{what} has {key}={found}; it must be a mapping such as {example}")
     for number, slot in value.get("every", {}).items():
-        step = _number(number, f"{what}: every={{{number}: …}}")
+        where = f"{what}: every={{{shown(number)}: …}}"
+        step = _number(number, where)
         if not 1 <= step <= depth:
-            raise ValueError(f"{what}: every={{{number}: …}} is not from 1 to the model's {depth} blocks")
-        slots[step - 1 :: step] = [parse_slot(slot) for _ in range(depth // step)]
+            raise ValueError(f"{where} is not from 1 to the model's {depth} blocks")
+        slots[step - 1 :: step] = [parse_slot(slot, where) for _ in range(depth // step)]
+    exchanged = set()
     for index, slot in value.get("at", {}).items():
-        place = _number(index, f"{what}: at={{{index}: …}}")
+        where = f"{what}: at={{{shown(index)}: …}}"
+        place = _number(index, where)
         if not -depth <= place < depth:
-            raise ValueError(f"{what}: at={{{index}: …}} is outside the model's {depth} blocks")
-        slots[place] = parse_slot(slot)
+            raise ValueError(f"{where} is outside the model's {depth} blocks")
+        if place % depth in exchanged:
+            raise ValueError(f"{where} is a block that another entry of at names too; give each block once")
+        exchanged.add(place % depth)
+        slots[place] = parse_slot(slot, where)
     return slots
 
 
 def _number(key: int | str, where: str) -> int:
     """A key of a mapping as a whole number; those of JSON and YAML may be strings."""
-    try:
+    if type(key) is int or (isinstance(key, str) and re.fullmatch(r"-?[0-9]{1,9}", key)):
         return int(key)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} has the key {key!r}, which must be a whole number") from None
+    raise ValueError(f"{where} has the key {shown(key)}, which must be a whole number")
 
 
 def build_block(
@@ -174,16 +188,12 @@ def build_block(
         ValueError: The name, or an option, is unknown; the nearest one and all there are is said.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot)
+    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
     takes = _takes(cls)
-    options = options_of(cls, len(args))
-    for name, value in slot.options.items():
-        if name not in options:
-            raise ValueError(unknown(f"{title} has no option {name!r}", name, options, "options"))
-        check_type(f"{title}: {name}", value, hints_of(cls).get(name))
+    _check_options(title, cls, slot.options, options_of(cls, len(args)))
     if kind == "token_mixer" and "grid" in given:
         check_rank(title, cls, given["grid"])
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -197,19 +207,35 @@ def build_block(
 
 def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, str]:
     """What builds the block of a slot, None for no block, and what errors call it."""
+    where = slot.where or kind
     if slot.name is None:
         cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
         return slot.factory, getattr(cls, "__name__", repr(cls))
     known = blocks_of(kind)
     if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
         if slot.options:
-            raise ValueError(f"{kind} none has no options, and {slot} gives {', '.join(slot.options)}")
+            raise ValueError(f"{where} none has no options, and {shown(str(slot))} gives some; leave them out")
         return None, "none"
     if slot.name not in known:
-        raise ValueError(unknown(f"{kind} {slot.name!r}", slot.name, known))
-    return known[slot.name], f"{kind} {slot.name}"
+        raise ValueError(unknown(f"{where} {shown(slot.name)}", slot.name, known))
+    return known[slot.name], f"{where} {slot.name}"
 
 
+def _check_options(title: str, cls: Callable[..., nn.Module], given: Mapping[str, Any], options: Sequence[str]) -> None:
+    """Check the names and values of what a slot, or a caller, sets of a block.
+
+    Raises:
+        ValueError: A name is none of the options, or a value is out of its range.
+        TypeError: A value is of the wrong type.
+    """
+    hints = hints_of(cls)
+    for name, value in given.items():
+        if name not in options:
+            raise ValueError(unknown(f"{title} has no option {shown(name)}", name, options, "options"))
+        check_argument(f"{title}: {name}", name, value, hints)
+
+
+@functools.lru_cache(maxsize=1024)
 def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
     """What builds a block takes; a class without a constructor of its own, such as `nn.Tanh`, takes nothing."""
     own = cls if not isinstance(cls, type) or cls.__init__ is not nn.Module.__init__ else lambda: None
@@ -267,7 +293,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         ValueError: The name or an option is unknown, or something that the block needs was not given.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot)
+    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
@@ -289,12 +315,8 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
             f"{kind} {slot} needs {', '.join(names)}; give create_block({kind!r}, {str(slot)!r}, "
             f"{', '.join(f'{name}=…' for name in names)})"
         )
-    known = [*first, *options, *OF_THE_MODEL]
-    for name, value in kwargs.items():
-        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            raise ValueError(unknown(f"{title} has no option {name!r}", name, known, "options"))
-        if name in options:
-            check_type(f"{title}: {name}", value, hints_of(cls).get(name))
+    anything = kwargs if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else ()
+    _check_options(title, cls, kwargs, [*first, *options, *OF_THE_MODEL, *anything])
     if kind == "act":
         place = {name: kwargs.pop(name, None) for name in ("device", "dtype")}
         return build_act(Slot(slot.name, {**slot.options, **kwargs}, slot.factory), **place)

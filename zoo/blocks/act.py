@@ -1,16 +1,20 @@
 """Activations that a slot can name."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
+from zoo.checks import NARROWER
 
 for _name, _cls in {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}.items():
     register("act", _name)(_cls)
 
 register("act", "none")(nn.Identity)
+NARROWER[nn.GELU] = {"approximate": Literal["none", "tanh"]}  # torch looks at it when it is called
 
 
 @register("act", "squared_relu")

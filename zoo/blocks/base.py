@@ -6,7 +6,7 @@ beside its output, it returns: with ``has_aux = True`` it gives ``(y, aux)``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import DropPath
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.scale import LayerScale
+from zoo.checks import checked
+from zoo.ranges import Grid, Rate, Scale, Width
 
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 
@@ -21,6 +23,7 @@ Aux = dict[str, Tensor | tuple[Tensor, ...]]
 FORMS = ("pre", "post", "serial")
 
 
+@checked
 class MetaBlock(nn.Module):
     """A token mixer and a channel mixer with their residuals: the one residual block of the package.
 
@@ -58,21 +61,19 @@ class MetaBlock(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
         token_mixer: nn.Module | None,
         channel_mixer: nn.Module | None,
         norm: Callable[[int], nn.Module],
-        form: str = "pre",
-        drop_path: float = 0.0,
-        layer_scale: float | None = None,
-        res_scale: float | None = None,
+        form: Literal[FORMS] = "pre",
+        drop_path: Rate = 0.0,
+        layer_scale: Scale | None = None,
+        res_scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"block form {form!r} is not one of {', '.join(FORMS)}")
 
         def scale(wanted: bool, value: float | None) -> nn.Module | None:
             return LayerScale(dim, value=value, device=device, dtype=dtype) if wanted and value is not None else None
@@ -193,7 +194,7 @@ class PatchesOnly(nn.Module):
     Cost: that of the mixer.
     """
 
-    def __init__(self, mixer: nn.Module, *, prefix: int, grid: tuple[int, ...]):
+    def __init__(self, mixer: nn.Module, *, prefix: int, grid: Grid):
         super().__init__()
         self.mixer, self.prefix, self.grid = mixer, prefix, tuple(grid)
         self.has_aux = _has_aux(mixer)
@@ -202,6 +203,11 @@ class PatchesOnly(nn.Module):
     def takes(self) -> frozenset[str]:
         """Optional keywords that the mixer declares."""
         return keywords_of(self.mixer)
+
+    @property
+    def cuts_grid(self) -> bool:
+        """Whether the mixer cuts its grid into parts."""
+        return getattr(self.mixer, "cuts_grid", False)
 
     def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []

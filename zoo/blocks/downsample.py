@@ -7,7 +7,8 @@ from zoo.blocks.conv import Conv2d, conv_nhwc
 from zoo.blocks.embed import conv_grid
 from zoo.blocks.linear import Linear, linear
 from zoo.blocks.register import register
-from zoo.slots import build_block
+from zoo.ranges import KernelSize, Padding, Side, Width
+from zoo.slots import SlotLike, build_block
 
 
 @register("downsample", "merge")
@@ -35,10 +36,10 @@ class PatchMerging(nn.Module):
 
     def __init__(
         self,
-        in_dim: int,
-        dim: int,
+        in_dim: Width,
+        dim: Width,
         *,
-        norm: str = "layernorm",
+        norm: SlotLike = "layernorm",
         norm_last: bool = False,
         init: str = "trunc_normal",
         device=None,
@@ -95,13 +96,13 @@ class ConvDownsample(nn.Module):
 
     def __init__(
         self,
-        in_dim: int,
-        dim: int,
+        in_dim: Width,
+        dim: Width,
         *,
-        kernel_size: int = 3,
-        stride: int = 2,
-        padding: int = 1,
-        norm: str = "none",
+        kernel_size: KernelSize = 3,
+        stride: Side = 2,
+        padding: Padding = 1,
+        norm: SlotLike = "none",
         norm_last: bool = False,
         init: str = "trunc_normal",
         device=None,

@@ -1,6 +1,7 @@
 """Stems, from an image to a grid of vectors, and the tokens and position embeddings added to it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from zoo.blocks.conv import Conv2d
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
-from zoo.slots import build_block
+from zoo.checks import shown
+from zoo.ranges import Channels, Deviation, Rate, Seed, Side, Sides, Width
+from zoo.slots import SlotLike, build_block
 
 
 def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
@@ -21,9 +24,9 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     Raises:
         ValueError: It is neither.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+    pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(f"{what} is {size!r}; it must be a positive integer or (height, width) of two")
+        raise ValueError(f"{what} is {shown(size)}; it must be a positive integer or (height, width) of two")
     return pair
 
 
@@ -94,19 +97,17 @@ class PatchEmbed(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
-        patch_size: int | Sequence[int] = 16,
-        norm: str = "none",
-        remainder: str = "refuse",
+        patch_size: Sides = 16,
+        norm: SlotLike = "none",
+        remainder: Literal["refuse", "drop", "pad"] = "refuse",
         init: str = "torch",
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if remainder not in ("refuse", "drop", "pad"):
-            raise ValueError(f"patch: remainder {remainder!r} is not one of refuse, drop, pad")
         self.patch_size = to_pair(patch_size, "patch_size")
         self.in_chans, self.remainder = in_chans, remainder
         self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, init=init, device=device, dtype=dtype)
@@ -216,21 +217,19 @@ class Lift(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
-        kind: str = "random",
-        seed: int = 0,
+        kind: Literal["random", "trained", "none"] = "random",
+        seed: Seed = 0,
         init: str = "trunc_normal",
-        img_size: tuple[int, int],
+        img_size: tuple[Side, Side],
         device=None,
         dtype=None,
     ):
         super().__init__()
         self.shape = (in_chans, *img_size)
         features = torch.Size(self.shape).numel()
-        if kind not in ("random", "trained", "none"):
-            raise ValueError(f"lift kind {kind!r} is not one of random, trained, none")
         if kind == "none" and dim != features:
             raise ValueError(
                 f"lift(kind='none') keeps the {features} values of an image, so dim must be {features}, not {dim}"
@@ -244,7 +243,7 @@ class Lift(nn.Module):
 
     def reset_parameters(self) -> None:
         """Rebuild the random projection from its seed."""
-        if self.kind == "random":
+        if self.kind == "random" and not self.projection.is_meta:
             # numpy promises that a RandomState gives the same numbers for ever; torch's generators promise nothing.
             values = np.random.RandomState(self.seed).standard_normal(self.projection.shape)
             self.projection.copy_(torch.from_numpy(values / self.projection.shape[1] ** 0.5))
@@ -308,13 +307,13 @@ class ClassAndPosition(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
         grid: tuple[int, int],
         class_token: bool = True,
         pos_embed: bool = True,
-        drop: float = 0.0,
-        token_std: float = 0.02,
+        drop: Rate = 0.0,
+        token_std: Deviation = 0.02,
         device=None,
         dtype=None,
     ):

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.linear import Linear, linear
+from zoo.ranges import Classes, Eps, Rate, Ratio, Width
 
 
 def pool_tokens(x: Tensor, pool: str, num_prefix_tokens: int = 0) -> Tensor:
@@ -45,12 +46,12 @@ class MlpHead(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        num_classes: int,
+        dim: Width,
+        num_classes: Classes,
         *,
-        ratio: float = 4.0,
-        drop: float = 0.0,
-        eps: float = 1e-6,
+        ratio: Ratio = 4.0,
+        drop: Rate = 0.0,
+        eps: Eps = 1e-6,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -88,7 +89,7 @@ class TanhHead(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_classes: int, *, drop: float = 0.0, init: str = "trunc_normal", device=None, dtype=None
+        self, dim: Width, num_classes: Classes, *, drop: Rate = 0.0, init: str = "trunc_normal", device=None, dtype=None
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
@@ -116,7 +117,7 @@ class ImageHead(nn.Module):
     Cost: dim x channels x height x width MACs.
     """
 
-    def __init__(self, dim: int, size: tuple[int, int, int], *, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(self, dim: Width, size: tuple[int, int, int], *, init: str = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.size = tuple(size)
         channels, height, width = size

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.blocks.register import register
+from zoo.ranges import Eps, Scale, Width
 
 
 @register("norm", "layernorm")
@@ -27,7 +27,7 @@ class LayerNorm(nn.LayerNorm):
 
     no_decay = ("weight", "bias")
 
-    def __init__(self, dim: int, *, eps: float = 1e-6, bias: bool = True, gain: float = 1.0, device=None, dtype=None):
+    def __init__(self, dim: Width, *, eps: Eps = 1e-6, bias: bool = True, gain: Scale = 1.0, device=None, dtype=None):
         self.gain = gain  # before super(): its constructor calls reset_parameters()
         super().__init__(dim, eps=eps, bias=bias, device=device, dtype=dtype)
 
@@ -53,7 +53,7 @@ class RMSNorm(nn.RMSNorm):
 
     no_decay = ("weight",)
 
-    def __init__(self, dim: int, *, eps: float = 1e-6, device=None, dtype=None):
+    def __init__(self, dim: Width, *, eps: Eps = 1e-6, device=None, dtype=None):
         super().__init__(dim, eps=eps, device=device, dtype=dtype)
 
 
@@ -63,7 +63,7 @@ class GroupNorm(nn.Module):
 
     Group normalisation with a single group; MetaFormer calls it modified layer norm.
 
-    Shape: ``(B, *S, C) -> (B, *S, C)``.
+    Shape: ``(B, *S, C) -> (B, *S, C)``; or of one sample alone, ``(C,) -> (C,)``.
 
     Example:
         >>> x = torch.randn(2, 3, 3, 8)
@@ -79,7 +79,7 @@ class GroupNorm(nn.Module):
 
     no_decay = ("weight", "bias")
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, bias: bool = True, device=None, dtype=None):
+    def __init__(self, dim: Width, *, eps: Eps = 1e-5, bias: bool = True, device=None, dtype=None):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
@@ -92,9 +92,12 @@ class GroupNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A channels_last image of one column: neither permutation copies.
+        if isinstance(x, Tensor) and x.ndim == 1:  # a symbol of torch.fx has no dimensions to count
+            return self.forward(x[None])[0]
+        # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of
+        # a single number where the batch is of one alone, as if this were a batch norm.
         image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
-        y = F.group_norm(image, 1, self.weight, self.bias, self.eps)
+        y = torch.group_norm(image, 1, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
         return y.permute(0, 2, 3, 1).reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -119,7 +122,7 @@ class Affine(nn.Module):
 
     no_decay = ("alpha", "beta")
 
-    def __init__(self, dim: int, *, device=None, dtype=None):
+    def __init__(self, dim: Width, *, device=None, dtype=None):
         super().__init__()
         self.alpha = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
         self.beta = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
@@ -147,5 +150,5 @@ class NoNorm(nn.Identity):
     Source: none. Differs: nothing to differ from. Cost: none.
     """
 
-    def __init__(self, dim: int, *, device=None, dtype=None):
+    def __init__(self, dim: Width, *, device=None, dtype=None):
         super().__init__()

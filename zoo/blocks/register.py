@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from zoo.checks import in_a_line
+from zoo.checks import checked, in_a_line, shown
 
 KINDS = (
     *("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample"),
@@ -23,11 +23,14 @@ T = TypeVar("T", bound=type[nn.Module])
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class decorator that makes a block known under `name`, so that a slot string can ask for it.
 
+    What is given to the constructor of one of zoo's own classes is checked from then on, as a slot's options are (see
+    `zoo.checks.checked`); a class from elsewhere stays as it is, and is checked where a slot builds it.
+
     Raises:
         ValueError: The kind is not one of `KINDS`, or another class has the name already.
     """
-    if kind not in _BLOCKS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
 
     def add(cls: T) -> T:
         known = _BLOCKS[kind].setdefault(name, cls)
@@ -36,15 +39,15 @@ def register(kind: str, name: str) -> Callable[[T], T]:
                 f"{kind} {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name"
             )
         _BLOCKS[kind][name] = cls
-        return cls
+        return checked(cls) if cls.__module__.startswith("zoo.") else cls
 
     return add
 
 
 def blocks_of(kind: str) -> dict[str, type[nn.Module]]:
     """All classes of a kind by name. Reads the folder on first use."""
-    if kind not in _BLOCKS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
     _modules()
     return dict(sorted(_BLOCKS[kind].items()))
 

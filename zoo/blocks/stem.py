@@ -7,7 +7,8 @@ from zoo.blocks.conv import Conv2d
 from zoo.blocks.embed import check_images, conv_grid
 from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
-from zoo.slots import build_act, build_block
+from zoo.ranges import Channels, KernelSize, Padding, Side, Width
+from zoo.slots import SlotLike, build_act, build_block
 
 fx.wrap("check_images")
 
@@ -38,13 +39,13 @@ class ConvStem(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
-        kernel_size: int = 7,
-        stride: int = 4,
-        padding: int = 2,
-        norm: str = "none",
+        kernel_size: KernelSize = 7,
+        stride: Side = 4,
+        padding: Padding = 2,
+        norm: SlotLike = "none",
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -89,11 +90,11 @@ class DoubleConvStem(nn.Module):
 
     def __init__(
         self,
-        in_chans: int,
-        dim: int,
+        in_chans: Channels,
+        dim: Width,
         *,
-        norm: str = "layernorm",
-        act: str = "gelu",
+        norm: SlotLike = "layernorm",
+        act: SlotLike = "gelu",
         init: str = "trunc_normal",
         device=None,
         dtype=None,

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from zoo.blocks.base import Aux, keywords_of, mean_losses, merge_aux
 from zoo.blocks.embed import to_pair
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
-from zoo.blocks.kernels.symbolic import settled
+from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
 from zoo.blocks.linear import Linear, linear
 from zoo.models.checkpointing import run_block
+from zoo.models.inputs import check_images
 from zoo.models.model import Model
 from zoo.models.undo import all_or_nothing
 from zoo.slots import Slot
@@ -180,8 +182,21 @@ class Backbone(Model):
             x, aux = run_block(level, x, self.grad_checkpointing, given)
             yield x, aux
 
+    def _enter(self, x: Tensor) -> Tensor:
+        """The door for images: what comes is checked, and brought to the layout of the levels.
+
+        Raises:
+            TypeError: It is no tensor, or not of the numbers that the model computes with.
+            ValueError: It has not the shape of a batch of images.
+        """
+        if not is_symbol(x):
+            check_images(self, x)
+            if guard.compiling() and any(getattr(mixer, "cuts_grid", False) for mixer in self._token_mixers()):
+                settle_sizes(x, -2, -1)
+        return self._embed(x)
+
     def _features(self, x: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
-        x, auxes = self._embed(x), []
+        x, auxes = self._enter(x), []
         for y, aux in self._run(x, self.levels, given):
             x = y
             auxes.append(aux)
@@ -249,7 +264,8 @@ class Backbone(Model):
         Raises:
             ValueError: The images are of a size that the model cannot take, or a keyword has a value that a mixer
                 cannot take.
-            TypeError: A keyword is none that a mixer of the model declares.
+            TypeError: The images are not of the numbers that the model computes with, or a keyword is none that a
+                mixer of the model declares.
         """
         return_aux, given = settled(return_aux, False), settled(given, {})
         features, aux = self._features(x, given)
@@ -297,8 +313,8 @@ class Backbone(Model):
         if fmt not in FORMATS:
             raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
         take, last = self.take_levels(indices)
-        grid = self.stem.grid((x.shape[-2], x.shape[-1]))
-        x, found, auxes = self._embed(x), [], []
+        y, found, auxes = self._enter(x), [], []
+        grid, x = self.stem.grid((x.shape[-2], x.shape[-1])), y
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, given)):
             x = y

@@ -3,17 +3,18 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, MetaBlock, keywords_of, merge_aux
+from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
-from zoo.models.backbone import Backbone
+from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, build_block, resolve_slots, resolve_stage_slots
+from zoo.ranges import Channels, Classes, Depths, Rate, Scale, Sides, Widths
+from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
 
@@ -104,45 +105,39 @@ class Hierarchical(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int | Sequence[int] = 4,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
-        dims: Sequence[int],
-        depths: Sequence[int],
-        token_mixer: SlotLike,
-        channel_mixer: SlotLike,
-        norm: SlotLike = "layernorm",
-        act: str = "gelu",
+        img_size: Sides = 224,
+        patch_size: Sides = 4,
+        in_chans: Channels = 3,
+        num_classes: Classes = 1000,
+        global_pool: Literal[POOLS] = "avg",
+        dims: Widths,
+        depths: Depths,
+        token_mixer: SlotsLike,
+        channel_mixer: SlotsLike,
+        norm: SlotsLike = "layernorm",
+        act: SlotLike = "gelu",
         init: str = "trunc_normal",
-        stem: SlotLike = "patch",
-        downsample: SlotLike = "merge",
-        form: str = "pre",
-        layer_scale: float | None | Sequence[float | None] = None,
-        res_scale: float | None | Sequence[float | None] = None,
-        final_norm: SlotLike = "layernorm",
+        stem: SlotsLike = "patch",
+        downsample: SlotsLike = "merge",
+        form: Literal[FORMS] = "pre",
+        layer_scale: Scale | None | Sequence[Scale | None] = None,
+        res_scale: Scale | None | Sequence[Scale | None] = None,
+        final_norm: SlotsLike = "layernorm",
         pool_first: bool = False,
-        head: str = "linear",
+        head: Literal[tuple(HEADS)] = "linear",
         head_init: str = "trunc_normal",
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
+        proj_drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.0,
         deploy: bool = False,
         device=None,
         dtype=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
-        check_positive("in_chans", [in_chans])
-        check_positive("dims", dims)
-        check_positive("depths", depths)
         if len(dims) != len(depths):
             raise ValueError(f"dims has {len(dims)} entries and depths {len(depths)}; both need one a stage")
-        for name in ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= config[name] < 1:
-                raise ValueError(f"{name} is {config[name]!r}; it must be at least 0 and below 1")
         dims, depths, stages = tuple(dims), tuple(depths), len(depths)
         dd = {"device": device, "dtype": dtype}
         self.img_size, self.in_chans, self.pool_first = to_pair(img_size, "img_size"), in_chans, pool_first
@@ -312,16 +307,6 @@ class Hierarchical(Backbone):
             (r"^norm", (99999,)),
         ]
         return {"stem": r"^stem\.", "blocks": r"^stages\.(\d+)" if coarse else blocks}
-
-
-def check_positive(name: str, values: Sequence[int]) -> None:
-    """Check a list of counts.
-
-    Raises:
-        ValueError: It is empty, or an entry is no positive integer.
-    """
-    if not isinstance(values, (list, tuple)) or not values or any(type(v) is not int or v < 1 for v in values):
-        raise ValueError(f"{name} is {values!r}; it must be positive integers, one a stage")
 
 
 def _per_stage(value: float | None | Sequence[float | None], stages: int, name: str) -> list[float | None]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed import ClassAndPosition, to_pair
-from zoo.models.backbone import Backbone
+from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, build_block, resolve_slots
+from zoo.ranges import Channels, Classes, Depth, Deviation, Rate, Scale, Sides, Width
+from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots
 
 
 class Isotropic(Backbone):
@@ -66,48 +68,40 @@ class Isotropic(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int | Sequence[int] = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
-        dim: int,
-        depth: int,
-        token_mixer: SlotLike,
-        channel_mixer: SlotLike,
-        norm: SlotLike = "layernorm",
-        act: str = "gelu",
+        img_size: Sides = 224,
+        patch_size: Sides = 16,
+        in_chans: Channels = 3,
+        num_classes: Classes = 1000,
+        global_pool: Literal[POOLS] = "avg",
+        dim: Width,
+        depth: Depth,
+        token_mixer: SlotsLike,
+        channel_mixer: SlotsLike,
+        norm: SlotsLike = "layernorm",
+        act: SlotLike = "gelu",
         init: str = "trunc_normal",
-        stem: SlotLike = "patch",
+        stem: SlotsLike = "patch",
         stem_init: str = "torch",
         head_init: str = "trunc_normal",
-        head: str = "linear",
-        layer_scale: float | None = None,
+        head: Literal[tuple(HEADS)] = "linear",
+        layer_scale: Scale | None = None,
         class_token: bool = False,
         pos_embed: bool = False,
-        token_std: float = 0.02,
-        final_norm: SlotLike | bool = True,
+        token_std: Deviation = 0.02,
+        final_norm: SlotsLike | bool = True,
         dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        pos_drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        drop_path_rule: str = "linear",
+        drop_rate: Rate = 0.0,
+        pos_drop_rate: Rate = 0.0,
+        proj_drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.0,
+        drop_path_rule: Literal["linear", "constant"] = "linear",
         deploy: bool = False,
         device=None,
         dtype=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
-        for name in ("dim", "depth", "in_chans"):
-            if type(config[name]) is not int or config[name] < 1:
-                raise ValueError(f"{name} is {config[name]!r}; it must be a positive integer")
-        for name in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= config[name] < 1:
-                raise ValueError(f"{name} is {config[name]!r}; it must be at least 0 and below 1")
-        if drop_path_rule not in ("linear", "constant"):
-            raise ValueError(f"drop_path_rule {drop_path_rule!r} is not one of linear, constant")
         dd = {"device": device, "dtype": dtype}
         self.img_size, self.in_chans, self.dynamic_img_size = to_pair(img_size, "img_size"), in_chans, dynamic_img_size
         slots = {

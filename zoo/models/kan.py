@@ -5,8 +5,8 @@ Code:  KindXiaoming/pykan (MIT), Blealtan/efficient-kan (MIT), ZiyaoLi/fast-kan 
 Weights: none released.
 
 A variant is its widths and what its layers are. `kan_function` is the paper's [2, 5, 1]; `kan_digits` and `kan_image`
-are the [64, 64, 10] and [784, 64, 10] of the public examples. The `mlp_…` variants are linear layers with SiLU between,
-with at least as many parameters as their `kan_…` twins. Which of the two is better at what was measured: see
+are the [64, 64, 10] and [784, 64, 10] of the public examples. The `mlp_*` variants are linear layers with SiLU between,
+with at least as many parameters as their `kan_*` twins. Which of the two is better at what was measured: see
 benchmarks/RESULTS.md and the recipes.
 """
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.linear import initialise
+from zoo.checks import checked
 
 
 class Model(nn.Module):
@@ -28,6 +29,10 @@ class Model(nn.Module):
     num_classes: int
     config: dict
     input_size: tuple[int, ...]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        checked(cls)  # a constructor checks what it is given, called by name or not
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""

@@ -1,16 +1,16 @@
 """Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
-from zoo.blocks.kernels.symbolic import settled
+from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
-from zoo.slots import Slot, SlotLike, build_act, build_block, resolve_slots
+from zoo.ranges import Channels, Classes, Rate, Widths
+from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
 
 
 class Stack(Model):
@@ -46,26 +46,20 @@ class Stack(Model):
     def __init__(
         self,
         *,
-        in_chans: int,
-        num_classes: int,
-        hidden: Sequence[int],
-        layer: SlotLike = "spline",
-        act: str = "silu",
-        norm: SlotLike = "none",
+        in_chans: Channels,
+        num_classes: Classes,
+        hidden: Widths,
+        layer: SlotsLike = "spline",
+        act: SlotLike = "silu",
+        norm: SlotsLike = "none",
         bias: bool | None = None,
-        drop_rate: float = 0.0,
+        drop_rate: Rate = 0.0,
         device=None,
         dtype=None,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
         super().__init__()
         widths = [in_chans, *hidden]
-        if not all(type(width) is int and width > 0 for width in widths) or not hidden:
-            raise ValueError(
-                f"in_chans={in_chans!r} and hidden={hidden!r} must be positive integers, at least one each"
-            )
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate is {drop_rate!r}; it must be at least 0 and below 1")
         slots = resolve_slots(layer, len(widths), "layer")
         self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
         self.input_size = (in_chans,)
@@ -113,10 +107,18 @@ class Stack(Model):
         self.head.train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``."""
-        if not is_bare(self.body, nn.Sequential):
-            return self.body(x)
-        for module in self.body:
+        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``.
+
+        Raises:
+            TypeError: The input is no tensor, or not of the numbers that the model computes with.
+            ValueError: The last dimension of the input is not `in_chans`.
+        """
+        body = self.body
+        if not is_symbol(x):
+            check_vectors(self, body, x, self.input_size[0])
+        if not is_bare(body, nn.Sequential):
+            return body(x)
+        for module in body:
             x = linear(x, module)
         return x
 
@@ -124,14 +126,9 @@ class Stack(Model):
         """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
 
         Raises:
-            ValueError: The last dimension of the input is not `in_chans`.
+            TypeError, ValueError: As `forward_features`.
         """
         return_aux = settled(return_aux, False)
-        if isinstance(x, Tensor) and x.shape[-1] != self.input_size[0]:
-            raise ValueError(
-                f"the input has the shape {tuple(x.shape)}; its last dimension must be the {self.input_size[0]} "
-                "numbers that this model was made for (in_chans)"
-            )
         x = self.forward_features(x)
         if self.head_drop is not None:
             x = self.head_drop(x)

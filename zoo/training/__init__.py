@@ -9,7 +9,7 @@ Needs the packages of `pip install 'zoo[train]'`.
 from zoo.training.config import Recipe, dump_recipe, load_recipe
 from zoo.training.evaluate import evaluate
 from zoo.training.multitask import Classifier, Dense, MultiTask
-from zoo.training.schema import RecipeError
+from zoo.training.reading import RecipeError
 from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.trainer import Trainer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.files import replacing
-from zoo.training.schema import RecipeError
+from zoo.training.reading import RecipeError
 
 
 def command(

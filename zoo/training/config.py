@@ -5,36 +5,54 @@ for a duration are errors with file and line (`schema.py`).
 """
 
 import dataclasses
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from torch import nn
 
 import zoo
-from zoo.checks import unknown
+from zoo.checks import Interval, shown, unknown
 from zoo.training.data import Data, ImageFolder
 from zoo.training.multitask import Head, MultiTask
 from zoo.training.optim import Optim, Schedule
-from zoo.training.schema import Duration, build, compose, override, plain
+from zoo.training.reading import compose, override, read
+from zoo.training.schema import (
+    LONGEST,
+    Count,
+    Duration,
+    Lasting,
+    Length,
+    Misfit,
+    Positive,
+    Section,
+    Seed,
+    build,
+    plain,
+)
 from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.splits import Split
 from zoo.training.tasks import Task
+
+FEW = 64  # threads that every machine can start, however few processors it has
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Section):
     """The model of `zoo.create_model(name, **kwargs)`, or what stands on it: a segmenter, a model for several tasks."""
 
-    name: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str  # as `zoo.create_model` takes it
+    kwargs: dict[str, Any] = field(default_factory=dict)  # its other arguments, which it checks itself
     pyramid: Pyramid | None = None  # what makes it a segmenter
     heads: dict[str, Head] | None = None  # what makes it a model for several tasks: the head of each
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pyramid is not None and self.heads is not None:
-            raise ValueError("pyramid is the head of a single task, and heads has one for each: remove pyramid")
+            raise Misfit("pyramid is the head of a single task, and heads has one for each: remove pyramid", "pyramid")
 
     def create(self) -> nn.Module:
         """A new model; the global generators give its weights."""
@@ -46,60 +64,75 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Section):
     """The loop."""
 
-    duration: Duration
-    batch_size: int  # of the whole run, over all processes
-    eval_every: Duration
-    checkpoint_every: Duration
-    seed: int = 0
+    duration: Length  # of the whole training
+    batch_size: Count  # of the whole run, over all processes
+    eval_every: Length  # how often the validation split is measured
+    checkpoint_every: Length  # how often what a run goes on from is written
+    seed: Seed = 0  # of the weights, the order of the data and whatever else is random
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, weights stay in fp32
-    grad_clip: float | None = None  # largest norm of all gradients together
-    ema: float | None = None  # decay of an average of the weights, which is then what is evaluated and saved
-    log_every: Duration = Duration(10, "st")
-    select: Duration | None = None  # when each node of an S-KAN keeps its best space alone: `SelectKANLinear.select`
-    threads: int | None = None  # of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there
+    grad_clip: Positive | None = None  # largest norm of all gradients together; null: no clipping
+    # Decay of an average of the weights, which is then what is evaluated and saved; null: no average.
+    ema: Annotated[float, Interval(above=0, below=1)] | None = None
+    log_every: Length = Duration(10, "st")  # how often the loss is written down
+    # When each node of an S-KAN keeps its best space alone: `SelectKANLinear.select`; null: never.
+    select: Annotated[Duration, Lasting(0, LONGEST)] | None = None
+    # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
+    threads: Annotated[int, Interval(1, 1024)] | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("duration", "batch_size", "eval_every", "checkpoint_every", "log_every"):
-            value = getattr(self, name)
-            if (value.count if isinstance(value, Duration) else value) < 1:
-                raise ValueError(f"{name} is {value}, it must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}, it must be at least 1 (or null: as torch has it)")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, it must be at least 0")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ValueError(f"grad_clip is {self.grad_clip}, it must be above 0 (or null: no clipping)")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}, it must be between 0 and 1 (or null: no average)")
+    def check_threads(self) -> None:
+        """Check that this machine can start the threads: each takes memory and a place in the system's table.
+
+        Raises:
+            ValueError: They are many, and more than there are processors; torch would end the process.
+        """
+        most = max(os.cpu_count() or 1, FEW)
+        if (self.threads or 1) > most:
+            raise ValueError(f"train.threads is {self.threads}; on this machine it must be at most {most}, or null")
 
 
 @dataclass(frozen=True)
-class Expect:
+class Expect(Section):
     """What the recipe gives, if it was run: a number without a run is never written."""
 
-    metric: str  # split/name, such as test/top1
-    status: Literal["reproduced", "untested"]
-    value: float | None = None
-    tolerance: float | None = None  # a run agrees if it is at most this far from value
-    hardware: str | None = None
-    time: str | None = None
-    note: str | None = None
+    metric: str  # split/name, such as test/top1; of several tasks split/task/name
+    status: Literal["reproduced", "untested"]  # reproduced: value is what a run gave
+    value: Annotated[float, Interval(-(10**9), 10**9)] | None = None  # of the metric
+    tolerance: Annotated[float, Interval(0, 10**9)] | None = None  # a run agrees if it is at most this far from value
+    hardware: str | None = None  # on which it was run
+    time: str | None = None  # that it took
+    note: str | None = None  # how value and tolerance were found
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_metric()
         run = {"value": self.value, "tolerance": self.tolerance, "hardware": self.hardware, "time": self.time}
         if self.status == "reproduced" and None in run.values():
             missing = ", ".join(name for name, given in run.items() if given is None)
-            raise ValueError(f"status is reproduced, so {missing} must be given (or status: untested)")
+            raise Misfit(f"status is reproduced, so {missing} must be given (or status: untested)", "status")
         if self.status == "untested" and self.value is not None:
-            raise ValueError("status is untested, so there is no value: run the recipe, or cite the number in the note")
+            raise Misfit(
+                "status is untested, so there is no value: run the recipe, or cite the number in the note", "value"
+            )
+
+    def _check_metric(self) -> None:
+        """Check that some task reports the metric of some data; whether the recipe's do, `Recipe.check` asks."""
+        words = self.metric.split("/")
+        if len(words) not in (2, 3):
+            form = "split/metric, such as test/top1, or of several tasks split/task/metric"
+            raise Misfit(f"metric is {shown(self.metric)}; it must be {form}", "metric")
+        parts = {part for data in get_args(Data) for part in data.measured_on}
+        names = {name for task in get_args(Task) for name in task.reports}
+        for what, given, known in (("split", words[0], parts), ("number", words[-1], names)):
+            if given not in known:
+                raise Misfit(unknown(f"the {what} of metric {shown(self.metric)}", given, known), "metric")
 
     def compare(self, metrics: dict[str, float]) -> str:
         """Say how the metrics of a run stand to this."""
         if self.metric not in metrics:
-            return unknown(f"expect.metric {self.metric!r}", self.metric, metrics)
+            return unknown(f"expect.metric {shown(self.metric)}", self.metric, metrics)
         if self.value is None:
             return f"{self.metric} {metrics[self.metric]:.4g}: the recipe is untested, there is nothing to compare with"
         agrees = abs(metrics[self.metric] - self.value) <= self.tolerance
@@ -108,62 +141,101 @@ class Expect:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Section):
     """One of several tasks: what it is, on which data, and the weight of its loss."""
 
-    task: Task
-    data: Data
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"weight is {self.weight}, it must be above 0 (or remove the task)")
+    task: Task  # what is learnt
+    data: Data  # from what
+    weight: Positive = 1.0  # of its loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Section):
     """All that decides a run: of one task, which is `task` on `data`, or of several, which are `tasks` by their names.
 
     Several share the model, and bring batches in turn (`AlternatingBatches`).
     """
 
-    task: Task | None = None
-    tasks: dict[str, Objective] | None = None
-    model: Model
-    data: Data | None = None
-    train: Train
-    optim: Optim
-    schedule: Schedule
-    expect: Expect
-    aux_losses: dict[str, float] = field(default_factory=dict)  # weight of each loss/<name> the model returns
+    task: Task | None = None  # what is learnt
+    tasks: dict[str, Objective] | None = None  # in place of task and data: several, by their names
+    model: Model  # what learns it
+    data: Data | None = None  # from what
+    train: Train  # how long, how large, how often
+    optim: Optim  # the optimizer
+    schedule: Schedule  # the learning rate over the training
+    expect: Expect  # what comes of it
+    # Weight of each loss/<name> that the model returns; one below 0 is a reward.
+    aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self._settle_tasks()
+        self._check_schedule()
+
+    def _settle_tasks(self) -> None:
         alone = {"task": self.task, "data": self.data}
         if self.tasks is None:
             for key, given in alone.items():
                 if given is None:
                     raise ValueError(f"missing key {key!r}, a section (or tasks, of which each has its own)")
             if self.model.heads is not None:
-                raise ValueError("model.heads has a head for each of several tasks: set tasks, or remove model.heads")
+                raise Misfit(
+                    "model.heads has a head for each of several tasks: set tasks, or remove model.heads", "model.heads"
+                )
             object.__setattr__(self, "data", self._with_channels(self.data))
             return
         for key, given in alone.items():
             if given is not None:
-                raise ValueError(f"{key} and tasks are both given, but each of several tasks has its own: remove {key}")
+                raise Misfit(
+                    f"{key} and tasks are both given, but each of several tasks has its own: remove {key}", key
+                )
         heads = self.model.heads or {}
         if self.tasks.keys() != heads.keys() or not self.tasks:
-            raise ValueError(f"tasks are {sorted(self.tasks)}, model.heads {sorted(heads)}: give each task its head")
+            names = f"tasks are {shown(sorted(self.tasks))}, model.heads {shown(sorted(heads))}"
+            raise Misfit(f"{names}: give each task its head", "tasks")
         settled = {n: dataclasses.replace(one, data=self._with_channels(one.data)) for n, one in self.tasks.items()}
         object.__setattr__(self, "tasks", settled)
+
+    def _check_schedule(self) -> None:
+        """Check the rate against the length of the training, as far as that is known without the data."""
+        warmup, duration = self.schedule.warmup, self.train.duration
+        epochs = (warmup.unit, duration.unit) == ("st", "ep")  # of which each has one step or more
+        if not epochs and warmup.count >= max(duration.count, 1):
+            raise Misfit(f"schedule.warmup is {warmup}, but the whole training has {duration}", "schedule.warmup")
+        if self.schedule.min_lr > self.optim.lr:
+            low, high = self.schedule.min_lr, self.optim.lr
+            raise Misfit(f"schedule.min_lr is {low}; it must be at most optim.lr, {high}", "schedule.min_lr")
 
     def _with_channels(self, data: Data) -> Data:
         """The data, with what is left open about channels taken from the model's arguments."""
         return data.with_channels_of(self.model.kwargs) if isinstance(data, ImageFolder) else data
 
+    def reports(self, part: str) -> list[str]:
+        """What a run reports of a part of the data, such as test/top1; of several tasks, such as test/ink/miou."""
+        names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
+        return ["/".join(filter(None, (part, *both))) for both in names]
+
+    def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
+        """Check what only the machine and the data can tell, which are the splits of each task by its name.
+
+        Raises:
+            ValueError: there are too many threads; or the run will not report what is expected of it.
+        """
+        self.train.check_threads()
+        reported = self.reports(measured_part(data))
+        if self.expect.metric not in reported:
+            message = unknown(f"expect.metric {shown(self.expect.metric)}", self.expect.metric, reported, "reported")
+            raise ValueError(f"{message}; set expect.metric to one of them, or expect={{metric: {reported[0]}, …}}")
+
     @property
     def objectives(self) -> dict[str, Objective]:
         """The tasks by their names; a single one has the name ""."""
         return {"": Objective(self.task, self.data)} if self.tasks is None else self.tasks
+
+
+def measured_part(data: Mapping[str, Mapping[str, Split]]) -> str:
+    """The part that a trained model is measured on: test, or validation if the data of some task have none."""
+    return "test" if all("test" in splits for splits in data.values()) else "validation"
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -177,7 +249,10 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: the recipe or an override cannot be used as written; the message says where and why.
         FileNotFoundError: there is no such file.
     """
-    node = compose(Path(path).read_text("utf-8"), str(path))
+    path = Path(path)
+    node = compose(read(path), str(path))
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides is a list of texts, not the text {shown(overrides)}")
     for assignment in overrides:
         override(node, assignment)
     return build(Recipe, node)
@@ -190,7 +265,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """`key: old -> new` wherever two recipes train differently; how often they log, save or evaluate is no matter."""
-    before, after = (_flat(plain(dataclasses.replace(recipe, expect=None))) for recipe in (old, new))
+    trees = plain(old), plain(new)
+    for tree in trees:
+        del tree["expect"]
+    before, after = map(_flat, trees)
     for flat in (before, after):
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
             del flat[key]

@@ -2,19 +2,24 @@
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.checks import Interval
+from zoo.training.schema import Count, Misfit, Section, Seed
 from zoo.training.seeds import CANVAS, SPLIT, derive_seed, generator
 from zoo.training.splits import TensorSplit, random_affine
 
+Zoom = Annotated[float, Interval(0, 4)]
+Above = Annotated[float, Interval(0, 100)]  # of values, beside images whose own are in [0, 1]
+
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Section):
     """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in [0, 1], shape (1, 8, 8), ten classes.
 
     70 % train, 10 % validation, 20 % test, each with the same share of every class. The same writers occur in all
@@ -22,15 +27,12 @@ class Digits:
     """
 
     name: ClassVar[str] = "digits"
-    split_seed: int = 0
-    size: int = 8  # of the side, to which the images are enlarged
-    shift: float = 0.0  # of the training images, as the next two: see random_affine
-    rotate: float = 0.0
-    zoom: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ValueError(f"size is {self.size}, but the images have 8 pixels a side: make it larger")
+    measured_on: ClassVar[tuple[str, ...]] = ("test",)
+    split_seed: Seed = 0  # which images are in which part
+    size: Annotated[int, Interval(8, 256)] = 8  # pixels of the side, to which the images are enlarged
+    shift: Annotated[float, Interval(0, 256)] = 0.0  # largest move of a training image in either direction, in pixels
+    rotate: Annotated[float, Interval(0, 360)] = 0.0  # largest angle that it is turned by, in degrees
+    zoom: Zoom = 0.0  # largest change of its width and of its height, by a factor of exp(zoom)
 
     def load(self) -> dict[str, TensorSplit]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
@@ -55,11 +57,12 @@ class Digits:
 
 MARGIN = 1  # pixels around an enlarged digit, for turning and stretching it
 TILE = 2 * (8 + MARGIN)  # side of what a digit takes on a canvas
+PIXELS = 30_000_000  # of all canvases of a part that is held in memory, which takes half a gigabyte
 INK, SHARPNESS = 0.4, 4.0  # where a stroke ends; enlarging has blurred its edge, so it is made this much steeper
 
 
 @dataclass(frozen=True)
-class DigitCanvas:
+class DigitCanvas(Section):
     """Digits scattered over larger canvases, shape (1, size, size), with a label for every pixel, eleven classes.
 
     Label 0 is the background, label 1 + d the ink of a digit d. Each digit is twice its size, a little turned and
@@ -69,29 +72,28 @@ class DigitCanvas:
     """
 
     name: ClassVar[str] = "digit_canvas"
-    split_seed: int = 0
-    size: int = 64
-    tries: int = 24  # places tried for a digit on each canvas: those that are free get one
-    rotate: float = 10.0  # largest angle, in degrees
-    zoom: float = 0.1  # largest change of width and of height, by a factor of exp(zoom)
-    contrast: float = 0.5  # least contrast, of at most 1
-    background: float = 0.3  # most that the background has at one place more than at another
-    noise: float = 0.05  # standard deviation
-    train: int = 1024  # canvases of an epoch
-    validation: int = 200  # canvases
-    test: int = 400
+    measured_on: ClassVar[tuple[str, ...]] = ("test",)
+    split_seed: Seed = 0  # which digits are in which part
+    size: Annotated[int, Interval(TILE, 4096)] = 64  # pixels of the side; a digit takes 18
+    tries: Annotated[int, Interval(1, 1000)] = 24  # places tried for a digit on each canvas: those free get one
+    rotate: Annotated[float, Interval(0, 360)] = 10.0  # largest angle that a digit is turned by, in degrees
+    zoom: Zoom = 0.1  # largest change of its width and of its height, by a factor of exp(zoom)
+    contrast: Annotated[float, Interval(above=0, most=1)] = 0.5  # least contrast, of at most 1
+    background: Above = 0.3  # most that the background has at one place more than at another
+    noise: Above = 0.05  # standard deviation
+    train: Count = 1024  # canvases of an epoch
+    validation: Count = 200  # canvases of the split
+    test: Count = 400  # canvases of the split
 
     def __post_init__(self) -> None:
-        if self.size < TILE:
-            raise ValueError(f"size is {self.size}, but a digit takes {TILE} pixels: make it larger")
-        for name in ("tries", "train", "validation", "test"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("rotate", "zoom", "background", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0")
-        if not 0 < self.contrast <= 1:
-            raise ValueError(f"contrast is {self.contrast}, it must be above 0 and at most 1")
+        super().__post_init__()
+        for part in ("validation", "test"):
+            if (count := getattr(self, part)) * self.size**2 > PIXELS:
+                raise Misfit(
+                    f"{part} is {count}, size {self.size}: the canvases are held in memory, so there may be "
+                    f"{PIXELS // self.size**2} of this size",
+                    part,
+                )
 
     def load(self) -> dict[str, "CanvasSplit"]:
         parts = Digits(self.split_seed).load()

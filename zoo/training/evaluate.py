@@ -20,6 +20,7 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 @contextlib.contextmanager
 def cpu_threads(recipe: Recipe) -> Iterator[None]:
     """The recipe's number of threads as a context."""
+    recipe.train.check_threads()
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or before)
     try:
@@ -35,7 +36,11 @@ def evaluate(
     """The task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
     Of a recipe with several tasks, `task` is the name of one. Where `world` processes measure together, each calls this
-    with its `rank` and all get the result.
+    with its `rank` and all get the result. Where the data may skip pictures that cannot be read, `images` and
+    `unreadable` say how many were measured and how many not.
+
+    Raises:
+        ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
     """
     train, device = recipe.train, next(model.parameters()).device
     measured, given = recipe.objectives[task].task, {"task": task} if task else {}
@@ -43,15 +48,22 @@ def evaluate(
     was_training = model.training
     model.eval()
     sums: dict[str, Tensor] = {}
+    images = 0
     with cpu_threads(recipe):
         for inputs, targets, counts in loader(batches, range(len(batches))):
             with autocast(recipe, device):
                 outputs = model(inputs.to(device), **given)
+            images += int(counts.sum())
             for name, values in measured.metrics(outputs.float(), targets.to(device)).items():
                 sums[name] = sums.get(name, 0) + torch.tensordot(counts.double(), values.double().cpu(), 1)
     model.train(was_training)
-    gathered = gather_object([sums]) if world > 1 else [sums]
-    return measured.summarise({name: sum(part[name] for part in gathered) for name in sums}, len(split))
+    gathered = gather_object([(sums, images)]) if world > 1 else [(sums, images)]
+    images = sum(count for _, count in gathered)
+    if not images:
+        raise ValueError("none of the pictures to measure on can be read: repair them, or give others")
+    found = measured.summarise({name: sum(part[name] for part, _ in gathered) for name in sums}, images)
+    skipped = {"images": images, "unreadable": len(split) - images} if getattr(split, "skip", False) else {}
+    return found | skipped
 
 
 def show(metrics: dict[str, Any]) -> str:

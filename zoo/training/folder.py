@@ -1,34 +1,58 @@
 """The folder of a run, and the only code that writes into it:
 
-    recipe.yaml                     the resolved recipe
-    metrics.jsonl                   one record a line
-    checkpoints/step-00000400/      model.safetensors, optimizer.pt, and ema.safetensors if the recipe keeps an average
+    recipe.yaml                     the resolved recipe; one that somebody else wrote, and that says the same, stays
+    metrics.jsonl                   one record a line: `zoo.training.records`
+    checkpoints/step-00000400/      the latest checkpoint: `zoo.training.checkpoints`
     model/                          the trained model, for zoo.create_model("local-dir:..."), Segmenter.open(...) or
                                     MultiTask.open(...)
+    run.lock                        while a training writes: which process that is
 
 A file or a checkpoint is written beside its place and renamed into it: a kill at any instant leaves the old or the new
-one whole.
+one whole. What has none of these names is somebody's own and stays.
 """
 
-import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.files import replacing
+from zoo.checks import printable
+from zoo.files import check_folder, clear_left, replacing, telling
+from zoo.training.checkpoints import (
+    PARTIAL,
+    find_checkpoints,
+    is_checkpoint,
+    read_checkpoint,
+    read_summary,
+    remove_checkpoint,
+    step_of,
+    write_checkpoint,
+)
 from zoo.training.config import Recipe, differences, dump_recipe, load_recipe
+from zoo.training.lock import FolderLock
 from zoo.training.multitask import MultiTask
+from zoo.training.records import append_record, keep_records, read_records
 from zoo.training.segmenter import Segmenter
 
-STEP = "step-" + "[0-9]" * 8
-PARTIAL = ".partial"
-OPTIMIZER = "optimizer.pt"
-FILES = ("model.safetensors", OPTIMIZER)  # of every checkpoint; without both, a folder holds what somebody put there
+MARK = "# Written by zoo: the recipe of this run, with every default.\n"
+# What may change in the folder of a run that diverged: it is what the error advises to change.
+ADVISED = ("optim.", "schedule.", "train.grad_clip", "train.precision")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: at a step, with a checkpoint unless it is a new one.
+
+    `record` is for `metrics.jsonl`, and empty unless the checkpoint is of another recipe.
+    """
+
+    step: int = 0
+    checkpoint: Path | None = None
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -40,80 +64,188 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.lock = FolderLock(self.path / "run.lock")
+        self.latest: Path | None = None  # the last checkpoint that was found here or written from here
 
-    def open(self, recipe: Recipe) -> tuple[int, Path | None]:
-        """The step and the checkpoint to go on from, or (0, None); nothing is written yet.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only training that writes into the folder, which is made if need be.
 
         Raises:
-            FileExistsError: the folder holds something that is no run.
-            ValueError: it holds checkpoints of another recipe; the message lists what differs.
+            FileExistsError: another process is; the message says which, since when, and what to do.
         """
-        if self.path.exists() and any(self.path.iterdir()) and not self.recipe.exists():
-            raise FileExistsError(f"{self.path} is not empty and holds no recipe.yaml: choose another output folder")
-        found = sorted(path for path in self.checkpoints.glob(STEP) if any((path / name).exists() for name in FILES))
-        if not found:
-            return 0, None
-        if changed := differences(load_recipe(self.recipe), recipe):
-            raise ValueError(
-                f"{self.path} holds a run of another recipe ({'; '.join(changed)}): choose another output folder, "
-                "or remove this one"
-            )
-        return int(found[-1].name.removeprefix("step-")), found[-1]
+        with telling(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock.held():
+            yield
 
-    def begin(self, recipe: Recipe, step: int) -> None:
-        """Write the recipe, and drop the records that a killed run wrote after `step`, its last checkpoint."""
+    def open(self, recipe: Recipe, source: str | Path | None = None) -> Start:
+        """Where a run of this recipe begins; nothing is written yet.
+
+        Args:
+            recipe: The recipe.
+            source: A run or a checkpoint to begin at, if there is no checkpoint here yet; this folder itself is none.
+
+        Raises:
+            FileExistsError: the folder holds something that is no run, or another process trains in it.
+            ValueError: it holds a run of another recipe, and the message lists what differs; or a checkpoint is no
+                whole one of its step.
+            FileNotFoundError: `source` has no checkpoint.
+        """
+        check_folder(self.path)
+        self.lock.check()
+        if self._is_foreign():
+            raise FileExistsError(
+                f"{printable(self.path)} is not empty and holds no recipe.yaml: choose another output folder"
+            )
+        old = load_recipe(self.recipe) if self.recipe.exists() else recipe
+        changed = differences(old, recipe)
+        advised = all(change.startswith(ADVISED) for change in changed)
+        if changed and not (advised and self._is_own(old) and self._diverged()):
+            raise ValueError(
+                f"{printable(self.path)} holds a run of another recipe ({_listed(changed)}): choose another output "
+                f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
+            )
+        found = find_checkpoints(self.checkpoints)
+        self.latest = found[-1] if found else None
+        if source is not None and Path(source).resolve() == self.path.resolve():
+            source = None
+        if self.latest is not None:
+            if source is not None and not self._began_at(source):
+                raise ValueError(
+                    f"{printable(self.path)} holds a run that did not begin at {printable(source)}: choose another "
+                    "output folder, or leave out --from to go on with that run"
+                )
+            record = {"from": str(self.path), "changed": changed} if changed else {}
+            return Start(step_of(self.latest), self.latest, record)
+        return Start() if source is None else _start_at(Path(source), recipe)
+
+    def begin(self, recipe: Recipe, step: int, record: dict[str, Any] | None = None) -> None:
+        """Write the recipe, drop the records after `step`, and clear what a killed run left; add a record if given.
+
+        Raises:
+            FileExistsError: another process has trained here since the folder was opened.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with replacing(self.recipe) as file:
-            file.write_text(dump_recipe(recipe), "utf-8")
+        found = find_checkpoints(self.checkpoints)
+        if found[-1:] != ([self.latest] if self.latest else []):
+            raise FileExistsError(
+                f"{printable(self.path)} was trained in by another process since it was opened here: run again, to go "
+                f"on from its last checkpoint, or choose another output folder"
+            )
+        if record:  # first: once the recipe is written, nobody knows that it was another
+            record = {"step": step} | record
+            if not self.metrics.exists() or record not in read_records(self.metrics):
+                append_record(self.metrics, record)
+        self._write_recipe(recipe)
         if self.metrics.exists():
-            lines = [line for line in self.metrics.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in lines if (record := json.loads(line))["step"] <= step and "final" not in record]
-            with replacing(self.metrics) as file:
-                file.write_text("".join(kept), "utf-8")
+            keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
+        for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
+            remove_checkpoint(path)
+        for folder in (self.path, self.checkpoints):
+            if folder.is_dir():
+                clear_left(folder)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(self.metrics, record)
 
-    def save_checkpoint(self, step: int, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any]) -> None:
-        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file.
+    def save_checkpoint(
+        self,
+        step: int,
+        weights: dict[str, dict[str, Tensor]],
+        optimizer: dict[str, Any],
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file."""
+        self.lock.check_kept()
+        older, target = find_checkpoints(self.checkpoints), self.checkpoints / f"step-{step:08d}"
+        if not write_checkpoint(target, weights, optimizer, facts or {}):
+            return
+        self.latest = target
+        for path in [*older, *self.checkpoints.glob(PARTIAL)]:
+            if path != target:
+                remove_checkpoint(path)
 
-        What has another name than a checkpoint, or lies within one beside its files, is somebody's own and stays.
+    def load_checkpoint(
+        self, path: Path, names: list[str]
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+        """Read what `save_checkpoint` wrote: the state dicts of these names, the optimizer's, and the facts.
+
+        Raises:
+            ValueError: a file is damaged or missing; the message names it and says what to do.
         """
-        for leftover in self.checkpoints.glob(STEP + PARTIAL):
-            shutil.rmtree(leftover)
-        older = [path for path in self.checkpoints.glob(STEP) if path.is_dir()]
-        target = self.checkpoints / f"step-{step:08d}"
-        partial = target.with_name(target.name + PARTIAL)
-        partial.mkdir(parents=True)
-        for name, tensors in weights.items():
-            with replacing(partial / f"{name}.safetensors") as file:
-                save_file({key: _alone(tensor) for key, tensor in tensors.items()}, file)
-        with replacing(partial / OPTIMIZER) as file:
-            torch.save(optimizer, file)
-        partial.replace(target)
-        written = {path.name for path in target.iterdir()}
-        for path in older:
-            if {file.name for file in path.iterdir()} <= written:
-                shutil.rmtree(path)
-            else:
-                for name in written:
-                    (path / name).unlink(missing_ok=True)
+        try:
+            return read_checkpoint(path, names)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{printable(path)} cannot be resumed from: {error}. {self.remedy(path)}") from error
 
-    def load_checkpoint(self, path: Path, names: list[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Read what `save_checkpoint` wrote: the state dicts of these names, and the optimizer's."""
-        weights = {name: load_file(path / f"{name}.safetensors") for name in names}
-        return weights, torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
+    def remedy(self, path: Path) -> str:
+        """What to do about a checkpoint that cannot be used."""
+        older = [other for other in find_checkpoints(path.parent) if other < path]
+        if older:
+            return f"Remove {printable(path)} to go on from {older[-1].name}, which is older"
+        if path.parent != self.checkpoints:
+            return "There is no older one: begin at another"
+        return (
+            "There is no older one: put back a copy of it, choose another output folder to train anew, "
+            f"or remove {printable(self.path)} to start again"
+        )
 
     def save_model(self, model: nn.Module) -> None:
         """Write the trained model."""
+        self.lock.check_kept()
         if isinstance(model, (Segmenter, MultiTask)):
             model.save(self.model)
         else:
             zoo.save_pretrained(model, self.model)
 
+    def _is_foreign(self) -> bool:
+        """Whether the folder holds something, and it is no run. What is hidden, as `.DS_Store`, does not count."""
+        if self.recipe.exists() or not self.path.exists():
+            return False
+        return any(p.name != self.lock.path.name and not p.name.startswith(".") for p in self.path.iterdir())
 
-def _alone(tensor: Tensor) -> Tensor:
-    """A copy in memory of its own: safetensors refuses tensors that share it, such as tied weights."""
-    return tensor.clone(memory_format=torch.contiguous_format)
+    def _diverged(self) -> bool:
+        return self.metrics.exists() and any("diverged" in record for record in read_records(self.metrics)[-1:])
+
+    def _began_at(self, source: str | Path) -> bool:
+        return self.metrics.exists() and any(one.get("from") == str(source) for one in read_records(self.metrics))
+
+    def _is_own(self, recipe: Recipe) -> bool:
+        """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
+        text, dumped = self.recipe.read_text("utf-8"), dump_recipe(recipe)
+        return text == MARK + dumped or (text == dumped and self.metrics.exists())
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe, unless it is there; one in somebody's own words says the same, and stays."""
+        if self.recipe.exists():
+            old = load_recipe(self.recipe)
+            if old == recipe or not self._is_own(old):
+                return
+        with replacing(self.recipe) as file:
+            file.write_text(MARK + dump_recipe(recipe), "utf-8")
+
+
+def _start_at(source: Path, recipe: Recipe) -> Start:
+    """The start at another run's last checkpoint, or at a checkpoint."""
+    found = find_checkpoints(source / "checkpoints")
+    checkpoint = found[-1] if found else source
+    if not is_checkpoint(checkpoint):
+        raise FileNotFoundError(
+            f"{printable(source)} holds no checkpoint: give the folder of a run, which has checkpoints/, or a "
+            "checkpoint in one"
+        )
+    step = step_of(checkpoint)
+    try:
+        step = read_summary(checkpoint)["step"] if step is None else step
+    except ValueError as error:
+        raise ValueError(f"{printable(source)} cannot be begun at: {error}") from error
+    old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
+    changed = differences(load_recipe(old), recipe) if old.is_file() else None
+    return Start(step, checkpoint, {"from": str(source), "changed": changed})
+
+
+def _listed(changes: list[str], most: int = 12) -> str:
+    more = f"; … {len(changes) - most} more" if len(changes) > most else ""
+    return "; ".join(printable(change, 100) for change in changes[:most]) + more

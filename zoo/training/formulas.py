@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from zoo.checks import unknown
+from zoo.checks import Interval, shown, unknown
+from zoo.training.schema import Count, Misfit, Section, Seed
 from zoo.training.seeds import SPLIT, generator
 from zoo.training.splits import TensorSplit
 
 PI, TURN = math.pi, 2 * math.pi
+NUMBERS = 10_000_000  # of all points of a part, which are held in memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ FORMULAS = {
 
 
 @dataclass(frozen=True)
-class Formulas:
+class Formulas(Section):
     """Points drawn evenly from the box of a formula, and its values there; the parts are drawn independently.
 
     The box is scaled to [-1, 1] in every direction. The values are standardised by mean and standard deviation of the
@@ -64,18 +66,21 @@ class Formulas:
     """
 
     name: ClassVar[str] = "formulas"
-    formula: str
-    split_seed: int = 0
-    train: int = 1000  # points
-    validation: int = 1000
-    test: int = 2000
+    measured_on: ClassVar[tuple[str, ...]] = ("test",)
+    formula: str  # its name in `zoo.training.formulas.FORMULAS`
+    split_seed: Seed = 0  # of the points that are drawn
+    train: Annotated[int, Interval(2, 1_000_000)] = 1000  # points of the split, whose values have a deviation
+    validation: Count = 1000  # points of the split
+    test: Count = 2000  # points of the split
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.formula not in FORMULAS:
-            raise ValueError(unknown(f"the formula {self.formula!r}", self.formula, FORMULAS))
-        for name, least in (("train", 2), ("validation", 1), ("test", 1), ("split_seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+            raise Misfit(unknown(f"the formula {shown(self.formula)}", self.formula, FORMULAS), "formula")
+        most = NUMBERS // len(FORMULAS[self.formula].box)
+        for part in ("train", "validation", "test"):
+            if (count := getattr(self, part)) > most:
+                raise Misfit(f"{part} is {count}; of {self.formula} it must be at most {most}", part)
 
     def load(self) -> dict[str, TensorSplit]:
         formula = FORMULAS[self.formula]

@@ -8,34 +8,34 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
-from zoo.checks import unknown
+from zoo.checks import Interval, shown, unknown
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.parts import Parts
-from zoo.training.schema import build, compose, plain
+from zoo.training.reading import compose
+from zoo.training.schema import Section, build, plain
 from zoo.training.segmenter import Pyramid, PyramidHead
 from zoo.weights import remap
 
 PARTS = Parts("MultiTask", "trunk", "heads.safetensors")
 
 
+Number = Annotated[int, Interval(0, 999)]
+
+
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Section):
     """A head for classes of an image: one linear map of the trunk's pooled features."""
 
     name: ClassVar[str] = "classifier"
-    num_classes: int
-    task: int | None = None  # number among the tasks that the trunk's routers know; null where they know none
-
-    def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes is {self.num_classes}, it must be at least 1")
+    num_classes: Annotated[int, Interval(1, 100_000)]  # logits of an image
+    task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Dense(Pyramid):
     """A head for numbers of every pixel: a `PyramidHead` on the trunk's feature maps."""
 
     name: ClassVar[str] = "dense"
-    task: int | None = None  # as for `classifier`
+    task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
 
 
 Head = Classifier | Dense
@@ -212,7 +212,7 @@ class MultiTask(nn.Module):
 
     def _check_name(self, name: str) -> None:
         if not re.fullmatch(r"[a-z]\w*", name) or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"a task cannot be called {name!r}: take small letters, figures and _, such as 'ink'")
+            raise ValueError(f"a task cannot be called {shown(name)}: take small letters, figures and _, such as 'ink'")
         if name in self.config:
             raise ValueError(f"there is a task {name!r} already: choose another name")
 

@@ -11,7 +11,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from timm.optim import Adahessian, create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -21,36 +21,35 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
-from zoo.checks import unknown
-from zoo.training.schema import Duration
+from zoo.checks import Interval, shown, unknown
+from zoo.training.schema import LONGEST, Duration, Lasting, Misfit, Section
 from zoo.training.seeds import derive_seed
 
 
 @dataclass(frozen=True)
-class Optim:
+class Optim(Section):
     """An optimizer by timm's name; or `lbfgs`, see `FullBatchLBFGS`. Of `betas` it takes as many as it has."""
 
-    name: str
-    lr: float
-    weight_decay: float
-    betas: tuple[float, ...] | None = None
+    name: str  # one of timm's, or lbfgs
+    lr: Annotated[float, Interval(above=0, most=1e12)]  # the highest learning rate
+    weight_decay: Annotated[float, Interval(0, 10_000)]  # of the parameters that the model does not mark
+    betas: tuple[Annotated[float, Interval(0, below=1)], ...] | None = None  # null: the optimizer's own
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ["lbfgs", *list_optimizers()]
         if self.name not in names:
-            raise ValueError(unknown(f"the optimizer {self.name!r}", self.name, names))
+            raise Misfit(unknown(f"the optimizer {shown(self.name)}", self.name, names), "name")
         if self.betas is not None and (self.name == "lbfgs" or not get_optimizer_info(self.name).has_betas):
-            raise ValueError(f"{self.name} has no betas: remove optim.betas")
+            raise Misfit(f"{self.name} has no betas: remove optim.betas", "betas")
         if self.betas is not None and len(self.betas) != (count := get_optimizer_info(self.name).num_betas):
-            raise ValueError(
-                f"{self.name} has {count} betas, optim.betas gives {len(self.betas)}: give {count}, or none"
+            raise Misfit(
+                f"{self.name} has {count} betas, optim.betas gives {len(self.betas)}: give {count}, or none", "betas"
             )
-        if any(not 0 <= beta < 1 for beta in self.betas or ()):
-            raise ValueError(f"betas are {list(self.betas)}, each must be at least 0 and below 1")
         if self.name == "lbfgs" and self.weight_decay != 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {self.lr} and {self.weight_decay}")
+            raise Misfit(
+                f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0", "weight_decay"
+            )
 
     @property
     def second_order(self) -> bool:
@@ -59,12 +58,17 @@ class Optim:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Section):
     """The learning rate: over `warmup` from 1e-5 to `optim.lr`, then down to `min_lr` by the end (`constant`: held)."""
 
-    name: Literal["cosine", "linear", "constant"]
-    warmup: Duration = Duration(0, "st")
-    min_lr: float = 0.0
+    name: Literal["cosine", "linear", "constant"]  # the way down
+    warmup: Annotated[Duration, Lasting(0, LONGEST)] = Duration(0, "st")  # shorter than the training
+    min_lr: Annotated[float, Interval(0, 1e12)] = 0.0  # at most optim.lr
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == "constant" and self.min_lr != 0:
+            raise Misfit(f"min_lr is {self.min_lr}, but a constant rate never falls: remove it", "min_lr")
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -186,8 +190,10 @@ def create_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps: int, st
     """timm's scheduler, counted in steps: `step_update(t)` sets the rate of step t from t alone, so no state is saved.
 
     Raises:
-        ValueError: the warmup is as long as the training, or longer.
+        ValueError: the warmup is as long as the training, or longer; or the training is longer than any may be.
     """
+    if steps > LONGEST:
+        raise ValueError(f"train.duration is {steps} steps, of which an epoch has {steps_per_epoch}: at most {LONGEST}")
     warmup = schedule.warmup.steps(steps_per_epoch)
     if warmup >= steps:
         raise ValueError(f"schedule.warmup is {warmup} steps, but the whole training has {steps}")

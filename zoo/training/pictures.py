@@ -7,6 +7,7 @@ warning with the name of the file.
 
 import contextlib
 import os
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from PIL import Image, ImageOps
 from timm.data import get_img_extensions
 from timm.utils import natural_key
 from torch import Tensor
+
+from zoo.checks import printable
 
 # By suffix, whatever its case; `timm.data.add_img_extensions` adds to them.
 _NAMES = "apng avif bmp dib gif j2k jfif jp2 jpe jpeg jpg pbm pfm pgm png pnm ppm tga tif tiff webp"
@@ -107,6 +110,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
         ValueError: the file cannot be read whole, or has values out of range; the message names it.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("it is no file")  # reading a pipe might never end
         with Image.open(path) as image:
             image.load()
             with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the way up
@@ -115,7 +120,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             if values is None:
                 return _eight_bits(image, in_chans)
     except Exception as error:  # of many kinds, by format
-        raise ValueError(f"{path} cannot be read as a picture ({error}): repair it or remove it") from error
+        problem = f"{printable(path)} cannot be read as a picture ({printable(error, 300)}): repair it or remove it"
+        raise ValueError(problem) from error
     if deep:
         return torch.from_numpy(values).expand(in_chans, *values.shape)
     return _eight_bits(Image.fromarray(np.uint8(values * 255 + 0.5)), in_chans)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,25 +14,25 @@ from torchvision.ops import FeaturePyramidNetwork
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
+from zoo.checks import Interval
 from zoo.training.parts import Parts
-from zoo.training.schema import build, compose, plain
+from zoo.training.reading import compose
+from zoo.training.schema import Section, build, plain
 from zoo.weights import remap
 
 PARTS = Parts("Segmenter", "backbone", "head.safetensors")
 
 
+Level = Annotated[int, Interval(-1000, 999)]  # of a backbone's feature maps; negative ones count from the last
+
+
 @dataclass(frozen=True)
-class Pyramid:
+class Pyramid(Section):
     """What makes a segmenter of a backbone."""
 
-    num_classes: int
-    width: int = 64  # channels of every level of the pyramid
-    out_indices: tuple[int, ...] | None = None  # levels of the backbone; null: those it gives by itself
-
-    def __post_init__(self) -> None:
-        for name in ("num_classes", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+    num_classes: Annotated[int, Interval(1, 10_000)]  # logits of a pixel
+    width: Annotated[int, Interval(1, 2048)] = 64  # channels of every level of the pyramid
+    out_indices: tuple[Level, ...] | None = None  # levels of the backbone; null: those it gives by itself
 
 
 class PyramidHead(nn.Module):

@@ -9,17 +9,20 @@ with the methods below and put it into the union `Task` at the end; nothing else
 - `loss(outputs, targets)` is the scalar to minimise.
 - `metrics(outputs, targets)` has under each name what an image adds to a sum over the split, (B, ...).
 - `summarise(sums, images)` makes the numbers to report of these sums and the number of images: by `Means`, their means.
+- `reports` has the names of these numbers.
 
 Where the data are vectors, these words stand for a vector and the numbers that belong to it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.checks import Interval
+from zoo.training.schema import Positive, Section
 from zoo.training.splits import Split
 
 
@@ -66,11 +69,12 @@ def check_per_pixel(model: nn.Module, split: Split, outputs: int, head: str | No
 
 
 @dataclass(frozen=True)
-class Classify(Means):
+class Classify(Section, Means):
     """Single-label classification: cross entropy; `top1` in percent, and `loss`."""
 
     name: ClassVar[str] = "classify"
-    label_smoothing: float = 0.0
+    reports: ClassVar[tuple[str, ...]] = ("top1", "loss")
+    label_smoothing: Annotated[float, Interval(0, below=1)] = 0.0  # what a label gives away, to all classes alike
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_images(model, split, head)
@@ -94,7 +98,7 @@ class Classify(Means):
 
 
 @dataclass(frozen=True)
-class Denoise(Means):
+class Denoise(Section, Means):
     """Image to image: remove Gaussian noise of standard deviation `sigma` from images in [0, 1].
 
     Trained on the mean squared error; measured by `psnr`, in dB, of the output clamped to [0, 1].
@@ -102,11 +106,8 @@ class Denoise(Means):
     """
 
     name: ClassVar[str] = "denoise"
-    sigma: float
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise ValueError(f"sigma is {self.sigma}, it must be above 0 (images are in [0, 1])")
+    reports: ClassVar[tuple[str, ...]] = ("psnr",)
+    sigma: Annotated[float, Interval(above=0, most=100)]  # standard deviation of the noise; images are in [0, 1]
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_images(model, split)
@@ -127,7 +128,7 @@ class Denoise(Means):
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Section):
     """A class for every pixel: cross entropy; `miou`, `pixel_accuracy` and `loss`.
 
     `miou`, in percent, is the mean over the classes of |labelled and predicted| / |labelled or predicted|, both counted
@@ -135,6 +136,7 @@ class Segment:
     """
 
     name: ClassVar[str] = "segment"
+    reports: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "loss")
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_per_pixel(model, split, split.num_classes, head)
@@ -167,7 +169,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Edges:
+class Edges(Section):
     """The outlines of what is labelled, for every pixel: one logit each, and binary cross entropy.
 
     A pixel is on an edge if one of the four beside it has another label. `f1`, in percent, is the harmonic mean of
@@ -176,11 +178,8 @@ class Edges:
     """
 
     name: ClassVar[str] = "edges"
-    edge_weight: float = 1.0  # of a pixel on an edge in the loss; one off it has 1
-
-    def __post_init__(self) -> None:
-        if self.edge_weight <= 0:
-            raise ValueError(f"edge_weight is {self.edge_weight}, it must be above 0")
+    reports: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
+    edge_weight: Positive = 1.0  # of a pixel on an edge in the loss; one off it has 1
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_per_pixel(model, split, 1, head)
@@ -221,10 +220,11 @@ class Edges:
 
 
 @dataclass(frozen=True)
-class Regress:
+class Regress(Section):
     """Numbers from numbers: mean squared error; `rmse`, the root of its mean over all points and outputs."""
 
     name: ClassVar[str] = "regress"
+    reports: ClassVar[tuple[str, ...]] = ("rmse",)
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         if split.kind != "vector":

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from zoo.ranges import Width
+
 CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
 
 
@@ -28,7 +30,7 @@ class Basis(nn.Module):
     base = "silu"
     no_decay: tuple[str, ...] = ()
 
-    def __init__(self, features: int):
+    def __init__(self, features: Width):
         super().__init__()
         self.features = features
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Degree, Width
 
 
 @register("basis", "chebyshev")
@@ -32,10 +33,8 @@ class Chebyshev(Basis):
 
     base = "none"
 
-    def __init__(self, features: int, *, degree: int = 4, device=None, dtype=None):
+    def __init__(self, features: Width, *, degree: Degree = 4, device=None, dtype=None):
         super().__init__(features)
-        if degree < 1:
-            raise ValueError(f"chebyshev has degree={degree}; it must be at least 1")
         self.degree, self.num, self.macs = degree, degree + 1, degree - 1
 
     def values(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Frequencies, Width
 
 
 @register("basis", "fourier")
@@ -30,10 +31,8 @@ class Fourier(Basis):
 
     base = "none"
 
-    def __init__(self, features: int, *, num_frequencies: int = 5, device=None, dtype=None):
+    def __init__(self, features: Width, *, num_frequencies: Frequencies = 5, device=None, dtype=None):
         super().__init__(features)
-        if num_frequencies < 1:
-            raise ValueError(f"fourier has num_frequencies={num_frequencies}; it must be at least 1")
         self.num_frequencies = num_frequencies
         self.num, self.macs = 2 * num_frequencies, 4 * (num_frequencies - 1)
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Spread, Width
 
 FAR = 40.0  # exp(-FAR^2) is zero in every precision
 
@@ -35,22 +36,18 @@ class Gaussian(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float | None = None,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if num < 2:
-            raise ValueError(f"rbf has num={num}; a range of centres needs at least 2")
         if not low < high:
             raise ValueError(f"rbf has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        if width is not None and width <= 0:
-            raise ValueError(f"rbf has width={width}; it must be positive, or None for the distance of two centres")
         self.num, self.macs = num, num
         self.grid_range, self.width = (low, high), (high - low) / (num - 1) if width is None else float(width)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Degree, Spread, Width
 
 
 @register("basis", "rational")
@@ -41,16 +42,12 @@ class Rational(Basis):
     no_decay = ("denominator",)
 
     def __init__(
-        self, features: int, *, degrees: tuple[int, int] = (5, 4), limit: float = 8.0, device=None, dtype=None
+        self, features: Width, *, degrees: tuple[Degree, Degree] = (5, 4), limit: Spread = 8.0, device=None, dtype=None
     ):
         super().__init__(features)
         m, n = degrees
-        if m < 1 or n < 1:
-            raise ValueError(f"rational has degrees={tuple(degrees)}; both must be at least 1")
-        if limit <= 0 or max(m, n) * math.log10(limit) > 30:
-            raise ValueError(
-                f"rational has limit={limit}; it must be positive, and to the power {max(m, n)} below 1e30"
-            )
+        if max(m, n) * math.log10(limit) > 30:
+            raise ValueError(f"rational has limit={limit}; to the power {max(m, n)} it must be below 1e30")
         self.degrees, self.limit = (m, n), float(limit)
         self.num, self.macs = m + 1, m + n
         self.denominator = nn.Parameter(torch.empty(n, features, device=device, dtype=dtype))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Spread, Width
 
 
 @register("basis", "sech2")
@@ -35,22 +36,18 @@ class SechSquared(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float = 0.33,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread = 0.33,
         device=None,
         dtype=None,
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if num < 2:
-            raise ValueError(f"sech2 has num={num}; a range of centres needs at least 2")
         if not low < high:
             raise ValueError(f"sech2 has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        if width <= 0:
-            raise ValueError(f"sech2 has width={width}; it must be positive")
         self.num, self.macs = num, num
         self.grid_range, self.width = (low, high), float(width)
 

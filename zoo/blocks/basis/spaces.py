@@ -1,12 +1,16 @@
 """Several bases as one."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
+from zoo.ranges import Length, Width
 from zoo.slots import SlotLike, build_block
+
+Bases = Annotated[Sequence[SlotLike], Length(2, 64)]  # slots of bases to select from
 
 
 class Spaces(Basis):
@@ -15,7 +19,7 @@ class Spaces(Basis):
     Shape: ``(*, features) -> (*, num, features)``, `num` the sum of theirs.
     """
 
-    def __init__(self, features: int, *, bases: Sequence[SlotLike], device=None, dtype=None):
+    def __init__(self, features: Width, *, bases: Bases, device=None, dtype=None):
         super().__init__(features)
         self.parts = nn.ModuleList(build_block("basis", b, features, device=device, dtype=dtype) for b in bases)
 

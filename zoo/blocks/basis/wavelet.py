@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks.basis.base import Basis
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Width
 
 FAR = 40.0  # exp(-FAR^2 / 2) is zero in every precision
 HAT = 2 / math.sqrt(3 * math.sqrt(math.pi))  # makes the Mexican hat's square integrate to one
@@ -65,20 +67,16 @@ class Wavelet(Basis):
 
     def __init__(
         self,
-        features: int,
+        features: Width,
         *,
-        num: int = 8,
-        kind: str = "mexican_hat",
-        grid_range: tuple[float, float] = (-2.0, 2.0),
+        num: Functions = 8,
+        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
+        grid_range: GridRange = (-2.0, 2.0),
         device=None,
         dtype=None,
     ):
         super().__init__(features)
         low, high = map(float, grid_range)
-        if kind not in WAVELETS:
-            raise ValueError(f"wavelet has kind={kind!r}; it must be one of {', '.join(WAVELETS)}")
-        if num < 2:
-            raise ValueError(f"wavelet has num={num}; a range of places needs at least 2")
         if not low < high:
             raise ValueError(f"wavelet has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
         self.num, self.kind, self.grid_range = num, kind, (low, high)

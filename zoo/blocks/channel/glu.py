@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.linear import Linear, halves, hidden_width, linear
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 @register("channel_mixer", "glu")
@@ -35,15 +36,15 @@ class Glu(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 8 / 3,
-        hidden: int | None = None,
-        act: str = "silu",
+        ratio: Ratio = 8 / 3,
+        hidden: Width | None = None,
+        act: SlotLike = "silu",
         gate_last: bool = False,
         open_gate: bool = False,
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

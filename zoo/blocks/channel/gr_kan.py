@@ -11,6 +11,7 @@ from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import INITS, Linear, hidden_width, linear
 from zoo.blocks.register import register
 from zoo.checks import unknown
+from zoo.ranges import Count, Rate, Ratio, Width
 
 GROUPS = 8
 
@@ -90,10 +91,10 @@ class GroupRational(nn.Module):
 
     no_decay = ("numerator", "denominator")
 
-    def __init__(self, dim: int, *, groups: int | None = None, init: str = "swish", device=None, dtype=None):
+    def __init__(self, dim: Width, *, groups: Count | None = None, init: str = "swish", device=None, dtype=None):
         super().__init__()
         groups = math.gcd(GROUPS, dim) if groups is None else groups
-        if groups < 1 or dim % groups:
+        if dim % groups:
             raise ValueError(f"{dim} channels cannot be cut into {groups} groups; give groups= a divisor of {dim}")
         if init not in COEFFICIENTS:
             raise ValueError(unknown(f"rational init {init!r}", init, COEFFICIENTS))
@@ -174,14 +175,14 @@ class GRKAN(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 4.0,
-        hidden: int | None = None,
-        groups: int | None = None,
+        ratio: Ratio = 4.0,
+        hidden: Width | None = None,
+        groups: Count | None = None,
         rational: str = "swish",
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         weights: str = "variance_preserving",
         device=None,
         dtype=None,

@@ -7,7 +7,8 @@ from zoo.blocks.conv import batchnorm_affine, conv_nhwc
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 EPS = 1e-6
 
@@ -41,13 +42,13 @@ class GrnMlp(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 4.0,
-        hidden: int | None = None,
-        act: str = "gelu",
+        ratio: Ratio = 4.0,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
         batchnorm: bool = False,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -141,7 +142,7 @@ class GRN(nn.Module):
 
     no_decay = ("gamma", "beta")
 
-    def __init__(self, dim: int, *, device=None, dtype=None):
+    def __init__(self, dim: Width, *, device=None, dtype=None):
         super().__init__()
         self.gamma = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
         self.beta: nn.Parameter | None = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 @register("channel_mixer", "mlp")
@@ -36,14 +37,14 @@ class Mlp(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 4.0,
-        hidden: int | None = None,
-        act: str = "gelu",
+        ratio: Ratio = 4.0,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
         bias: bool = True,
         fc2_bias: bool | None = None,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -86,13 +87,13 @@ class Hourglass(Mlp):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 0.25,
-        hidden: int | None = None,
-        act: str = "gelu",
+        ratio: Ratio = 0.25,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

@@ -18,13 +18,23 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether it is `torch.export` that reads the program, which then runs on all sizes that its caller left open."""
+    return torch.compiler.is_exporting()
+
+
 def recording() -> bool:
     """Whether a program is being recorded that will run on other values, and on batches of other sizes.
 
     Compilers, exporters and `torch.jit.trace` do that. Then nothing may be read off the values of a tensor, and no
     size may become a constant (``x.shape[0]`` stays a symbol to all of them, ``len(x)`` does not).
     """
-    return compiling() or torch.jit.is_tracing()
+    return compiling() or tracing()
+
+
+def tracing() -> bool:
+    """Whether `torch.jit.trace` runs the program, which records each look at a size too."""
+    return torch.jit.is_tracing()
 
 
 @torch.compiler.assume_constant_result  # the compiler behind `torch.export(strict=True)` answers no by itself

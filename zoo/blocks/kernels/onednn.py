@@ -5,6 +5,8 @@ activation; and in fp32 on AMD its library is slower too. Wherever anything else
 compiler, an exporter, a tensor subclass - `usable` says no, and the caller takes the plain form.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,13 +20,13 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` may stand for ``F.linear(x, weight, bias)`` here and now."""
     return (
         not torch.is_grad_enabled()
-        and _AVAILABLE
         and guard.plain(x, weight)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dtype == weight.dtype
         and x.numel() * weight.shape[0] >= LEAST_MACS
         and not torch.is_autocast_enabled("cpu")
+        and _available()
     )
 
 
@@ -44,12 +46,18 @@ def linear_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor)
     return torch.ops.mkldnn._linear_pointwise.binary(x, factor, weight, bias, "mul")
 
 
+@functools.cache
 def _available() -> bool:
-    """Whether this build of torch has the operator and it computes what it should."""
+    """Whether this build of torch has the operator and it computes what it should.
+
+    Asked when it is first needed, not at the import: it starts torch's threads, and a process that is forked after that
+    waits for them for ever.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     try:
-        x, w, b = torch.ones(2, 3), torch.full((4, 3), 0.5), torch.ones(4)
+        here = {"device": "cpu", "dtype": torch.float32}
+        x, w, b = torch.ones(2, 3, **here), torch.full((4, 3), 0.5, **here), torch.ones(4, **here)
         with torch.no_grad():
             plain = F.linear(x, w, b)
             pairs = [
@@ -61,6 +69,3 @@ def _available() -> bool:
             return all(torch.allclose(found, expected) for found, expected in pairs)
     except (AttributeError, RuntimeError, TypeError):
         return False
-
-
-_AVAILABLE = _available()

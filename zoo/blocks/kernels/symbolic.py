@@ -4,9 +4,12 @@ Functions that look at the sizes of a tensor are wrapped by `torch.fx.wrap` wher
 each. A module that cannot be followed at all becomes one node too, by `as_leaf`.
 """
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx, nn
+
+from zoo.blocks.kernels import guard
 
 
 def is_symbol(value: Any) -> bool:
@@ -22,3 +25,16 @@ def as_leaf(module: nn.Module, x: Tensor, **given) -> Any:
 def settled(argument: Any, default: Any) -> Any:
     """An argument of a model's call: symbolic tracing gives a symbol for each, and follows the default."""
     return default if is_symbol(argument) else argument
+
+
+def settle_sizes(x: Tensor, *dims: int) -> None:
+    """Make sizes of a tensor constants of the program that is being compiled; other sizes then have one of their own.
+
+    For what cuts a grid into parts. From the second size on the compiler takes sizes as unknown numbers, and each
+    quotient and remainder of those costs it more than the last: minutes, for a small Swin. Of how many sizes programs
+    are kept is torch's setting (`torch._dynamo.config.recompile_limit`, 8); more run uncompiled. An exporter keeps the
+    sizes it was told to keep open.
+    """
+    if guard.compiling() and not guard.exporting():
+        for dim in dims:
+            operator.index(x.shape[dim])

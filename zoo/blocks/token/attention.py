@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.register import register
+from zoo.ranges import Count, Rate, Width
 
 PLAIN_LIMIT = 1024  # positions
 
@@ -44,14 +45,14 @@ class Attention(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        heads: int | None = None,
-        head_dim: int = 64,
+        heads: Count | None = None,
+        head_dim: Width = 64,
         qkv_bias: bool = True,
         proj_bias: bool = True,
-        attn_drop: float = 0.0,
-        drop: float = 0.0,
+        attn_drop: Rate = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         super().__init__()
         if heads is None:
             heads = next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-        if heads < 1 or dim % heads:
+        if dim % heads:
             raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
         self.heads, self.attn_drop, self.init = heads, attn_drop, init
         qkv_init, proj_init = (leave, leave) if init == "mimetic" else ((init,) * 3, init)

@@ -4,6 +4,7 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.register import register
+from zoo.ranges import OddSide, Width
 
 fx.wrap("as_image")
 
@@ -33,9 +34,9 @@ class DepthwiseConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 7,
+        kernel_size: OddSide = 7,
         bias: bool = True,
         init: str = "trunc_normal",
         device=None,

@@ -3,6 +3,7 @@
 from torch import nn
 
 from zoo.blocks.register import register
+from zoo.ranges import Width
 
 
 @register("token_mixer", "identity")
@@ -21,5 +22,5 @@ class Identity(nn.Identity):
     Cost: none.
     """
 
-    def __init__(self, dim: int, *, device=None, dtype=None):
+    def __init__(self, dim: Width, *, device=None, dtype=None):
         super().__init__()

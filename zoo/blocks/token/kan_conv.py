@@ -11,11 +11,14 @@ from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
+from zoo.checks import checked
+from zoo.ranges import Count, OddSide, Rate, Scale, Side, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
 
 
+@checked
 class KANConv2d(Edges, nn.Module):
     """A Kolmogorov-Arnold convolution: each output is a sum of learnt functions, one of each number in its window.
 
@@ -50,24 +53,22 @@ class KANConv2d(Edges, nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
+        in_channels: Width,
+        out_channels: Width,
+        kernel_size: OddSide,
         *,
         basis: SlotLike = "spline",
-        stride: int = 1,
-        groups: int = 1,
-        base: str | None = None,
+        stride: Side = 1,
+        groups: Count = 1,
+        base: SlotLike | None = None,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
         **options,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"KANConv2d has kernel_size {kernel_size}; it must be odd and positive, to have a centre")
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"KANConv2d has {in_channels} and {out_channels} channels in {groups} groups; groups must divide both"
             )
@@ -193,14 +194,14 @@ class KANConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 3,
-        basis: str = WIDE_SPACES[0],
-        base: str | None = None,
-        groups: int = 1,
+        kernel_size: OddSide = 3,
+        basis: SlotLike = WIDE_SPACES[0],
+        base: SlotLike | None = None,
+        groups: Count = 1,
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

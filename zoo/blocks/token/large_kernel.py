@@ -1,6 +1,7 @@
 """UniRepLKNet's token mixer: a large depthwise kernel, trained with small dilated ones beside it."""
 
 from collections import OrderedDict
+from typing import Annotated
 
 import torch
 from torch import Tensor, fx, nn
@@ -8,6 +9,8 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.register import register
+from zoo.checks import Interval
+from zoo.ranges import Odd, Width
 
 fx.wrap("as_image")
 
@@ -71,19 +74,15 @@ class LargeKernel(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 13,
-        se_ratio: float = 0.25,
+        kernel_size: Annotated[int, Interval(3, 1023), Odd()] = 13,
+        se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"large_kernel has kernel_size {kernel_size}; it must be odd and at least 3")
-        if se_ratio < 0:
-            raise ValueError(f"large_kernel has se_ratio {se_ratio}; it must be 0 (none) or positive")
 
         def conv(side: int, dilation: int = 1) -> nn.Module:
             return DepthwiseConv2d(dim, side, dilation=dilation, bias=False, init=init, device=device, dtype=dtype)
@@ -175,7 +174,7 @@ class SqueezeExcite(nn.Module):
     Cost: 2 x dim x hidden MACs a sample.
     """
 
-    def __init__(self, dim: int, hidden: int, *, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(self, dim: Width, hidden: int, *, init: str = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.down = Linear(dim, hidden, init=init, device=device, dtype=dtype)
         self.up = Linear(hidden, dim, init=init, device=device, dtype=dtype)

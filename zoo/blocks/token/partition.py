@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.symbolic import settle_sizes
 
 MASKED = -100.0  # what Swin's authors add to the scores of positions that are no neighbours
 IMAGES = 2**21  # bytes of images at a time
@@ -20,7 +21,7 @@ def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
     """
     if heads is None:
         return next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-    if heads < 1 or dim % heads:
+    if dim % heads:
         raise ValueError(f"{what} of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
     return heads
 
@@ -33,6 +34,7 @@ def image_of_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """
     if x.ndim != len(grid) + 2:
         raise ValueError(f"a mixer of windows for the grid {grid} got an input of shape {tuple(x.shape)}")
+    settle_sizes(x, *range(1, x.ndim - 1))
     return x if x.ndim == 4 else x[:, None]
 
 
@@ -51,6 +53,11 @@ def window_order(
     """
     (height, width), (h, w) = grid, window
     rows, columns = -(-height // h), -(-width // w)
+    if device is not None and torch.device(device).type == "meta":  # shapes alone, without slow arithmetic on them
+        sizes = [(n - 1, 1) if s else (n,) for n, s in zip((rows, columns), shift, strict=True)]
+        make = lambda *shape: torch.empty(shape, dtype=torch.long, device=device)
+        counts = tuple(a * b for a in sizes[0] for b in sizes[1])
+        return make(rows * columns, h * w), make(2, height * width), counts
     halves = [(slice(-1), slice(-1, None)) if s else (slice(None),) for s in shift]
     ids = torch.arange(rows * columns, device=device).view(rows, columns)
     groups = [ids[i, j].flatten() for i in halves[0] for j in halves[1]]

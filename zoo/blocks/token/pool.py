@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from zoo.blocks.conv import as_image, depthwise_nhwc
 from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
+from zoo.ranges import OddSide, Width
 
 LEAST_ELEMENTS = 2**17  # below, the sums of `_pool_by_sums` cost more than they save (Zen 4, one thread)
 
@@ -32,10 +33,8 @@ class Pool(nn.Module):
     Raises: ValueError for an even or non-positive size.
     """
 
-    def __init__(self, dim: int, *, size: int = 3, subtract: bool = True, device=None, dtype=None):
+    def __init__(self, dim: Width, *, size: OddSide = 3, subtract: bool = True, device=None, dtype=None):
         super().__init__()
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"pool has size {size}; it must be odd and positive, so that a neighbourhood has a centre")
         self.size, self.subtract = size, subtract
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ def relative_index(window: tuple[int, int], device=None) -> Tensor:
         >>> relative_index((1, 2))
         tensor([1, 0, 2, 1])
     """
+    if device is not None and torch.device(device).type == "meta":  # the shape alone, without slow arithmetic on it
+        return torch.empty((window[0] * window[1]) ** 2, dtype=torch.long, device=device)
     offsets = [torch.arange(size, device=device) for size in window]
     rows, columns = (o[:, None] - o + size - 1 for o, size in zip(offsets, window, strict=True))
     return (rows[:, None, :, None] * (2 * window[1] - 1) + columns[:, None]).flatten()

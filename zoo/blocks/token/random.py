@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.linear import resample_tokens
 from zoo.blocks.register import register
+from zoo.ranges import Grid, Width
 
 
 @register("token_mixer", "random")
@@ -33,7 +34,7 @@ class RandomMixing(nn.Module):
 
     needs_grid = True
 
-    def __init__(self, dim: int, *, grid: tuple[int, ...], device=None, dtype=None):
+    def __init__(self, dim: Width, *, grid: Grid, device=None, dtype=None):
         super().__init__()
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)

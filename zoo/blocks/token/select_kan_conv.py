@@ -1,22 +1,24 @@
 """S-ConvKAN's convolution, whose output channels choose the space of functions that their edges are made of."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux
-from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.basis.spaces import Bases, Spaces
 from zoo.blocks.channel.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.conv import as_image
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
+from zoo.checks import checked
+from zoo.ranges import OddSide, Rate, Scale, Side, Temperature, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
 
 
+@checked
 class SelectKANConv2d(Selectable, KANConv2d):
     """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
 
@@ -44,16 +46,16 @@ class SelectKANConv2d(Selectable, KANConv2d):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
+        in_channels: Width,
+        out_channels: Width,
+        kernel_size: OddSide,
         *,
-        bases: Sequence[SlotLike] = SPACES,
-        stride: int = 1,
-        base: str = "silu",
-        temperature: float = 0.2,
+        bases: Bases = SPACES,
+        stride: Side = 1,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
@@ -110,14 +112,14 @@ class SelectKANConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        kernel_size: int = 3,
-        bases: Sequence[SlotLike] = WIDE_SPACES,
-        base: str = "silu",
-        temperature: float = 0.2,
+        kernel_size: OddSide = 3,
+        bases: Bases = WIDE_SPACES,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = True,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

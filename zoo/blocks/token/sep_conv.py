@@ -5,7 +5,8 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import OddSide, Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 fx.wrap("as_image")
 
@@ -39,13 +40,13 @@ class SepConv(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 2.0,
-        kernel_size: int = 7,
-        act: str = "star_relu",
+        ratio: Ratio = 2.0,
+        kernel_size: OddSide = 7,
+        act: SlotLike = "star_relu",
         bias: bool = False,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Grid, Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 @register("token_mixer", "spatial_gate")
@@ -40,13 +41,13 @@ class SpatialGate(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 6.0,
-        act: str = "gelu",
-        drop: float = 0.0,
+        ratio: Ratio = 6.0,
+        act: SlotLike = "gelu",
+        drop: Rate = 0.0,
         init: str = "xavier",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):

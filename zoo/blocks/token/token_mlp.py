@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from zoo.blocks.linear import TokenLinear, hidden_width
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Grid, Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 @register("token_mixer", "token_mlp")
@@ -38,15 +39,15 @@ class TokenMlp(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        act: str = "gelu",
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
         gated: bool = False,
-        drop: float = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):
@@ -100,7 +101,7 @@ class ResMlpLinear(nn.Module):
 
     needs_grid = True
 
-    def __init__(self, dim: int, *, init: str = "trunc_normal", grid: tuple[int, ...], device=None, dtype=None):
+    def __init__(self, dim: Width, *, init: str = "trunc_normal", grid: Grid, device=None, dtype=None):
         super().__init__()
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)

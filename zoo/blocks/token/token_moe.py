@@ -11,6 +11,7 @@ from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.register import register
+from zoo.ranges import Count, Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_block
 
 
@@ -50,19 +51,19 @@ class TokenMoE(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num_experts: int = 4,
-        top_k: int = 1,
-        ratio: float = 0.5,
-        hidden: int | None = None,
+        num_experts: Count = 4,
+        top_k: Count = 1,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
         router: SlotLike = "top_k",
         dispatch: SlotLike = "dropless",
-        group: int | None = None,
-        act: str = "gelu",
-        drop: float = 0.0,
+        group: Count | None = None,
+        act: SlotLike = "gelu",
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):
@@ -165,17 +166,17 @@ class ReRepresent(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        tokens: int | None = None,
-        ratio: float = 2.0,
+        tokens: Count | None = None,
+        ratio: Ratio = 2.0,
         token_mixer: SlotLike = "token_moe(ratio=0.25)",
         channel_mixer: SlotLike = "moe(num_experts=4, top_k=1, experts='mlp(ratio=2)')",
         norm: SlotLike = "layernorm",
-        act: str = "gelu",
-        drop: float = 0.0,
+        act: SlotLike = "gelu",
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):

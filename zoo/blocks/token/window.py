@@ -25,6 +25,7 @@ from zoo.blocks.token.partition import (
     window_order,
 )
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
+from zoo.ranges import Count, Grid, Index, Rate, Sides, Width
 
 for _name in ("cut_windows", "image_of_grid", "merge_windows"):
     fx.wrap(_name)
@@ -185,24 +186,25 @@ class WindowAttention(Tables):
 
     needs_grid = True
     any_grid = True
+    cuts_grid = True
     no_decay = ("relative_position_bias_table", "logit_scale", "q_bias", "v_bias")
     shifted = False
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        window_size: int | tuple[int, int] = 7,
-        heads: int | None = None,
-        head_dim: int = 32,
+        window_size: Sides = 7,
+        heads: Count | None = None,
+        head_dim: Width = 32,
         qkv_bias: bool = True,
         cosine: bool = False,
         continuous: bool = False,
-        pretrained_window: int = 0,
-        attn_drop: float = 0.0,
-        drop: float = 0.0,
+        pretrained_window: Index = 0,
+        attn_drop: Rate = 0.0,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):

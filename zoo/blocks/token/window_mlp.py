@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from zoo.blocks.linear import init_, resample_tokens
 from zoo.blocks.register import register
 from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
+from zoo.ranges import Count, Grid, Side, Width
 
 fx.wrap("image_of_grid")
 
@@ -73,23 +74,22 @@ class WindowMlp(nn.Module):
 
     needs_grid = True
     any_grid = True
+    cuts_grid = True
     shifted = False
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        window_size: int = 7,
-        heads: int | None = None,
-        head_dim: int = 32,
+        window_size: Side = 7,
+        heads: Count | None = None,
+        head_dim: Width = 32,
         init: str = "trunc_normal",
-        grid: tuple[int, ...],
+        grid: Grid,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if window_size < 1:
-            raise ValueError(f"window_mlp has window_size {window_size}; it must be at least 1")
         self.window_size, self.heads = window_size, head_count(dim, heads, head_dim, "window_mlp")
         self._place(grid)
         self.spatial_mlp = HeadwiseTokenLinear(

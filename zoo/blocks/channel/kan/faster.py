@@ -8,6 +8,7 @@ from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.mixers import TwoLayers
 from zoo.blocks.linear import init_
 from zoo.blocks.register import register
+from zoo.ranges import Functions, GridRange, Rate, Ratio, Spread, Width
 
 
 class FasterLinear(KANLinear):
@@ -42,14 +43,14 @@ class FasterKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float = 0.33,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        drop: float = 0.0,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread = 0.33,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

@@ -13,6 +13,8 @@ from zoo.blocks.kernels.autograd import gradients, held, parameters_of
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import init_
+from zoo.checks import checked
+from zoo.ranges import Scale, Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
 BLOCK = 2**23  # elements of the evaluated basis that are held at a time
@@ -27,7 +29,7 @@ class Edges:
     plain: str  # torch's layer without learnt functions
 
     def _make_edges(
-        self, features: int, basis: SlotLike, options: dict, base: str | None, scale: float | None, device, dtype
+        self, features: int, basis: SlotLike, options: dict, base: SlotLike | None, scale: float | None, device, dtype
     ) -> int:
         """Build basis and base function; gives the number of rows of the weight."""
         slot = parse_slot(basis)
@@ -36,7 +38,7 @@ class Edges:
         if self.basis is None:
             raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use {self.plain}")
         base = self.basis.base if base is None else base
-        self.base = None if base == "none" else build_act(base, device=device, dtype=dtype)
+        self.base = None if base == "none" else build_act(parse_slot(base, "base"), device=device, dtype=dtype)
         self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
         return self.basis.num + (self.base is not None)
 
@@ -96,6 +98,7 @@ class Held(Edges):
         self.basis, self.base = held(edges.basis), None if edges.base is None else held(edges.base)
 
 
+@checked
 class KANLinear(Edges, nn.Module):
     """A Kolmogorov-Arnold layer: each output is a sum of learnt functions, one of each input.
 
@@ -136,20 +139,18 @@ class KANLinear(Edges, nn.Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Width,
+        out_features: Width,
         basis: SlotLike = "spline",
         *,
-        base: str | None = None,
+        base: SlotLike | None = None,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
         **options,
     ):
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"KANLinear has {in_features} inputs and {out_features} outputs; it needs 1 of each")
         self.in_features, self.out_features = in_features, out_features
         rows = self._make_edges(in_features, basis, options, base, scale, device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
+from zoo.blocks.basis.wavelet import WAVELETS
 from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.linear import hidden_width
 from zoo.blocks.register import register
+from zoo.ranges import Degree, Frequencies, Functions, GridRange, GridSize, Order, Rate, Ratio, Spread, Width
 from zoo.slots import SlotLike, build_block
 
 
@@ -30,13 +33,13 @@ class TwoLayers(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         layer: Callable[[int, int], nn.Module],
         *,
-        ratio: float,
-        hidden: int | None,
+        ratio: Ratio,
+        hidden: Width | None,
         norm: SlotLike,
-        drop: float,
+        drop: Rate,
         device=None,
         dtype=None,
     ):
@@ -77,17 +80,17 @@ class SplineKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        grid_size: int = 5,
-        order: int = 3,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        base: str | None = None,
+        grid_size: GridSize = 5,
+        order: Order = 3,
+        grid_range: GridRange = (-2.0, 2.0),
+        base: SlotLike | None = None,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):
@@ -120,17 +123,17 @@ class RbfKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num: int = 8,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        width: float | None = None,
-        base: str | None = None,
+        num: Functions = 8,
+        grid_range: GridRange = (-2.0, 2.0),
+        width: Spread | None = None,
+        base: SlotLike | None = None,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):
@@ -163,15 +166,15 @@ class ChebyshevKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        degree: int = 4,
-        base: str | None = None,
+        degree: Degree = 4,
+        base: SlotLike | None = None,
         bias: bool = False,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):
@@ -202,15 +205,15 @@ class FourierKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num_frequencies: int = 5,
-        base: str | None = None,
+        num_frequencies: Frequencies = 5,
+        base: SlotLike | None = None,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):
@@ -241,17 +244,17 @@ class WaveletKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num: int = 8,
-        kind: str = "mexican_hat",
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        base: str | None = None,
+        num: Functions = 8,
+        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
+        grid_range: GridRange = (-2.0, 2.0),
+        base: SlotLike | None = None,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):
@@ -282,16 +285,16 @@ class RationalKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        degrees: tuple[int, int] = (5, 4),
-        limit: float = 8.0,
-        base: str | None = None,
+        degrees: tuple[Degree, Degree] = (5, 4),
+        limit: Spread = 8.0,
+        base: SlotLike | None = None,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

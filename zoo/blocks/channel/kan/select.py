@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, merge_aux
 from zoo.blocks.basis.base import Basis
-from zoo.blocks.basis.spaces import Spaces
+from zoo.blocks.basis.spaces import Bases, Spaces
 from zoo.blocks.channel.kan.linear import Edges, KANLinear
 from zoo.blocks.channel.kan.mixers import TwoLayers
 from zoo.blocks.kernels import cost
@@ -19,6 +19,8 @@ from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
+from zoo.checks import checked
+from zoo.ranges import Rate, Ratio, Scale, Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 
 SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
@@ -79,12 +81,8 @@ class Gates(nn.Module):
 
     no_decay = ("logits",)
 
-    def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: float, device=None, dtype=None):
+    def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: Temperature, device=None, dtype=None):
         super().__init__()
-        if len(spaces) < 2:
-            raise ValueError(f"there is nothing to select from {list(spaces)}; give at least 2 bases")
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be positive")
         self.spaces, self.temperature = tuple(spaces), temperature
         self.logits = nn.Parameter(torch.empty(nodes, len(spaces), device=device, dtype=dtype))
         self.register_buffer("chosen", torch.empty(nodes, len(spaces), device=device, dtype=dtype))
@@ -233,6 +231,7 @@ class Space(Edges):
         return self.weight
 
 
+@checked
 class SelectKANLinear(Selectable, KANLinear):
     """A Kolmogorov-Arnold layer whose output nodes choose among several bases.
 
@@ -270,14 +269,14 @@ class SelectKANLinear(Selectable, KANLinear):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
-        bases: Sequence[SlotLike] = SPACES,
+        in_features: Width,
+        out_features: Width,
+        bases: Bases = SPACES,
         *,
-        base: str = "silu",
-        temperature: float = 0.2,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: float | None = None,
+        scale: Scale | None = None,
         device=None,
         dtype=None,
     ):
@@ -329,16 +328,16 @@ class SelectKAN(TwoLayers):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        bases: Sequence[SlotLike] = WIDE_SPACES,
-        base: str = "silu",
-        temperature: float = 0.2,
+        bases: Bases = WIDE_SPACES,
+        base: SlotLike = "silu",
+        temperature: Temperature = 0.2,
         bias: bool = True,
-        ratio: float = 0.5,
-        hidden: int | None = None,
-        norm: str = "layernorm",
-        drop: float = 0.0,
+        ratio: Ratio = 0.5,
+        hidden: Width | None = None,
+        norm: SlotLike = "layernorm",
+        drop: Rate = 0.0,
         device=None,
         dtype=None,
     ):

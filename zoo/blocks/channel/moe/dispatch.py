@@ -1,6 +1,7 @@
 """Which of the choices are carried out: all of them, or as many as each expert has room for."""
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.kernels import guard
 from zoo.blocks.register import register
+from zoo.ranges import Count, Ratio
 
 
 @register("dispatch", "dropless")
@@ -60,23 +62,15 @@ class Capacity(nn.Module):
     def __init__(
         self,
         *,
-        factor: float = 1.25,
-        eval_factor: float | None = None,
-        rule: str = "ceil",
-        multiple: int = 1,
-        priority: str = "position",
+        factor: Ratio = 1.25,
+        eval_factor: Ratio | None = None,
+        rule: Literal["ceil", "tutel"] = "ceil",
+        multiple: Count = 1,
+        priority: Literal["position", "gate"] = "position",
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if factor <= 0 or (eval_factor is not None and eval_factor <= 0):
-            raise ValueError(f"capacity factors are {factor} and {eval_factor}; they must be positive, or use dropless")
-        if rule not in ("ceil", "tutel"):
-            raise ValueError(f"capacity rule {rule!r} is not one of 'ceil', 'tutel'")
-        if multiple < 1:
-            raise ValueError(f"capacity multiple is {multiple}; it must be at least 1")
-        if priority not in ("position", "gate"):
-            raise ValueError(f"capacity priority {priority!r} is not one of 'position', 'gate'")
         self.factor, self.eval_factor = factor, factor if eval_factor is None else eval_factor
         self.rule, self.multiple, self.priority = rule, multiple, priority
 

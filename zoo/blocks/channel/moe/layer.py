@@ -1,6 +1,8 @@
 """The mixture of experts as a channel mixer."""
 
 import math
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_pl
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import blocks_of, register
+from zoo.ranges import Count, Length, Rate, Width
 from zoo.slots import SlotLike, build_block, parse_slot
 
 
@@ -54,24 +57,22 @@ class MoE(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        dim: Width,
         *,
-        num_experts: int = 8,
-        top_k: int = 2,
-        experts: SlotLike | list = "mlp",
+        num_experts: Count = 8,
+        top_k: Count = 2,
+        experts: SlotLike | Annotated[Sequence[SlotLike], Length(1, 2**16)] = "mlp",
         router: SlotLike = "top_k",
         dispatch: SlotLike = "dropless",
         shared: SlotLike = None,
-        group: int | None = None,
-        act: str | None = None,
-        drop: float = 0.0,
+        group: Count | None = None,
+        act: SlotLike | None = None,
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if num_experts < 1 or (group is not None and group < 1):
-            raise ValueError(f"moe has num_experts={num_experts} and group={group}; both must be at least 1")
         self.group = group
         dd = {"device": device, "dtype": dtype}
         defaults = {"drop": drop, "init": init} | ({} if act is None else {"act": act})
@@ -79,7 +80,7 @@ class MoE(nn.Module):
         self.dispatch = build_block("dispatch", dispatch, **dd)
         self.experts = build_experts(experts, dim, num_experts, defaults, dd)
         self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads
-        self.shared = build_block("channel_mixer", shared, dim, defaults=defaults, **dd)
+        self.shared = build_block("channel_mixer", parse_slot(shared, "shared"), dim, defaults=defaults, **dd)
         if getattr(self.shared, "has_aux", False):
             name = type(self.shared).__name__
             raise ValueError(
@@ -152,9 +153,9 @@ def build_experts(slot: SlotLike | list, dim: int, num_experts: int, defaults: d
     if isinstance(slot, (list, tuple)):
         if not 0 < len(slot) <= num_experts:
             raise ValueError(f"moe has a list of {len(slot)} for {num_experts} experts; give one an expert, or a cycle")
-        slots = [parse_slot(slot[i % len(slot)]) for i in range(num_experts)]
+        slots = [parse_slot(slot[i % len(slot)], f"experts[{i % len(slot)}]") for i in range(num_experts)]
     else:
-        one = parse_slot(slot)
+        one = parse_slot(slot, "experts")
         if one.name in blocks_of("experts"):
             return build_block("experts", one, dim, num_experts, defaults=defaults, **dd)
         slots = [one] * num_experts

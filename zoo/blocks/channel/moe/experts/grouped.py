@@ -8,7 +8,8 @@ from zoo.blocks.channel.moe.routing import Plan
 from zoo.blocks.kernels import cost, experts, grouped
 from zoo.blocks.linear import hidden_width, init_, is_bare
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Count, Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 class GroupedLinear(nn.Module):
@@ -24,9 +25,9 @@ class GroupedLinear(nn.Module):
 
     def __init__(
         self,
-        num_experts: int,
-        in_features: int,
-        out_features: int,
+        num_experts: Count,
+        in_features: Width,
+        out_features: Width,
         bias: bool = True,
         *,
         init: str | tuple[str, ...] = "trunc_normal",
@@ -96,16 +97,16 @@ class MlpExperts(Experts):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
+        dim: Width,
+        num_experts: Count,
         *,
-        ratio: float = 4.0,
-        hidden: int | None = None,
-        act: str = "gelu",
+        ratio: Ratio = 4.0,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
         bias: bool = True,
         fc2_bias: bool | None = None,
-        drop: float = 0.0,
-        hidden_drop: float = 0.0,
+        drop: Rate = 0.0,
+        hidden_drop: Rate = 0.0,
         same: bool = False,
         init: str = "trunc_normal",
         device=None,
@@ -184,16 +185,16 @@ class GluExperts(MlpExperts):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
+        dim: Width,
+        num_experts: Count,
         *,
-        ratio: float = 8 / 3,
-        hidden: int | None = None,
-        act: str = "silu",
+        ratio: Ratio = 8 / 3,
+        hidden: Width | None = None,
+        act: SlotLike = "silu",
         bias: bool = True,
         fc2_bias: bool | None = None,
-        drop: float = 0.0,
-        hidden_drop: float = 0.0,
+        drop: Rate = 0.0,
+        hidden_drop: Rate = 0.0,
         same: bool = False,
         init: str = "trunc_normal",
         device=None,

@@ -8,7 +8,8 @@ from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routing import Plan
 from zoo.blocks.linear import Linear, linear
 from zoo.blocks.register import register
-from zoo.slots import build_act
+from zoo.ranges import Count, Rate, Ratio, Width
+from zoo.slots import SlotLike, build_act
 
 
 @register("experts", "modulated")
@@ -41,13 +42,13 @@ class ModulatedExperts(Experts):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
+        dim: Width,
+        num_experts: Count,
         *,
-        ratio: float = 4.0,
-        hidden: int | None = None,
-        act: str = "gelu",
-        drop: float = 0.0,
+        ratio: Ratio = 4.0,
+        hidden: Width | None = None,
+        act: SlotLike = "gelu",
+        drop: Rate = 0.0,
         init: str = "trunc_normal",
         device=None,
         dtype=None,

@@ -11,7 +11,8 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import Linear, is_bare
-from zoo.checks import unknown
+from zoo.checks import shown, unknown
+from zoo.ranges import Count, Width
 
 
 class Router(nn.Module):
@@ -43,11 +44,11 @@ class Router(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        losses: tuple[str, ...] = ("balance", "z"),
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -56,8 +57,10 @@ class Router(nn.Module):
         losses = (losses,) if isinstance(losses, str) else tuple(losses)
         for name in losses:
             if name not in self.LOSSES:
-                raise ValueError(unknown(f"loss {name!r} of {type(self).__name__}", name, self.LOSSES, "losses"))
-        if not 1 <= top_k <= num_experts:
+                raise ValueError(
+                    unknown(f"{type(self).__name__}: losses: loss {shown(name)}", name, self.LOSSES, "losses")
+                )
+        if top_k > num_experts:
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k

@@ -1,6 +1,7 @@
 """Top-k by the angle between a token and learnt directions, one an expert: the cosine router of Swin-MoE."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.linear import init_
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "cosine")
@@ -37,20 +39,18 @@ class Cosine(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        width: int = 256,
-        softmax: str | None = None,
-        noise: float = 0.0,
-        losses: tuple[str, ...] = ("balance", "z"),
+        width: Width = 256,
+        softmax: Literal["before", "after"] | None = None,
+        noise: Deviation = 0.0,
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
-        if width < 1:
-            raise ValueError(f"cosine router has width {width}; it must be at least 1")
         self.width = width  # before super(): its constructor makes the gate
         super().__init__(
             dim, num_experts, top_k, softmax=softmax, noise=noise, losses=losses, init=init, device=device, dtype=dtype
@@ -69,7 +69,7 @@ class CosineGate(nn.Module):
     no_decay = ("weight", "similarity", "temperature")
     LEAST_TEMPERATURE = 0.01
 
-    def __init__(self, dim: int, num_experts: int, width: int, *, init: str, device=None, dtype=None):
+    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: str, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.init = init

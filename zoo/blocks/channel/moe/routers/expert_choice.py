@@ -7,6 +7,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.base import Router, noisy
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Ratio, Width
 
 
 @register("router", "expert_choice")
@@ -42,26 +43,19 @@ class ExpertChoice(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        capacity_factor: float = 1.0,
-        multiple: int = 1,
-        noise: float = 0.0,
-        losses: tuple[str, ...] = (),
+        capacity_factor: Ratio = 1.0,
+        multiple: Count = 1,
+        noise: Deviation = 0.0,
+        losses: str | tuple[str, ...] = (),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if capacity_factor <= 0 or multiple < 1:
-            raise ValueError(
-                f"expert_choice has capacity_factor={capacity_factor} and multiple={multiple}; the factor must be "
-                "positive, the multiple at least 1"
-            )
-        if noise < 0:
-            raise ValueError(f"noise of the router is {noise}; it must be 0 for none, or positive")
         self.capacity_factor, self.multiple, self.noise = capacity_factor, multiple, noise
         self.active = min(num_experts, top_k * capacity_factor)
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Temperature, Width
 
 
 @register("router", "gumbel")
@@ -40,23 +41,18 @@ class Gumbel(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        temperature: float = 1.0,
-        samples: int = 10,
-        losses: tuple[str, ...] = ("balance", "z"),
+        temperature: Temperature = 1.0,
+        samples: Count = 10,
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if temperature <= 0 or samples < 1:
-            raise ValueError(
-                f"gumbel router has temperature={temperature} and samples={samples}; the temperature must be positive, "
-                "the samples at least 1"
-            )
         self.temperature, self.samples = temperature, samples
         draws = torch.empty(samples, num_experts, device=device, dtype=dtype)
         self.register_buffer("draws", draws, persistent=False)

@@ -1,6 +1,7 @@
 """Top-k for the important tokens of a group, nothing for the others: the routing of Sparse-MLP."""
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Share, Width
 
 
 @register("router", "importance")
@@ -40,14 +42,14 @@ class Importance(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        share: float = 0.5,
-        importance: str = "max",
-        noise: float = 1.0,
-        losses: tuple[str, ...] = ("importance", "load"),
+        share: Share = 0.5,
+        importance: Literal["max", "sum"] = "max",
+        noise: Deviation = 1.0,
+        losses: str | tuple[str, ...] = ("importance", "load"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
@@ -55,10 +57,6 @@ class Importance(TopK):
         super().__init__(
             dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
         )
-        if not 0 < share <= 1:
-            raise ValueError(f"share of the tokens that get places is {share}; it must be above 0 and at most 1")
-        if importance not in ("max", "sum"):
-            raise ValueError(f"importance {importance!r} is not one of 'max', 'sum'")
         self.share, self.importance, self.active = share, importance, top_k * share
 
     @property

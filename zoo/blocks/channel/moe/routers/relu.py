@@ -9,6 +9,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Eps, Width
 
 
 @register("router", "relu")
@@ -45,21 +46,17 @@ class ReLU(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        eps: float = 1e-5,
-        losses: tuple[str, ...] = ("l1", "balance"),
+        eps: Eps = 1e-5,
+        losses: str | tuple[str, ...] = ("l1", "balance"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if eps <= 0:
-            raise ValueError(
-                f"eps of the relu router is {eps}; it must be positive, since a token's scores can all be 0"
-            )
         self.eps, self.active = eps, num_experts
         self.weight = nn.Parameter(torch.empty(num_experts, device=device, dtype=dtype))
         self.reset_parameters()

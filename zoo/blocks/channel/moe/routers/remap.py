@@ -9,6 +9,7 @@ from zoo.blocks.base import keywords_of
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
 from zoo.blocks.tables import Tables
+from zoo.ranges import Count, Index, Width
 from zoo.slots import SlotLike, build_block
 
 
@@ -43,14 +44,14 @@ class Remap(Tables):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
         router: SlotLike = "top_k",
-        scored: int | None = None,
-        kept: tuple[int, ...] | None = None,
-        split: tuple[int, ...] = (),
+        scored: Count | None = None,
+        kept: tuple[Index, ...] | None = None,
+        split: tuple[Index, ...] = (),
         init: str = "trunc_normal",
         device=None,
         dtype=None,

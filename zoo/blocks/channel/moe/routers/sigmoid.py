@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Scale, Width
 
 
 @register("router", "sigmoid")
@@ -42,21 +43,19 @@ class Sigmoid(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
         normalize: bool | None = None,
-        scale: float = 1.0,
-        rate: float = 0.001,
-        losses: tuple[str, ...] = (),
+        scale: Scale = 1.0,
+        rate: Deviation = 0.001,
+        losses: str | tuple[str, ...] = (),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if rate < 0:
-            raise ValueError(f"rate of the router's bias is {rate}; it must be 0 for a fixed bias, or positive")
         self.normalize, self.scale, self.rate = top_k > 1 if normalize is None else normalize, scale, rate
         self.register_buffer("bias", torch.empty(num_experts, device=device, dtype=torch.float32))
         self.reset_parameters()

@@ -1,5 +1,7 @@
 """Top-k with gates that know the task: the routers of M3ViT."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.linear import Linear, init_
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "task")
@@ -48,23 +51,19 @@ class Task(TopK):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        tasks: int = 2,
-        design: str = "multi",
-        width: int = 64,
-        noise: float = 1.0,
-        losses: tuple[str, ...] = ("importance", "load"),
+        tasks: Count = 2,
+        design: Literal["multi", "embedding"] = "multi",
+        width: Width = 64,
+        noise: Deviation = 1.0,
+        losses: str | tuple[str, ...] = ("importance", "load"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
-        if tasks < 1 or width < 1:
-            raise ValueError(f"task router has tasks={tasks} and width={width}; both must be at least 1")
-        if design not in ("multi", "embedding"):
-            raise ValueError(f"design {design!r} of the task router is not one of 'multi', 'embedding'")
         self.tasks, self.design, self.width = tasks, design, width  # before super(): it makes the gate
         super().__init__(
             dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype

@@ -1,5 +1,7 @@
 """Each token goes to the experts with its highest scores: the router of V-MoE, Swin-MoE, Mixtral and Switch."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
+from zoo.ranges import Count, Deviation, Width
 
 
 @register("router", "top_k")
@@ -44,22 +47,18 @@ class TopK(Router):
 
     def __init__(
         self,
-        dim: int,
-        num_experts: int,
-        top_k: int,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
         *,
-        softmax: str | None = None,
-        noise: float = 0.0,
-        losses: tuple[str, ...] = ("balance", "z"),
+        softmax: Literal["before", "after"] | None = None,
+        noise: Deviation = 0.0,
+        losses: str | tuple[str, ...] = ("balance", "z"),
         init: str = "trunc_normal",
         device=None,
         dtype=None,
     ):
         super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        if softmax not in (None, "before", "after"):
-            raise ValueError(f"softmax {softmax!r} of the router is not one of 'before', 'after', None")
-        if noise < 0:
-            raise ValueError(f"noise of the router is {noise}; it must be 0 for none, or positive")
         for name in self.losses:
             if noise == 0 and name in ("load", "load_importance"):
                 raise ValueError(f"the loss {name!r} is about chances under noise; set noise=1.0 or leave it out")

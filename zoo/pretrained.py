@@ -1,0 +1,76 @@
+"""Pretrained configurations, which say where weights are and what they were trained on: their keys and values."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from timm.models import PretrainedCfg
+
+from zoo.checks import Interval, check_type, unknown
+
+SIZE = Sequence[Annotated[int, Interval(1)]]
+NAMES = str | Sequence[str] | None
+SHARE = Annotated[float, Interval(above=0, most=2)]  # above 1 an image is framed
+
+# What timm's own annotations leave open, or say otherwise than timm's configurations are.
+VALUES = {
+    "url": NAMES,
+    "file": Any,  # a path of any kind
+    "state_dict": Mapping | None,
+    "custom_load": bool | str,
+    "input_size": SIZE,
+    "test_input_size": SIZE | None,
+    "min_input_size": SIZE | None,
+    "interpolation": Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"],
+    "crop_pct": SHARE,
+    "test_crop_pct": SHARE | None,
+    "crop_mode": Literal["center", "squash", "border"],
+    "mean": Sequence[float],
+    "std": Sequence[Annotated[float, Interval(above=0)]],
+    "num_classes": Annotated[int, Interval(0)],
+    "label_names": Sequence[str] | None,
+    "label_descriptions": Mapping | None,
+    "pool_size": SIZE | None,
+    "test_pool_size": SIZE | None,
+    "first_conv": NAMES,
+    "classifier": NAMES,
+    "paper_ids": NAMES,
+    "notes": NAMES,
+}
+FIELDS = {field.name: VALUES.get(field.name, field.type) for field in dataclasses.fields(PretrainedCfg)}
+
+
+def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
+    """Check the keys of a pretrained configuration, their values, and these against each other.
+
+    Example:
+        >>> check_cfg({"input_size": [3, 32, 32], "std": [0.5, 0.0, 0.5]}, "pretrained_cfg")
+        Traceback (most recent call last):
+        ValueError: pretrained_cfg: std[1] is 0.0; it must be above 0
+
+    Args:
+        cfg: A whole one, or single keys.
+        what: What errors call it.
+
+    Raises:
+        ValueError: A key is none of timm's, or a value cannot be.
+        TypeError: A value is of another type.
+    """
+    for key, value in cfg.items():
+        if key not in FIELDS:
+            raise ValueError(unknown(f"{what} has no key {key!r}", key, FIELDS, "keys"))
+        check_type(f"{what}: {key}", value, FIELDS[key])
+    for key in ("input_size", "test_input_size", "min_input_size"):
+        if cfg.get(key) is not None and len(cfg[key]) not in (1, 3):
+            raise ValueError(
+                f"{what}: {key} has {len(cfg[key])} numbers; it must be (channels, height, width), or the length of a "
+                "vector alone"
+            )
+    for key in ("mean", "std"):
+        if key in cfg and not cfg[key]:
+            raise ValueError(f"{what}: {key} is empty; it must have a number for each channel, or one for all")
+    if "mean" in cfg and "std" in cfg and len(cfg["mean"]) != len(cfg["std"]):
+        raise ValueError(f"{what}: mean has {len(cfg['mean'])} numbers and std {len(cfg['std'])}; give as many of both")
+    names, classes = cfg.get("label_names"), cfg.get("num_classes")
+    if names is not None and classes is not None and len(names) != classes:
+        raise ValueError(f"{what}: label_names has {len(names)} names, and num_classes is {classes}; give one for each")

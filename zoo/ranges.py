@@ -1,0 +1,94 @@
+"""The ranges of what blocks and models are given: each a type with its limits, by the field's names.
+
+A signature says ``drop: Rate = 0.0``; `zoo.checks` holds the value to it, and `zoo.block_info` and docs/blocks.md show
+it. Limits of sizes are generous, yet finite: what lies beyond is a slip of the hand, or a file that asks for terabytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from zoo.checks import Interval, Rule, shown
+
+DEEPEST = 1024  # blocks of a model
+
+
+@dataclass(frozen=True)
+class Length(Rule):
+    """The number of entries of a sequence."""
+
+    least: int
+    most: int
+
+    def check(self, what: str, value: Any) -> None:
+        if not self.least <= len(value) <= self.most:
+            raise ValueError(f"{what} is {shown(value)}, {len(value)} entries; it must have {self}")
+
+    def __str__(self) -> str:
+        return f"from {self.least} to {self.most} entries"
+
+
+@dataclass(frozen=True)
+class Odd(Rule):
+    """Odd numbers, so that a neighbourhood has a centre."""
+
+    def check(self, what: str, value: Any) -> None:
+        if value % 2 == 0:
+            raise ValueError(f"{what} is {shown(value)}; it must be odd, so that a neighbourhood has a centre")
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+@dataclass(frozen=True)
+class Total(Rule):
+    """The sum of a sequence."""
+
+    most: int
+
+    def check(self, what: str, value: Any) -> None:
+        if sum(value) > self.most:
+            raise ValueError(f"{what} is {shown(value)}, {sum(value)} together; it must have {self}")
+
+    def __str__(self) -> str:
+        return f"a sum of at most {self.most}"
+
+
+# --- Sizes ------------------------------------------------------------------------------------------------------------
+
+Width = Annotated[int, Interval(1, 2**20)]  # channels, features, hidden units
+Channels = Annotated[int, Interval(1, 2**16)]  # of images
+Classes = Annotated[int, Interval(0, 2**24)]  # 0 for no classifier
+Depth = Annotated[int, Interval(1, DEEPEST)]  # blocks
+Count = Annotated[int, Interval(1, 2**16)]  # heads, groups, experts, samples
+Index = Annotated[int, Interval(0, 2**16)]
+Side = Annotated[int, Interval(1, 2**16)]  # of images, patches, windows, in pixels or positions
+Sides = Side | tuple[Side, Side]  # one for both, or (height, width)
+OddSide = Annotated[int, Interval(1, 1023), Odd()]  # of a neighbourhood with a centre
+KernelSize = Annotated[int, Interval(1, 1023)]
+Padding = Annotated[int, Interval(0, 1023)]
+Grid = Annotated[tuple[Annotated[int, Interval(1, 2**24)], ...], Length(1, 3)]  # positions in each direction
+Widths = Annotated[Sequence[Width], Length(1, 64)]  # one a stage, or a layer
+Depths = Annotated[Sequence[Depth], Length(1, 64), Total(DEEPEST)]
+
+# --- Numbers ----------------------------------------------------------------------------------------------------------
+
+Rate = Annotated[float, Interval(0, below=1)]  # of dropout
+Ratio = Annotated[float, Interval(above=0, most=1024)]  # of a width to another, of places to tokens
+Share = Annotated[float, Interval(above=0, most=1)]
+Eps = Annotated[float, Interval(above=0, most=1)]
+Scale = Annotated[float, Interval(-10_000, 10_000)]  # an initial factor
+Deviation = Annotated[float, Interval(0, 10_000)]  # of noise or of an initialisation; 0 for none
+Temperature = Annotated[float, Interval(above=0, most=10_000)]
+Seed = Annotated[int, Interval(0, 2**32 - 1)]
+
+# --- Bases of functions -----------------------------------------------------------------------------------------------
+
+Functions = Annotated[int, Interval(2, 4096)]  # centres in a range, both ends among them
+Frequencies = Annotated[int, Interval(1, 4096)]
+Degree = Annotated[int, Interval(1, 64)]
+Order = Annotated[int, Interval(0, 16)]
+GridSize = Annotated[int, Interval(1, 2**14)]
+Coordinate = Annotated[float, Interval(-(10**6), 10**6)]
+GridRange = tuple[Coordinate, Coordinate]
+Spread = Annotated[float, Interval(above=0, most=10**6)]

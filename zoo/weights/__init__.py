@@ -1,0 +1,26 @@
+"""Weights: reading files safely, fetching them, rules from published keys to zoo's, loading."""
+
+from zoo.weights.fetch import fetch_state_dict
+from zoo.weights.files import HOLDERS, read_shapes, read_state_dict, take_state_dict
+from zoo.weights.load import check_fit, load_weights, unwrapped
+from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, some, stack, transpose
+
+__all__ = [
+    "HOLDERS",
+    "Rule",
+    "check_fit",
+    "drop",
+    "fetch_state_dict",
+    "load_weights",
+    "natural_key",
+    "read_shapes",
+    "read_state_dict",
+    "remap",
+    "rename",
+    "reshape",
+    "some",
+    "stack",
+    "take_state_dict",
+    "transpose",
+    "unwrapped",
+]
