@@ -4,6 +4,7 @@ What a kill leaves beside it is hidden, and goes when the next file is written t
 """
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -228,3 +229,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in a tenth or two of a second for 100 MB."""
+    found, buffer = hashlib.sha256(), memoryview(bytearray(2**20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            found.update(buffer[:count])
+    return found.hexdigest()

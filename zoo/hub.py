@@ -6,13 +6,13 @@ import json
 import math
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
@@ -134,12 +134,20 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if key not in ("file", "state_dict", "source")
         },
     }
-    if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
-        config["pretrained_cfg"]["num_classes"] = model.num_classes
-    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
+    cfg = config["pretrained_cfg"]
+    if cfg.get("num_classes") not in classes_of(arch):  # a configuration of the user's own
+        cfg["num_classes"] = model.num_classes
+    names = cfg.get("label_names")
+    if names is not None and len(names) not in (cfg["num_classes"], model.num_classes):  # of another classifier
+        warnings.warn(
+            f"label_names has {len(names)} names and the model {model.num_classes} classes: they are not saved; set "
+            "model.pretrained_cfg['label_names'] to names of its own",
+            stacklevel=3,
+        )
+        cfg |= {"label_names": None, "label_descriptions": None}
     try:
-        with torch.random.fork_rng(devices=[]), Sizes():
-            again = assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
+        with Sizes():
+            again = assemble(arch, family_of(arch), config["model_args"], PretrainedCfg(**cfg), {"device": "meta"})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
     if (found := _arguments(again)) != config["model_args"]:
@@ -234,7 +242,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             raise
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
-            f"{error}. The model was saved by zoo {version}, which is newer than this zoo {zoo.__version__}: update zoo"
+            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
+            f"{zoo.__version__}: update zoo"
         ) from error
 
 
@@ -293,6 +302,12 @@ def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any
             f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
             "weights have into both"
         )
+    names = cfg.get("label_names")
+    if names is not None and said is not None and len(names) not in (said, own):
+        raise ValueError(
+            f"pretrained_cfg: label_names has {len(names)} names, and the model has {said if own is None else own} "
+            "classes; give one for each, or remove them"
+        )
 
 
 def _check_bounded(
@@ -317,7 +332,7 @@ def _check_bounded(
     """
 
     def build(arguments: Mapping[str, Any], mode: Sizes) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), mode:
+        with mode:
             return assemble(arch, family, arguments, cfg, {"device": "meta"})
 
     def fit(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ except ImportError:  # Windows
     fcntl = None
 
 PATIENCE = 10  # seconds to wait for others, who hold a folder for an instant
+_kept: set[int] = set()  # what this process holds for long
 
 
 @contextmanager
@@ -58,14 +59,32 @@ def unlock(handle: int) -> None:
     if fcntl is not None:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_UN)
+    _kept.discard(handle)
     os.close(handle)
 
 
-def _lock(handle: int, wait: float = 0) -> bool | None:
+def hold(handle: int, wait: float = 0, *, shared: bool = False) -> bool | None:
+    """Lock an open file for long, until `unlock`; False if others keep it, and None where there are no locks.
+
+    Children that are forked meanwhile, such as the workers of a data loader, may outlive a process that is killed: they
+    do not hold the lock.
+
+    Args:
+        handle: The file.
+        wait: Seconds that others may take.
+        shared: Whether others may hold it too, all of them shared.
+    """
+    locked = None if fcntl is None else _lock(handle, wait, shared=shared)
+    if locked:
+        _kept.add(handle)
+    return locked
+
+
+def _lock(handle: int, wait: float = 0, *, shared: bool = False) -> bool | None:
     end = time.monotonic() + wait
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= end:
@@ -73,3 +92,15 @@ def _lock(handle: int, wait: float = 0) -> bool | None:
             time.sleep(0.002)
         except OSError:  # there are no locks
             return None
+
+
+def _let_go() -> None:
+    """In a process that was just forked."""
+    for handle in _kept:
+        with suppress(OSError):
+            os.close(handle)
+    _kept.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import printable
+from zoo.checks import printable, some
 from zoo.files import check_folder, clear_left, replacing, telling
 from zoo.training.checkpoints import (
     PARTIAL,
@@ -28,6 +28,7 @@ from zoo.training.checkpoints import (
     is_checkpoint,
     read_checkpoint,
     read_summary,
+    recover,
     remove_checkpoint,
     step_of,
     write_checkpoint,
@@ -80,7 +81,7 @@ class RunFolder:
             yield
 
     def open(self, recipe: Recipe, source: str | Path | None = None) -> Start:
-        """Where a run of this recipe begins; nothing is written yet.
+        """Where a run of this recipe begins; nothing is written yet, but for a checkpoint that a kill left renamed.
 
         Args:
             recipe: The recipe.
@@ -101,11 +102,13 @@ class RunFolder:
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = all(change.startswith(ADVISED) for change in changed)
+        said = some(changed, 12, between="; ")
         if changed and not (advised and self._is_own(old) and self._diverged()):
             raise ValueError(
-                f"{printable(self.path)} holds a run of another recipe ({_listed(changed)}): choose another output "
+                f"{printable(self.path)} holds a run of another recipe ({said}): choose another output "
                 f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
             )
+        recover(self.checkpoints)
         found = find_checkpoints(self.checkpoints)
         self.latest = found[-1] if found else None
         if source is not None and Path(source).resolve() == self.path.resolve():
@@ -142,9 +145,8 @@ class RunFolder:
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
         for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
             remove_checkpoint(path)
-        for folder in (self.path, self.checkpoints):
-            if folder.is_dir():
-                clear_left(folder)
+        clear_left(self.path)
+        recover(self.checkpoints)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -229,6 +231,7 @@ class RunFolder:
 
 def _start_at(source: Path, recipe: Recipe) -> Start:
     """The start at another run's last checkpoint, or at a checkpoint."""
+    recover(source / "checkpoints")
     found = find_checkpoints(source / "checkpoints")
     checkpoint = found[-1] if found else source
     if not is_checkpoint(checkpoint):
@@ -244,8 +247,3 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
     old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
     changed = differences(load_recipe(old), recipe) if old.is_file() else None
     return Start(step, checkpoint, {"from": str(source), "changed": changed})
-
-
-def _listed(changes: list[str], most: int = 12) -> str:
-    more = f"; … {len(changes) - most} more" if len(changes) > most else ""
-    return "; ".join(printable(change, 100) for change in changes[:most]) + more
