@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
+from zoo.checks import printable, shown
+from zoo.config import is_file, naming
 from zoo.hub import remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
@@ -68,8 +70,11 @@ class Parts:
             ValueError: It cannot be what `save` wrote.
         """
         path = Path(folder) / self.heads
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {self.owner}: there is no {path}; {self.owner}.save makes one")
+        where = printable(path, 500)
+        if not is_file(path):
+            raise FileNotFoundError(
+                f"{printable(folder, 500)} holds no {self.owner}: there is no {where}; {self.owner}.save makes one"
+            )
 
         def read() -> tuple[dict[str, Tensor], dict[str, str]]:
             state = read_state_dict(path)
@@ -80,8 +85,9 @@ class Parts:
             state, metadata = steady(path, read, twice=True)
             name = metadata.get(self.below, "")
             if not self._pointer.owns(name):
-                raise ValueError(f"{path} names {name!r} as its {self.below}, which {self.owner}.save never does")
-            return make(f"local-dir:{path.parent / name}", state, metadata)
+                raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
+            with naming(path):
+                return make(f"local-dir:{path.parent / name}", state, metadata)
 
         return steady(path, whole)
 
