@@ -1,15 +1,18 @@
 """A model that stands on one of zoo's as a folder: its heads are a file, which names the folder of the model below."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
+from zoo.bounds import Sizes
 from zoo.checks import printable, shown
 from zoo.config import is_file, naming
 from zoo.hub import remove_saved
@@ -17,6 +20,17 @@ from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
 T = TypeVar("T")
+
+
+@contextmanager
+def unallocated(where: str) -> Iterator[None]:
+    """Modules are made without memory here, by what a file says of them; nothing else can be the cause of an error.
+
+    Raises:
+        ValueError, TypeError: They cannot be made; the message names the file.
+    """
+    with naming(where, any_error=True), torch.device("meta"), Sizes():
+        yield
 
 
 @dataclass(frozen=True)
