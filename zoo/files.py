@@ -18,7 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from zoo import locks
-from zoo.checks import printable
+from zoo.checks import printable, shown
 
 STAGE = re.compile(r"\.zoo-[0-9a-f]{8}\.tmp")
 LOCK = "lock"  # in a stage: locked while the process lives that writes there
@@ -117,8 +117,17 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def check_folder(folder: Path) -> None:
-    """Raise an error if there can be no such folder, since something else is there."""
+def folder_at(folder: Path | str) -> Path:
+    """The path of a folder that is there, or can be made.
+
+    Raises:
+        TypeError: It is no path.
+        ValueError: No folder can be called so.
+        FileExistsError: Something else is there.
+    """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder is {shown(folder)}; it must be the path of a folder, a str or a Path")
+    folder = Path(folder)
     if "\0" in str(folder):
         raise ValueError(f"{printable(folder)} is no name for a folder: it has a null character")
     place = folder
@@ -126,6 +135,7 @@ def check_folder(folder: Path) -> None:
         place = place.parent
     if not place.is_dir():
         raise FileExistsError(f"{printable(place)} is there and is no folder; choose another")
+    return folder
 
 
 # --- Stages -----------------------------------------------------------------------------------------------------------

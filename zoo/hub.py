@@ -57,7 +57,7 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """
     config, state = _savable(model)
     size = sum(value.nbytes for value in state.values())
-    with MODEL.exchanging(Path(folder), size) as (new, name):
+    with MODEL.exchanging(folder, size) as (new, name):
         config["weights"] = name
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if read_config(new / CONFIG) != config:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from zoo import locks
 from zoo.checks import printable
-from zoo.files import RECORD, check_folder, clear_left, settle, staging, sync, telling
+from zoo.files import RECORD, clear_left, folder_at, settle, staging, sync, telling
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Pointer:
     remove: Callable[[Path], None]
 
     @contextmanager
-    def exchanging(self, folder: Path, size: int | None = None) -> Iterator[tuple[Path, str]]:
+    def exchanging(self, folder: Path | str, size: int | None = None) -> Iterator[tuple[Path, str]]:
         """Where the body writes both, and how it has to call what the file names; the folder has them when it ends.
 
         Args:
@@ -46,10 +46,11 @@ class Pointer:
 
         Raises:
             OSError: They cannot be written, or others hold the folder for long.
-            FileExistsError: The folder has a file of that name that was not written so.
+            FileExistsError: The folder has a file of that name that was not written so, or is itself a file.
+            ValueError, TypeError: It cannot be a folder.
         """
+        folder = folder_at(folder)
         with telling(folder / self.file, size):
-            check_folder(folder)
             self._named(folder)  # raises before anything is written, if it is somebody else's
             with staging(folder, self._clear) as stage:
                 with locks.alone(folder):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checks import printable, some
-from zoo.files import check_folder, clear_left, replacing, telling
+from zoo.files import clear_left, folder_at, replacing, telling
 from zoo.training.checkpoints import (
     PARTIAL,
     find_checkpoints,
@@ -93,7 +93,7 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
-        check_folder(self.path)
+        folder_at(self.path)
         self.lock.check()
         if self._is_foreign():
             raise FileExistsError(

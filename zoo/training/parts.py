@@ -1,22 +1,37 @@
 """A model that stands on one of zoo's as a folder: its heads are a file, which names the folder of the model below."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
+from zoo.bounds import Sizes
 from zoo.checks import printable, shown
+from zoo.config import naming
 from zoo.files import is_file
 from zoo.hub import is_saved, remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
 T = TypeVar("T")
+
+
+@contextmanager
+def unallocated(where: str) -> Iterator[None]:
+    """Modules are made without memory here, by what a file says of them; nothing else can be the cause of an error.
+
+    Raises:
+        ValueError, TypeError: They cannot be made; the message names the file.
+    """
+    with naming(where, any_error=True), torch.device("meta"), Sizes():
+        yield
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class Parts:
         """
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
-        with self._pointer.exchanging(Path(folder), size) as (new, name):
+        with self._pointer.exchanging(folder, size) as (new, name):
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
@@ -86,7 +101,8 @@ class Parts:
             name = metadata.get(self.below, "")
             if not self._pointer.owns(name):
                 raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
-            return make(f"local-dir:{path.parent / name}", state, metadata)
+            with naming(path):
+                return make(f"local-dir:{path.parent / name}", state, metadata)
 
         return steady(path, whole)
 

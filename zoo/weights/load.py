@@ -93,6 +93,27 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str, *, head:
     fit.check(what, _remedy(fit, fit.classes(model.num_classes), None))
 
 
+def load_alike(module: nn.Module, state: Mapping[str, Tensor], what: str, device: torch.device) -> None:
+    """Load a checkpoint that has exactly the keys of a module on the meta device, which then is on a real one.
+
+    Nothing is allocated before all of it fits: what a file says of a module is compared with what the file holds.
+
+    Args:
+        module: A module on the meta device whose state dict is all that it has.
+        state: The checkpoint.
+        what: The checkpoint's name in error messages.
+        device: Where the module is put.
+
+    Raises:
+        ValueError: A key, a shape or a kind of numbers does not fit, as in `load_weights`.
+    """
+    target = module.state_dict()
+    found = fit_of(state, target, (), what, {}).check(what)
+    _check_numbers(found, target, dict(module.named_parameters()), what)
+    module.to_empty(device=device)
+    module.load_state_dict(found)
+
+
 def _remedy(fit: Fit, classes: int | None, chans: int | None) -> str:
     """The arguments that would make what does not fit fit, where they can be told."""
     told = f", num_classes={classes}" if classes else ""
