@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from zoo.checks import in_a_line, unknown
+from zoo.checks import in_a_line, shown, unknown
 from zoo.models.model import Model
 from zoo.models.published import Counted, Published
 from zoo.pretrained import check_cfg
@@ -147,5 +147,5 @@ def family_of(arch: str, where: str = "") -> Family:
         names = [n for n in known if not n.endswith("_test")]
         word = arch.split("_")[0]
         kind = f"*{word}*" if word and any(word in name for name in names) else "*"
-        raise ValueError(where + unknown(f"model {arch!r}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
+        raise ValueError(where + unknown(f"model {shown(arch)}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
     return known[arch]

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
 from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
-from zoo.checks import check_type, unknown
+from zoo.checks import check_type, shown, unknown
 from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
@@ -63,10 +63,12 @@ def list_models(
     """
     wanted, unwanted = _patterns(filter, "filter"), _patterns(exclude_filters, "exclude_filters")
     tasks = {t for f in families().values() for t in f.tasks}
+    check_type("family", family, str | None)
+    check_type("task", task, str | None)
     if family is not None and family not in families():
-        raise ValueError(unknown(f"family {family!r}", family, families()))
+        raise ValueError(unknown(f"family {shown(family)}", family, families()))
     if task is not None and task not in tasks:
-        raise ValueError(unknown(f"task {task!r}", task, tasks))
+        raise ValueError(unknown(f"task {shown(task)}", task, tasks))
     names = []
     for one in families().values():
         if family not in (None, one.name) or (task is not None and task not in one.tasks):
@@ -92,7 +94,7 @@ def _patterns(value: str | Iterable[str], what: str) -> list[str]:
     """One pattern or several, without empty ones."""
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f"{what} is {value!r}; it must be a name with wildcards, or several in a list")
+        raise TypeError(f"{what} is {shown(value)}; it must be a name with wildcards, or several in a list")
     return [p for p in patterns if p]
 
 
@@ -148,8 +150,6 @@ def model_info(name: str) -> ModelInfo:
             key.split(".", 1)[1]: one.license or "not stated"
             for key, one in cfgs_of(arch).items()
             if one.has_weights and "." in key
-            for n, c in cfgs_of(arch).items()
-            if c.has_weights and "." in n
         },
         published={
             n: dataclasses.replace(row, cfg=copied(row.cfg))
@@ -208,22 +208,22 @@ def create_model(
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
-            f'pretrained_cfg_overlay={{"file": {str(checkpoint_path)!r}}}'
+            f'pretrained_cfg_overlay={{"file": {shown(str(checkpoint_path))}}}'
         )
     source, _, rest = model_name.partition(":")
     if rest:
         if source not in SOURCES:
-            raise ValueError(unknown(f"model source {source!r} of {model_name!r}", source, SOURCES))
+            raise ValueError(unknown(f"model source {shown(source)} of {shown(model_name)}", source, SOURCES))
         if pretrained_cfg or pretrained_cfg_overlay:
-            raise ValueError(f"{model_name} brings its own configuration; leave pretrained_cfg and its overlay out")
+            raise ValueError(f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out")
         from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
 
         model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
     else:
         if not bounded:
-            raise ValueError(f"bounded=False is for models from folders, and {model_name!r} is none; leave it out")
+            raise ValueError(f"bounded=False is for models from folders, and {shown(model_name)} is none; leave it out")
         if any(mark in model_name for mark in "/\\"):
-            raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
+            raise ValueError(f"model {shown(model_name)} looks like a folder; write {shown(f'local-dir:{model_name}')}")
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
         cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
