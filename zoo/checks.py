@@ -199,6 +199,30 @@ class Interval(Rule):
         return " and ".join(f"{words} {_number(bound)}" for words, bound in bounds.items() if bound is not None)
 
 
+class Known(Rule):
+    """A word of a table, which may still grow: it is read when a value is checked.
+
+    Args:
+        table: The table, by word.
+        beside: Words that are right too.
+
+    Example:
+        >>> check_type("mlp: init", "xaver", typing.Annotated[str, Known({"xavier": 1, "zeros": 2})])
+        Traceback (most recent call last):
+        ValueError: mlp: init 'xaver' is unknown; did you mean 'xavier'? Known: xavier, zeros
+    """
+
+    def __init__(self, table: Mapping[str, Any], *beside: str):
+        self.table, self.beside = table, beside
+
+    def check(self, what: str, value: str) -> None:
+        if value not in self.table and value not in self.beside:
+            raise ValueError(unknown(f"{what} {shown(value)}", value, (*self.beside, *self.table)))
+
+    def __str__(self) -> str:
+        return f"one of {', '.join((*self.beside, *self.table))}"
+
+
 def _number(bound: float) -> str:
     """A bound in words: large powers of two, and what is one below, by their exponent."""
     for less in (0, 1):

@@ -147,5 +147,7 @@ def family_of(arch: str, where: str = "") -> Family:
         names = [n for n in known if not n.endswith("_test")]
         word = arch.split("_")[0]
         kind = f"*{word}*" if word and any(word in name for name in names) else "*"
-        raise ValueError(where + unknown(f"model {shown(arch)}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
+        raise ValueError(
+            where + unknown(f"model {shown(arch)}", arch, names, count=3, see=f'zoo.list_models("{kind}")')
+        )
     return known[arch]

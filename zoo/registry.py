@@ -215,7 +215,9 @@ def create_model(
         if source not in SOURCES:
             raise ValueError(unknown(f"model source {shown(source)} of {shown(model_name)}", source, SOURCES))
         if pretrained_cfg or pretrained_cfg_overlay:
-            raise ValueError(f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out")
+            raise ValueError(
+                f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out"
+            )
         from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
 
         model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)

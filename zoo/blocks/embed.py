@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.blocks.linear import InitName, Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.checks import shown
 from zoo.ranges import Channels, Deviation, Rate, Seed, Side, Sides, Width
@@ -103,7 +103,7 @@ class PatchEmbed(nn.Module):
         patch_size: Sides = 16,
         norm: SlotLike = "none",
         remainder: Literal["refuse", "drop", "pad"] = "refuse",
-        init: str = "torch",
+        init: InitName = "torch",
         device=None,
         dtype=None,
     ):
@@ -222,7 +222,7 @@ class Lift(nn.Module):
         *,
         kind: Literal["random", "trained", "none"] = "random",
         seed: Seed = 0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         img_size: tuple[Side, Side],
         device=None,
         dtype=None,

@@ -6,6 +6,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.embed import check_images, conv_grid
 from zoo.blocks.kernels import guard
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Channels, KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_act, build_block
@@ -46,7 +47,7 @@ class ConvStem(nn.Module):
         stride: Side = 4,
         padding: Padding = 2,
         norm: SlotLike = "none",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -95,7 +96,7 @@ class DoubleConvStem(nn.Module):
         *,
         norm: SlotLike = "layernorm",
         act: SlotLike = "gelu",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
