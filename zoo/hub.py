@@ -277,7 +277,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
             cfg,
             overrides,
             load=(lambda: (state, str(weights))) if pretrained else None,
-            where=f"{printable(path)}: ",
+            own_layout=True,
         )
 
 

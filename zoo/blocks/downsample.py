@@ -4,7 +4,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d, conv_nhwc
-from zoo.blocks.embed import conv_grid
+from zoo.blocks.images import conv_grid
 from zoo.blocks.linear import InitName, Linear, linear
 from zoo.blocks.register import register
 from zoo.ranges import KernelSize, Padding, Side, Width

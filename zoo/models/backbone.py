@@ -356,12 +356,12 @@ class Backbone(Model):
             indices = count
         if isinstance(indices, int):
             if not 0 < indices <= count:
-                raise ValueError(f"cannot take the last {indices} of {count} feature levels; give 1 to {count}")
+                raise ValueError(f"cannot take the last {shown(indices)} of {count} feature levels; give 1 to {count}")
             indices = range(count - indices, count)
         take = [count + i if i < 0 else i for i in indices]
         if not take or min(take) < 0 or max(take) >= count:
             raise ValueError(
-                f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})"
+                f"feature indices {shown(list(indices))} are not all within the {count} levels (0 to {count - 1})"
             )
         take = sorted(set(take))
         return take, take[-1]
