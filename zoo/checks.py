@@ -38,7 +38,7 @@ def unknown(problem: str, name: str, known, what: str = "known", *, count: int =
         see: A call that lists the names, in place of the list.
     """
     known = sorted(map(str, known))
-    near = [shown(n) for n in nearest(str(name)[:NAME], known, count)]
+    near = [shown(n, 100) for n in nearest(str(name)[:NAME], known, count)]
     hint = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else "."
     problem = printable(problem if " has no " in problem else f"{problem} is unknown", 700)
     if see is not None:

@@ -313,8 +313,9 @@ class Backbone(Model):
         fmt = fmt.upper() if isinstance(fmt, str) else fmt
         check_type("output_fmt", fmt, Literal[FORMATS])
         take, last = self.take_levels(indices)
-        y, found, auxes = self._enter(x), [], []
-        grid, x = self.stem.grid((x.shape[-2], x.shape[-1])), y
+        images, found, auxes = x, [], []
+        x = self._enter(images)  # first: the grid of a wrong image would be refused in other words
+        grid = self.stem.grid((images.shape[-2], images.shape[-1]))
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, given)):
             x = y
