@@ -218,8 +218,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     source, _, place = name.partition(":")
     if source != "local-dir":
         raise ValueError(
-            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and open "
-            "it as local-dir:<folder>"
+            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and "
+            "open it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
     if not is_file(path):
