@@ -38,7 +38,7 @@ def unknown(problem: str, name: str, known, what: str = "known", *, count: int =
         see: A call that lists the names, in place of the list.
     """
     known = sorted(map(str, known))
-    near = [shown(n) for n in nearest(str(name)[:NAME], known, count)]
+    near = [shown(n, 100) for n in nearest(str(name)[:NAME], known, count)]
     hint = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else "."
     problem = printable(problem if " has no " in problem else f"{problem} is unknown", 700)
     if see is not None:
@@ -197,6 +197,30 @@ class Interval(Rule):
             return f"from {_number(self.least)} to {_number(self.most)}"
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{words} {_number(bound)}" for words, bound in bounds.items() if bound is not None)
+
+
+class Known(Rule):
+    """A word of a table, which may still grow: it is read when a value is checked.
+
+    Args:
+        table: The table, by word.
+        beside: Words that are right too.
+
+    Example:
+        >>> check_type("mlp: init", "xaver", typing.Annotated[str, Known({"xavier": 1, "zeros": 2})])
+        Traceback (most recent call last):
+        ValueError: mlp: init 'xaver' is unknown; did you mean 'xavier'? Known: xavier, zeros
+    """
+
+    def __init__(self, table: Mapping[str, Any], *beside: str):
+        self.table, self.beside = table, beside
+
+    def check(self, what: str, value: str) -> None:
+        if value not in self.table and value not in self.beside:
+            raise ValueError(unknown(f"{what} {shown(value)}", value, (*self.beside, *self.table)))
+
+    def __str__(self) -> str:
+        return f"one of {', '.join((*self.beside, *self.table))}"
 
 
 def _number(bound: float) -> str:

@@ -268,8 +268,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     source, _, place = name.partition(":")
     if source != "local-dir":
         raise ValueError(
-            f"{name}: models cannot be opened from the Hub by this version; download the repository and open "
-            "it as local-dir:<folder>"
+            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and "
+            "open it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
     if not is_file(path):
@@ -325,7 +325,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
             cfg,
             overrides,
             load=(lambda: (state, str(weights))) if pretrained else None,
-            where=f"{printable(path)}: ",
+            own_layout=True,
         )
 
 

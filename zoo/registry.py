@@ -13,7 +13,15 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
+from zoo.arguments import (
+    FEATURE_ARGUMENTS,
+    SLOT_ARGUMENTS,
+    check_arguments,
+    check_complete,
+    check_taken,
+    given,
+    in_memory,
+)
 from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
 from zoo.checks import check_type, shown, unknown
 from zoo.families import Family, families, family_of
@@ -252,7 +260,7 @@ def assemble(
     overrides: Mapping[str, Any],
     *,
     load=None,
-    where: str = "",
+    own_layout: bool = False,
 ) -> nn.Module:
     """Build a model from its arguments, load weights into it, and wrap it if features are wanted.
 
@@ -263,16 +271,17 @@ def assemble(
         cfg: Its pretrained configuration.
         overrides: Arguments of the user.
         load: Gives the state dict and its source's name, or None for no weights.
-        where: A prefix of error messages, such as the name of a configuration file.
+        own_layout: The state dict is one that zoo saved, of a model with just these arguments: it has zoo's keys, and
+            their classes and channels. Otherwise it has the published keys, and those of `cfg`.
     """
     overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
-    arguments = {k: copied(v, f"{where}{arch}: {k}") for k, v in arguments.items()}
+    arguments = {k: copied(v, f"{arch}: {k}") for k, v in arguments.items()}
     check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
-    check_arguments(family.model, arguments, arch, where)
-    check_complete(family.model, {**arguments, **overrides}, arch, where)
+    check_arguments(family.model, arguments, arch)
+    check_complete(family.model, {**arguments, **overrides}, arch)
     takes = inspect.signature(family.model).parameters
     if family.model.vision and len(cfg.input_size) != 3:
-        raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
+        raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
@@ -282,7 +291,7 @@ def assemble(
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def build(**final) -> nn.Module:
-        with watched() as use, named(where, arch):
+        with watched() as use, in_memory(arch):
             model = family.model(**final)
         check_taken(model, use, asked, arch)
         return model
@@ -297,9 +306,9 @@ def assemble(
             final["img_size"] = arguments.get("img_size") or tuple(cfg.input_size[-2:])
         model = build(**final)
         state, name = load()
-        classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
-        rules, head = () if where else family.rules, not overrides.get("features_only")
-        chans = arguments.get("in_chans", cfg.input_size[0]) if where else cfg.input_size[0]
+        classes = arguments.get("num_classes", cfg.num_classes) if own_layout else cfg.num_classes
+        rules, head = () if own_layout else family.rules, not overrides.get("features_only")
+        chans = arguments.get("in_chans", cfg.input_size[0]) if own_layout else cfg.input_size[0]
         load_weights(model, state, rules, name, source_classes=classes, source_chans=chans, head=head)
         if size is not None:
             model.set_input_size(size)
