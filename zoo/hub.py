@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.bounds import UNKNOWN, Metered, Sizes, check_size, culprit
 from zoo.cfgs import classes_of
-from zoo.checks import printable
+from zoo.checks import printable, some
 from zoo.config import CONFIG, naming, read_config, read_json
 from zoo.families import Family
 from zoo.files import is_file
@@ -168,7 +168,7 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     state = model.state_dict()
     if odd := [f"{k} is a {type(v).__name__}" for k, v in state.items() if type(v) is not Tensor]:
         raise ValueError(
-            f"{arch} cannot be saved: {_some(odd)}; quantised and distributed models are saved by what made them so"
+            f"{arch} cannot be saved: {some(odd, 4)}; quantised and distributed models are saved by what made them so"
         )
     again = _built_again(arch, config, state)
     if (found := _arguments(again)) != config["model_args"]:
@@ -186,7 +186,7 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ]
     if told:
         raise ValueError(
-            f"{arch} cannot be saved: since it was built, a part was exchanged, wrapped or compiled ({_some(told)}). "
+            f"{arch} cannot be saved: since it was built, a part was exchanged, wrapped or compiled ({some(told, 4)}). "
             "Change it by arguments of zoo.create_model or by reset_classifier, or save the state dict yourself"
         )
     # Tensors that share memory would be refused, and views would drag their whole storage along.
@@ -217,10 +217,6 @@ def _built_again(arch: str, config: Mapping[str, Any], state: Mapping[str, Tenso
             raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
         warnings.warn(f"{arch} is saved, and needs bounded=False to be opened: {beyond}", stacklevel=4)
         return again
-
-
-def _some(told: list[str]) -> str:
-    return "; ".join(told[:4]) + ("; …" if len(told) > 4 else "")
 
 
 def _arguments(model: Model) -> dict[str, Any]:
