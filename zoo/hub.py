@@ -87,7 +87,9 @@ def _named_weights(path: Path) -> str | None:
         saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
         return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
     if not isinstance(config, dict) or "zoo_version" not in config:
-        raise FileExistsError(f"{path} was not written by zoo and would be lost; choose another folder, or remove it")
+        raise FileExistsError(
+            f"{printable(path)} was not written by zoo and would be lost; choose another folder, or remove it"
+        )
     name = config.get("weights")
     return name if isinstance(name, str) and MODEL.owns(name) else None
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from zoo import locks
 from zoo.checks import printable
-from zoo.files import RECORD, check_folder, clear_left, settle, staging, sync, telling
+from zoo.files import RECORD, check_file, check_folder, clear_left, settle, staging, sync, telling
 
 T = TypeVar("T")
 
@@ -49,8 +49,7 @@ class Pointer:
             FileExistsError: The folder has a file of that name that was not written so.
         """
         with telling(folder / self.file, size):
-            check_folder(folder)
-            self._named(folder)  # raises before anything is written, if it is somebody else's
+            self.check(folder)
             with staging(folder, self._clear) as stage:
                 with locks.alone(folder):
                     name = self._choose(stage)
@@ -66,6 +65,11 @@ class Pointer:
                     (stage / self.file).replace(folder / self.file)
                     sync(folder)
 
+    def check(self, folder: Path) -> None:
+        """Raise FileExistsError if something is in the folder, or in its place, that a save would have to overwrite."""
+        check_folder(folder)
+        self._named(folder)
+
     def clear(self, folder: Path) -> None:
         """Clear what killed saves left in a folder."""
         clear_left(folder, self._clear)
@@ -78,6 +82,7 @@ class Pointer:
     def _named(self, folder: Path) -> str | None:
         if (folder / self.file).is_dir():
             raise FileExistsError(f"{printable(folder / self.file)} is a folder; choose another folder, or remove it")
+        check_file(folder / self.file)
         return self.named(folder / self.file)
 
     def _choose(self, stage: Path) -> str:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 import zoo
 from zoo.checks import printable
 from zoo.files import check_folder, clear_left, replacing, telling
+from zoo.hub import MODEL
+from zoo.training import multitask, segmenter
 from zoo.training.checkpoints import (
     PARTIAL,
     find_checkpoints,
@@ -98,6 +100,7 @@ class RunFolder:
             raise FileExistsError(
                 f"{printable(self.path)} is not empty and holds no recipe.yaml: choose another output folder"
             )
+        self._check_model(recipe)
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = all(change.startswith(ADVISED) for change in changed)
@@ -205,6 +208,11 @@ class RunFolder:
         if self.recipe.exists() or not self.path.exists():
             return False
         return any(p.name != self.lock.path.name and not p.name.startswith(".") for p in self.path.iterdir())
+
+    def _check_model(self, recipe: Recipe) -> None:
+        """Raise FileExistsError if `save_model` could not write: the user is told before the training, not after it."""
+        kinds = {multitask.PARTS: recipe.model.heads, segmenter.PARTS: recipe.model.pyramid}
+        next((parts for parts, given in kinds.items() if given is not None), MODEL).check(self.model)
 
     def _diverged(self) -> bool:
         return self.metrics.exists() and any("diverged" in record for record in read_records(self.metrics)[-1:])

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
+from zoo.checks import printable
 from zoo.hub import remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
@@ -55,6 +56,10 @@ class Parts:
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
+    def check(self, folder: Path) -> None:
+        """Raise FileExistsError if something is in the folder, or in its place, that `save` would have to overwrite."""
+        self._pointer.check(folder)
+
     def open(self, folder: Path | str, make: Callable[[str, dict[str, Tensor], dict[str, str]], T]) -> T:
         """A model of the class, whole also while another process saves.
 
@@ -98,6 +103,6 @@ class Parts:
             return None
         if self.below not in metadata:
             raise FileExistsError(
-                f"{path} was not written by {self.owner}.save and would be lost; choose another folder"
+                f"{printable(path)} was not written by {self.owner}.save and would be lost; choose another folder"
             )
         return metadata[self.below]

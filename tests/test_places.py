@@ -1,0 +1,82 @@
+"""What stands where a run would write or read is told before the training, whatever it is, and stays."""
+
+import os
+
+import pytest
+from safetensors.torch import save_file
+from torch import zeros
+
+from zoo.training import Trainer, dump_recipe, load_recipe
+
+TEXT = """\
+task: {name: classify}
+model: {name: mixer_test, kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 1}}
+data: {name: digits}
+train: {duration: 2st, batch_size: 64, eval_every: 2st, checkpoint_every: 2st, log_every: 1st, threads: 1}
+optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
+schedule: {name: constant}
+expect: {metric: test/top1, status: untested}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TEXT)
+    return load_recipe(tmp_path / "tiny.yaml")
+
+
+@pytest.fixture
+def run(recipe, tmp_path):
+    """A folder with a recipe in it and nothing else."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(TEXT)
+    return tmp_path / "run"
+
+
+def refuse(recipe, run, message, kind=FileExistsError):
+    """Before the first step, in a sentence; what is there stays."""
+    before = sorted(run.rglob("*")) if len(run.name) < 256 else []
+    with pytest.raises(kind, match=message) as said:
+        Trainer(recipe, run)
+    assert len(str(said.value)) < 2000 and str(said.value).isprintable()
+    assert before == (sorted(run.rglob("*")) if before else [])
+
+
+# --- Where the model will be written ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["model", "segmenter", "several tasks"])
+def test_a_model_folder_that_is_somebody_elses_is_told_before_the_training(recipe, run, kind):
+    segment = ["task={name: segment}", "data={name: digit_canvas}", "model.kwargs={in_chans: 1}"]
+    segment += ["model.name=vit_test", "model.pyramid={num_classes: 11, width: 8}", "expect.metric=test/miou"]
+    several = ["task=null", "data=null", "tasks={digit: {task: {name: classify}, data: {name: digits}}}"]
+    several += ["model.heads={digit: {name: classifier, num_classes: 10}}", "expect.metric=test/digit/top1"]
+    several += ["model.kwargs={img_size: 8, patch_size: 4, in_chans: 1, depth: 1}"]
+    changes = {"model": [], "segmenter": segment, "several tasks": several}[kind]
+    changed = load_recipe(run / "recipe.yaml", changes)
+    (run / "recipe.yaml").write_text(dump_recipe(changed))
+    file = {"model": "config.json", "segmenter": "head.safetensors", "several tasks": "heads.safetensors"}[kind]
+    (run / "model").mkdir()
+    if kind == "model":
+        (run / "model" / file).write_text("{}")
+    else:
+        save_file({"precious": zeros(1)}, run / "model" / file)
+    refuse(changed, run, f"model/{file} was not written by .* would be lost; choose another folder")
+    (run / "model" / file).unlink()
+    (run / "model" / file).mkdir()
+    refuse(changed, run, f"model/{file} is a folder")
+    (run / "model" / file).rmdir()
+    os.mkfifo(run / "model" / file)
+    refuse(changed, run, f"model/{file} is a pipe or a device, where a file must be; move it elsewhere")
+    (run / "model" / file).unlink()
+    Trainer(changed, run)
+
+
+def test_a_file_called_model_is_told_before_the_training_and_a_finished_run_is_none(recipe, run):
+    (run / "model").write_text("precious")
+    refuse(recipe, run, "model is there and is no folder; choose another")
+    assert (run / "model").read_text() == "precious"
+    (run / "model").unlink()
+    metrics = Trainer(recipe, run).run()
+    (run / "model" / "notes.txt").write_text("precious")
+    assert Trainer(recipe, run).run() == metrics
