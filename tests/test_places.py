@@ -35,11 +35,11 @@ def run(recipe, tmp_path):
 
 def refuse(recipe, run, message, kind=FileExistsError):
     """Before the first step, in a sentence; what is there stays."""
-    before = sorted(run.rglob("*")) if len(run.name) < 256 else []
+    before = sorted(run.rglob("*"))
     with pytest.raises(kind, match=message) as said:
         Trainer(recipe, run)
     assert len(str(said.value)) < 2000 and str(said.value).isprintable()
-    assert before == (sorted(run.rglob("*")) if before else [])
+    assert before == sorted(run.rglob("*"))
 
 
 # --- Where the model will be written ----------------------------------------------------------------------------------
@@ -80,3 +80,49 @@ def test_a_file_called_model_is_told_before_the_training_and_a_finished_run_is_n
     metrics = Trainer(recipe, run).run()
     (run / "model" / "notes.txt").write_text("precious")
     assert Trainer(recipe, run).run() == metrics
+
+
+# --- Where the files of a run will be written -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl", "run.lock"])
+def test_what_is_no_file_in_the_place_of_one_is_told_and_not_opened(recipe, run, name):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    refuse(recipe, run, f"{name} is a pipe or a device, where a file must be; move it elsewhere, or choose another")
+    (run / name).unlink()
+    (run / name).mkdir()
+    refuse(recipe, run, f"{name} is a folder, where a file must be; move it elsewhere, or choose another folder")
+    (run / name).rmdir()
+    (run / name).symlink_to(name)
+    refuse(recipe, run, rf"{name} cannot be written \(Too many levels of symbolic links", OSError)
+
+
+def test_a_log_that_is_a_link_to_a_file_to_come_is_written_there(recipe, run, tmp_path):
+    (run / "metrics.jsonl").symlink_to(tmp_path / "log.jsonl")
+    Trainer(recipe, run).run()
+    assert (tmp_path / "log.jsonl").read_text().count("\n") == 4
+
+
+def test_what_is_no_folder_in_the_place_of_the_checkpoints(recipe, run):
+    (run / "checkpoints").write_text("precious")
+    refuse(recipe, run, "checkpoints is there and is no folder; choose another")
+    (run / "checkpoints").unlink()
+    os.mkfifo(run / "checkpoints")
+    refuse(recipe, run, "checkpoints is there and is no folder; choose another")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\x1b[31m" + "x/" * 2030, None], ids=["name", "path", "path within it"])
+def test_too_long_a_name_of_the_folder(recipe, tmp_path, name):
+    folder = tmp_path / (name or "x/" * ((4050 - len(str(tmp_path))) // 2))
+    with pytest.raises(OSError, match=r"cannot be written \(File name too long.* choose a shorter name") as said:
+        Trainer(recipe, folder)
+    assert len(str(said.value)) < 2000 and str(said.value).isprintable()
+
+
+def test_a_pipe_among_the_files_of_a_checkpoint_is_not_opened(recipe, run):
+    folder = run / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.pt").write_bytes(b"")
+    os.mkfifo(folder / "model.safetensors")
+    refuse(recipe, run, "step-00000001 cannot be resumed from: .*model.safetensors is missing", ValueError)

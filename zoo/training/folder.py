@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checks import printable
-from zoo.files import check_folder, clear_left, replacing, telling
+from zoo.files import check_file, check_folder, clear_left, replacing, telling
 from zoo.hub import MODEL
 from zoo.training import multitask, segmenter
 from zoo.training.checkpoints import (
@@ -76,6 +76,7 @@ class RunFolder:
         Raises:
             FileExistsError: another process is; the message says which, since when, and what to do.
         """
+        self._check_places()
         with telling(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.held():
@@ -94,7 +95,7 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
-        check_folder(self.path)
+        self._check_places()
         self.lock.check()
         if self._is_foreign():
             raise FileExistsError(
@@ -208,6 +209,15 @@ class RunFolder:
         if self.recipe.exists() or not self.path.exists():
             return False
         return any(p.name != self.lock.path.name and not p.name.startswith(".") for p in self.path.iterdir())
+
+    def _check_places(self) -> None:
+        """Raise an error if something else stands where a file or a folder of the run must be."""
+        for folder in (self.path, self.checkpoints, self.model):
+            check_folder(folder)
+        stage = ".zoo-00000000.tmp"  # as where files are written before they get their places
+        longest = self.model / stage / "backbone-00000000" / stage / "model-00000000.safetensors"
+        for file in (self.recipe, self.metrics, self.lock.path, longest):
+            check_file(file)
 
     def _check_model(self, recipe: Recipe) -> None:
         """Raise FileExistsError if `save_model` could not write: the user is told before the training, not after it."""

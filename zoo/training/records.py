@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.checks import printable
-from zoo.files import replacing, telling
+from zoo.files import check_file, replacing, telling
 
 MANY = 10  # a warning names no more lines than these
 
@@ -41,6 +41,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         ('{"step": 1, "loss": null}\\n', [{'step': 1, 'loss': None}])
     """
     path, records, damaged = Path(path), [], []
+    check_file(path)
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
         try:
