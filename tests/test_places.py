@@ -1,5 +1,6 @@
 """What stands where a run would write or read is told before the training, whatever it is, and stays."""
 
+import json
 import os
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from zoo.training import Trainer, dump_recipe, load_recipe
+from zoo.training.records import read_records
 
 TEXT = """\
 task: {name: classify}
@@ -126,3 +128,44 @@ def test_a_pipe_among_the_files_of_a_checkpoint_is_not_opened(recipe, run):
     (folder / "optimizer.pt").write_bytes(b"")
     os.mkfifo(folder / "model.safetensors")
     refuse(recipe, run, "step-00000001 cannot be resumed from: .*model.safetensors is missing", ValueError)
+
+
+# --- Where a run began ------------------------------------------------------------------------------------------------
+
+
+def test_the_run_that_another_began_at_is_known_by_whatever_path(recipe, tmp_path, monkeypatch):
+    longer, run = load_recipe(tmp_path / "tiny.yaml", ["train.duration=4st"]), tmp_path / "run"
+    Trainer(recipe, tmp_path / "source").run()
+    monkeypatch.chdir(tmp_path)
+    metrics = Trainer(longer, run, "source").run()
+    assert read_records(run / "metrics.jsonl")[0]["from"] == str((tmp_path / "source").resolve())
+    (tmp_path / "link").symlink_to("source")
+    for source in (tmp_path / "source", "./run/../source", "link", tmp_path / "link" / ""):
+        assert Trainer(longer, run, source).run() == metrics
+    monkeypatch.chdir("/")
+    Trainer(longer, run, tmp_path / "source")
+    with pytest.raises(ValueError, match="holds a run that did not begin at source: choose another"):
+        Trainer(longer, run, "source")
+
+
+@pytest.mark.parametrize("written", ["source", "./source/", "\0", 3, None])
+def test_a_record_of_an_older_version_names_the_run_as_it_was_given(recipe, tmp_path, monkeypatch, written):
+    longer, run = load_recipe(tmp_path / "tiny.yaml", ["train.duration=4st"]), tmp_path / "run"
+    Trainer(recipe, tmp_path / "source").run()
+    Trainer(longer, run, tmp_path / "source").run()
+    first = read_records(run / "metrics.jsonl")[0]
+    (run / "metrics.jsonl").write_text(json.dumps(first | {"from": written}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    if isinstance(written, str) and "source" in written:
+        assert Trainer(longer, run, tmp_path / "source").step == 4
+    else:
+        with pytest.raises(ValueError, match="holds a run that did not begin at"):
+            Trainer(longer, run, tmp_path / "source")
+
+
+def test_a_path_that_nothing_can_have_is_no_run_to_begin_at(recipe, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for source in (tmp_path / "loop", "a\0b", "x" * 300, tmp_path / "none", tmp_path / "tiny.yaml" / "x"):
+        with pytest.raises(FileNotFoundError, match="holds no checkpoint: give the folder of a run") as said:
+            Trainer(recipe, tmp_path / "run", source)
+        assert str(said.value).isprintable()
