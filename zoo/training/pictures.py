@@ -6,6 +6,7 @@ warning with the name of the file.
 """
 
 import contextlib
+import heapq
 import os
 import stat
 import warnings
@@ -37,15 +38,16 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
     """The pictures `folder/<class>/**`, in natural order of their paths, each with the number of its class.
 
     What begins with a dot is passed over. Other files that are no pictures by their suffix, or that lie in no class
-    folder, are left out with a warning that counts them.
+    folder, are left out with a warning that counts them. Of a class, every folder is read once, by whatever links lead
+    to it, and none that holds the class: a link may well lead back to where it lies.
     """
     suffixes = SUFFIXES | get_img_extensions(as_set=True)
     found, left_out = [], Counter()
     for entry in os.scandir(folder):
-        if not entry.is_dir() and not entry.name.startswith("."):
+        if not _is_folder(entry) and not entry.name.startswith("."):
             left_out["in no class folder"] += 1
     for name, label in classes.items():
-        for entry in _files(folder / name):
+        for entry in _files(folder / name, left_out):
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in suffixes:
                 found.append((entry.path, label))
@@ -57,12 +59,41 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
     return sorted(found, key=lambda sample: natural_key(sample[0]))
 
 
-def _files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
-    """The files in and below a folder, also those behind links."""
-    if os.path.isdir(folder):
-        for entry in os.scandir(folder):
-            if not entry.name.startswith("."):
-                yield from _files(entry.path) if entry.is_dir() else [entry]
+def _files(folder: Path, left_out: Counter) -> Iterator[os.DirEntry]:
+    """The files in and below a class folder, also those behind links; links that lead nowhere new are counted."""
+    if not folder.is_dir():
+        return
+    places = (folder.parent, *folder.parent.resolve().parents, *folder.resolve().parents)
+    seen = {_identity(place) for place in places}
+    folders, links = [str(folder)], []
+    while folders or links:
+        here = folders.pop() if folders else heapq.heappop(links)  # links last: what counts is the folder itself
+        if (one := _identity(here)) in seen:
+            left_out["links to a folder that is met elsewhere"] += 1
+            continue
+        seen.add(one)
+        for entry in os.scandir(here):
+            if entry.name.startswith("."):
+                continue
+            if not _is_folder(entry):
+                yield entry
+            elif entry.is_symlink():
+                heapq.heappush(links, entry.path)
+            else:
+                folders.append(entry.path)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    """What a folder has in common with itself under another name, and with no other."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
