@@ -129,7 +129,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
 
     Each sample is scaled from the range of its type: 16 bits from 0 to 65535, 12 bits to 4095, a single bit to 1. Mode
     I, in which PIL hands on PGM files and those of 32 bits, is held to be of 16 bits; floating point must be within
-    [0, 1]. Alpha is dropped. Of colours of 16 bits PIL reads the upper 8.
+    [0, 1]. Alpha is dropped. Of colours of 16 bits PIL reads the upper 8. A picture has at most
+    ``PIL.Image.MAX_IMAGE_PIXELS``, of which PIL itself only warns.
 
     Args:
         path: The file.
@@ -138,12 +139,13 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             otherwise it is rounded to 8 bits, as what most augmentations of PIL need.
 
     Raises:
-        ValueError: the file cannot be read whole, or has values out of range; the message names it.
+        ValueError: the file cannot be read whole, is too large, or has values out of range; the message names it.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no file")  # reading a pipe might never end
         with Image.open(path) as image:
+            _check_size(image)
             image.load()
             with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the way up
                 image = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
@@ -156,6 +158,14 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
     if deep:
         return torch.from_numpy(values).expand(in_chans, *values.shape)
     return _eight_bits(Image.fromarray(np.uint8(values * 255 + 0.5)), in_chans)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Check that a picture, which takes a byte or more a pixel once it is unpacked, is no larger than PIL's bound."""
+    width, height = image.size
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:
+        raise ValueError(f"it has {width:,} x {height:,} pixels; at most {most:,} are read: make it smaller")
 
 
 def _eight_bits(image: Image.Image, in_chans: int) -> Image.Image:
