@@ -1,5 +1,6 @@
 """No text ends in an exception of the parser's, or in one of Python's limits: a recipe is read, or refused by name."""
 
+import os
 import random
 import re
 import time
@@ -189,7 +190,11 @@ def test_what_is_no_file(tmp_path):
     assert "Not a directory" in refuse(lambda: load_recipe(tmp_path / "recipe.yaml" / "x"))
     assert "File name too long" in refuse(lambda: load_recipe(tmp_path / ("x" * 5000)))
     assert "embedded null byte" in refuse(lambda: load_recipe("a\0b"))
-    assert "the file is empty" in refuse(lambda: load_recipe("/dev/null"))
+    assert "a pipe or a device, not a file" in refuse(lambda: load_recipe("/dev/null"))
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: a pipe or a device, not a file: name a YAML file" in refuse(lambda: load_recipe(tmp_path / "pipe"))
+    (tmp_path / "empty.yaml").touch()
+    assert "the file is empty" in refuse(lambda: load_recipe(tmp_path / "empty.yaml"))
 
 
 def test_a_file_of_100_megabytes_is_not_read(tmp_path):

@@ -138,6 +138,20 @@ def folder_at(folder: Path | str) -> Path:
     return folder
 
 
+def check_file(path: Path) -> None:
+    """Raise an error if there can be no such file, since something else is there: to open a pipe might never end."""
+    with telling(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise FileExistsError(
+            f"{printable(path)} is {kind}, where a file must be; move it elsewhere, or choose another folder"
+        )
+
+
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
 

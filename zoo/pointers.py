@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from zoo import locks
 from zoo.checks import printable
-from zoo.files import RECORD, clear_left, folder_at, settle, staging, sync, telling
+from zoo.files import RECORD, check_file, clear_left, folder_at, settle, staging, sync, telling
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Pointer:
         """
         folder = folder_at(folder)
         with telling(folder / self.file, size):
-            self._named(folder)  # raises before anything is written, if it is somebody else's
+            self.check(folder)
             with staging(folder, self._clear) as stage:
                 with locks.alone(folder):
                     name = self._choose(stage)
@@ -67,6 +67,11 @@ class Pointer:
                     (stage / self.file).replace(folder / self.file)
                     sync(folder)
 
+    def check(self, folder: Path) -> None:
+        """Raise FileExistsError if something is in the folder, or in its place, that a save would have to overwrite."""
+        folder_at(folder)
+        self._named(folder)
+
     def clear(self, folder: Path) -> None:
         """Clear what killed saves left in a folder."""
         clear_left(folder, self._clear)
@@ -79,6 +84,7 @@ class Pointer:
     def _named(self, folder: Path) -> str | None:
         if (folder / self.file).is_dir():
             raise FileExistsError(f"{printable(folder / self.file)} is a folder; choose another folder, or remove it")
+        check_file(folder / self.file)
         return self.named(folder / self.file)
 
     def _choose(self, stage: Path) -> str:

@@ -211,6 +211,8 @@ def step_of(path: Path) -> int | None:
 
 def _is_new(path: Path) -> bool:
     """Whether weights are of a checkpoint that must have a checkpoint.json."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(path, "pt") as file:
             return "step" in (file.metadata() or {})

@@ -88,8 +88,9 @@ class ImageFolder(Section):
 
     Pictures are read as grey if `in_chans` is 1, and as RGB if it is 3; a recipe that does not say takes as many as
     `mean` and `std` have numbers, or else `model.kwargs.in_chans`. `mean` and `std` have a number a channel: ImageNet's
-    for RGB, and for grey the average of these three. What `zoo.training.pictures.read_picture` says of deep pictures
-    holds; they keep more than 8 bits unless `auto_augment` is set, or an `interpolation` that only PIL has.
+    for RGB, and for grey the average of these three. What `zoo.training.pictures.read_picture` says of deep and
+    of large pictures holds; deep ones keep more than 8 bits unless `auto_augment` is set, or an `interpolation` that
+    only PIL has.
     """
 
     name: ClassVar[str] = "image_folder"

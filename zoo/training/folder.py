@@ -11,8 +11,9 @@ A file or a checkpoint is written beside its place and renamed into it: a kill a
 one whole. What has none of these names is somebody's own and stays.
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checks import printable, some
-from zoo.files import clear_left, folder_at, replacing, telling
+from zoo.files import check_file, clear_left, folder_at, replacing, telling
+from zoo.hub import MODEL
+from zoo.training import multitask, segmenter
 from zoo.training.checkpoints import (
     PARTIAL,
     find_checkpoints,
@@ -75,6 +78,7 @@ class RunFolder:
         Raises:
             FileExistsError: another process is; the message says which, since when, and what to do.
         """
+        self._check_places()
         with telling(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.held():
@@ -93,12 +97,13 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
-        folder_at(self.path)
+        self._check_places()
         self.lock.check()
         if self._is_foreign():
             raise FileExistsError(
                 f"{printable(self.path)} is not empty and holds no recipe.yaml: choose another output folder"
             )
+        self._check_model(recipe)
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = all(change.startswith(ADVISED) for change in changed)
@@ -111,7 +116,9 @@ class RunFolder:
         recover(self.checkpoints)
         found = find_checkpoints(self.checkpoints)
         self.latest = found[-1] if found else None
-        if source is not None and Path(source).resolve() == self.path.resolve():
+        if source is not None and (place := _resolved(source)) in (None, self.path.resolve()):
+            if place is None:
+                raise _nothing_at(source)
             source = None
         if self.latest is not None:
             if source is not None and not self._began_at(source):
@@ -119,7 +126,7 @@ class RunFolder:
                     f"{printable(self.path)} holds a run that did not begin at {printable(source)}: choose another "
                     "output folder, or leave out --from to go on with that run"
                 )
-            record = {"from": str(self.path), "changed": changed} if changed else {}
+            record = {"from": str(self.path.resolve()), "changed": changed} if changed else {}
             return Start(step_of(self.latest), self.latest, record)
         return Start() if source is None else _start_at(Path(source), recipe)
 
@@ -208,11 +215,27 @@ class RunFolder:
             return False
         return any(p.name != self.lock.path.name and not p.name.startswith(".") for p in self.path.iterdir())
 
+    def _check_places(self) -> None:
+        """Raise an error if something else stands where a file or a folder of the run must be."""
+        for folder in (self.path, self.checkpoints, self.model):
+            folder_at(folder)
+        stage = ".zoo-00000000.tmp"  # as where files are written before they get their places
+        longest = self.model / stage / "backbone-00000000" / stage / "model-00000000.safetensors"
+        for file in (self.recipe, self.metrics, self.lock.path, longest):
+            check_file(file)
+
+    def _check_model(self, recipe: Recipe) -> None:
+        """Raise FileExistsError if `save_model` could not write: the user is told before the training, not after it."""
+        kinds = {multitask.PARTS: recipe.model.heads, segmenter.PARTS: recipe.model.pyramid}
+        next((parts for parts, given in kinds.items() if given is not None), MODEL).check(self.model)
+
     def _diverged(self) -> bool:
         return self.metrics.exists() and any("diverged" in record for record in read_records(self.metrics)[-1:])
 
     def _began_at(self, source: str | Path) -> bool:
-        return self.metrics.exists() and any(one.get("from") == str(source) for one in read_records(self.metrics))
+        """Whether a record names the source, by whatever path; older versions wrote it as it was given."""
+        began = [one.get("from") for one in read_records(self.metrics)] if self.metrics.exists() else []
+        return any(_resolved(one) == Path(source).resolve() for one in began if isinstance(one, str))
 
     def _is_own(self, recipe: Recipe) -> bool:
         """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
@@ -229,16 +252,30 @@ class RunFolder:
             file.write_text(MARK + dump_recipe(recipe), "utf-8")
 
 
+def _resolved(path: str | Path) -> Path | None:
+    """Where a path leads; None if no file can have it."""
+    try:
+        with suppress(FileNotFoundError):
+            os.stat(path)
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # a circle of links, too long a name, a null character
+        return None
+
+
+def _nothing_at(source: str | Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{printable(source)} holds no checkpoint: give the folder of a run, which has checkpoints/, or a "
+        "checkpoint in one"
+    )
+
+
 def _start_at(source: Path, recipe: Recipe) -> Start:
     """The start at another run's last checkpoint, or at a checkpoint."""
     recover(source / "checkpoints")
     found = find_checkpoints(source / "checkpoints")
     checkpoint = found[-1] if found else source
     if not is_checkpoint(checkpoint):
-        raise FileNotFoundError(
-            f"{printable(source)} holds no checkpoint: give the folder of a run, which has checkpoints/, or a "
-            "checkpoint in one"
-        )
+        raise _nothing_at(source)
     step = step_of(checkpoint)
     try:
         step = read_summary(checkpoint)["step"] if step is None else step
@@ -246,4 +283,4 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
         raise ValueError(f"{printable(source)} cannot be begun at: {error}") from error
     old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
     changed = differences(load_recipe(old), recipe) if old.is_file() else None
-    return Start(step, checkpoint, {"from": str(source), "changed": changed})
+    return Start(step, checkpoint, {"from": str(source.resolve()), "changed": changed})

@@ -72,6 +72,10 @@ class Parts:
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
+    def check(self, folder: Path) -> None:
+        """Raise FileExistsError if something is in the folder, or in its place, that `save` would have to overwrite."""
+        self._pointer.check(folder)
+
     def open(self, folder: Path | str, make: Callable[[str, dict[str, Tensor], dict[str, str]], T]) -> T:
         """A model of the class, whole also while another process saves.
 

@@ -7,6 +7,7 @@ warning with the name of the file.
 
 import contextlib
 import errno
+import heapq
 import os
 import stat
 import warnings
@@ -41,15 +42,16 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
     """The pictures `folder/<class>/**`, in natural order of their paths, each with the number of its class.
 
     What begins with a dot is passed over. Other files that are no pictures by their suffix, or that lie in no class
-    folder, are left out with a warning that counts them.
+    folder, are left out with a warning that counts them. Of a class, every folder is read once, by whatever links lead
+    to it, and none that holds the class: a link may well lead back to where it lies.
     """
     suffixes = SUFFIXES | get_img_extensions(as_set=True)
     found, left_out = [], Counter()
     for entry in os.scandir(folder):
-        if not entry.is_dir() and not entry.name.startswith("."):
+        if not _is_folder(entry) and not entry.name.startswith("."):
             left_out["in no class folder"] += 1
     for name, label in classes.items():
-        for entry in _files(folder / name):
+        for entry in _files(folder / name, left_out):
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in suffixes:
                 found.append((entry.path, label))
@@ -61,12 +63,41 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
     return sorted(found, key=lambda sample: natural_key(sample[0]))
 
 
-def _files(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
-    """The files in and below a folder, also those behind links."""
-    if os.path.isdir(folder):
-        for entry in os.scandir(folder):
-            if not entry.name.startswith("."):
-                yield from _files(entry.path) if entry.is_dir() else [entry]
+def _files(folder: Path, left_out: Counter) -> Iterator[os.DirEntry]:
+    """The files in and below a class folder, also those behind links; links that lead nowhere new are counted."""
+    if not folder.is_dir():
+        return
+    places = (folder.parent, *folder.parent.resolve().parents, *folder.resolve().parents)
+    seen = {_identity(place) for place in places}
+    folders, links = [str(folder)], []
+    while folders or links:
+        here = folders.pop() if folders else heapq.heappop(links)  # links last: what counts is the folder itself
+        if (one := _identity(here)) in seen:
+            left_out["links to a folder that is met elsewhere"] += 1
+            continue
+        seen.add(one)
+        for entry in os.scandir(here):
+            if entry.name.startswith("."):
+                continue
+            if not _is_folder(entry):
+                yield entry
+            elif entry.is_symlink():
+                heapq.heappush(links, entry.path)
+            else:
+                folders.append(entry.path)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    """What a folder has in common with itself under another name, and with no other."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
@@ -103,7 +134,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
 
     Each sample is scaled from the range of its type: 16 bits from 0 to 65535, 12 bits to 4095, a single bit to 1. Mode
     I, in which PIL hands on PGM files and those of 32 bits, is held to be of 16 bits; floating point must be within
-    [0, 1]. Alpha is dropped. Of colours of 16 bits PIL reads the upper 8.
+    [0, 1]. Alpha is dropped. Of colours of 16 bits PIL reads the upper 8. A picture has at most
+    ``PIL.Image.MAX_IMAGE_PIXELS``, of which PIL itself only warns.
 
     Args:
         path: The file.
@@ -112,13 +144,14 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             otherwise it is rounded to 8 bits, as what most augmentations of PIL need.
 
     Raises:
-        ValueError: the file cannot be read whole, or has values out of range; the message names it.
+        ValueError: the file cannot be read whole, is too large, or has values out of range; the message names it.
         OSError, MemoryError: the machine has too little of something, which says nothing about the picture.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no file")  # reading a pipe might never end
         with Image.open(path) as image:
+            _check_size(image)
             image.load()
             with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the way up
                 image = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
@@ -136,6 +169,14 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
     if deep:
         return torch.from_numpy(values).expand(in_chans, *values.shape)
     return _eight_bits(Image.fromarray(np.uint8(values * 255 + 0.5)), in_chans)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Check that a picture, which takes a byte or more a pixel once it is unpacked, is no larger than PIL's bound."""
+    width, height = image.size
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:
+        raise ValueError(f"it has {width:,} x {height:,} pixels; at most {most:,} are read: make it smaller")
 
 
 def _eight_bits(image: Image.Image, in_chans: int) -> Image.Image:

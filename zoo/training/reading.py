@@ -6,7 +6,9 @@ made of the tree is no larger than the tree.
 """
 
 import copy
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,15 @@ def read(path: Path) -> str:
         FileNotFoundError: there is no such file.
     """
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a pipe might never end
+            raise RecipeError(f"{path}: a pipe or a device, not a file: name a YAML file")
         with open(path, "rb") as file:
             data = file.read(CHARACTERS + 1)
     except FileNotFoundError:
         raise FileNotFoundError(printable(f"there is no recipe {path}: name a YAML file", LONGEST_ERROR)) from None
+    except RecipeError:
+        raise
     except (OSError, ValueError) as error:  # the latter of a path that no file can have
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{path}: cannot be read ({reason}): name a YAML file") from None

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from zoo.checks import printable, some
-from zoo.files import replacing, telling
+from zoo.files import check_file, replacing, telling
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
@@ -42,6 +42,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         ('{"step": 1, "loss": null}\\n', [{'step': 1, 'loss': None}])
     """
     path, records, damaged = Path(path), [], []
+    check_file(path)
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
         try:

@@ -363,10 +363,11 @@ class Trainer:
             ) from error
         self.unreadable = facts.get("unreadable", 0) if self._is_main else 0
         self.first_losses |= facts.get("first_losses", {})
-        self._say(f"resumed {self.folder.path} at step {self.step}/{self.total}")
+        self._say(f"resumed {printable(self.folder.path)} at step {self.step}/{self.total}")
         if self.start.record:
             said = "what its recipe was is not known" if changed is None else "; ".join(changed) or "nothing is changed"
-            self._say(f"from {path}: {said}{'' if state else '; the optimizer begins anew, as it is another'}")
+            anew = "" if state else "; the optimizer begins anew, as it is another"
+            self._say(printable(f"from {path}: {said}{anew}"))
 
     def _load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
         """Read the checkpoint to start at, or a later one if a run that is still trained has removed it meanwhile."""
