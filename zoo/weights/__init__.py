@@ -3,7 +3,7 @@
 from zoo.weights.fetch import fetch_state_dict
 from zoo.weights.files import HOLDERS, read_shapes, read_state_dict, take_state_dict
 from zoo.weights.load import check_fit, load_alike, load_weights, unwrapped
-from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, some, stack, transpose
+from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, stack, transpose
 
 __all__ = [
     "HOLDERS",
@@ -19,7 +19,6 @@ __all__ = [
     "remap",
     "rename",
     "reshape",
-    "some",
     "stack",
     "take_state_dict",
     "transpose",

@@ -8,8 +8,8 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from zoo.checks import printable
-from zoo.weights.rules import HEAD, Fit, Rule, fit_of, some
+from zoo.checks import printable, some
+from zoo.weights.rules import HEAD, Fit, Rule, fit_of
 
 # What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
