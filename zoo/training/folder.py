@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import printable
+from zoo.checks import check_path, printable
 from zoo.files import check_file, check_folder, clear_left, replacing, telling
 from zoo.hub import MODEL
 from zoo.training import multitask, segmenter
@@ -62,6 +62,7 @@ class RunFolder:
     """One run's files."""
 
     def __init__(self, path: str | Path):
+        check_path("output", path, "the run's folder")
         self.path = Path(path)
         self.recipe = self.path / "recipe.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -96,6 +97,8 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
+        if source is not None:
+            check_path("source", source, "a run or a checkpoint, or None")
         self._check_places()
         self.lock.check()
         if self._is_foreign():
