@@ -8,7 +8,8 @@ import time
 import pytest
 from conftest import ROOT
 
-from zoo.training import RecipeError, dump_recipe, load_recipe
+from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
+from zoo.training.config import ELSEWHERE, Model
 from zoo.training.reading import CHARACTERS, DEPTH, NODES
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -254,10 +255,40 @@ def test_an_override_is_refused_by_its_own_name(assignment, message, tmp_path):
 
 def test_overrides_are_a_list_of_texts(tmp_path):
     (tmp_path / "recipe.yaml").write_text(TEXT)
-    with pytest.raises(TypeError, match="overrides is a list of texts, not the text 'train.seed=1'"):
+    with pytest.raises(TypeError, match="overrides is a list of texts such as .*, not 'train.seed=1'"):
         load_recipe(tmp_path / "recipe.yaml", "train.seed=1")
     with pytest.raises(TypeError, match="an override is a text such as 'train.batch_size=32', not 5"):
         load_recipe(tmp_path / "recipe.yaml", [5])
+
+
+def test_arguments_of_other_types_are_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    for path in (None, 3, b"recipe.yaml", recipe):
+        assert "path is " in refuse(lambda path=path: load_recipe(path), TypeError)
+    for overrides in (None, 3, b"a=1", "a=1"):
+        said = refuse(lambda overrides=overrides: load_recipe(tmp_path / "recipe.yaml", overrides), TypeError)
+        assert "overrides is a list of texts" in said
+    for given in ("recipe.yaml", None, tmp_path / "recipe.yaml", {}):
+        said = refuse(lambda given=given: Trainer(given, tmp_path / "run"), TypeError)
+        assert "must be a Recipe, such as load_recipe(path) gives" in said
+    for output in (None, 3, b"run"):
+        said = refuse(lambda output=output: Trainer(recipe, output), TypeError)
+        assert "it must be the path of the run's folder" in said
+    assert "source is 3" in refuse(lambda: Trainer(recipe, tmp_path / "run", 3), TypeError)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+@pytest.mark.parametrize(
+    "more", ["", ", pyramid: {num_classes: 2}", ", heads: {a: {name: classifier, num_classes: 2}}"]
+)
+def test_arguments_that_are_no_recipes_to_give(tmp_path, name, more):
+    (tmp_path / "recipe.yaml").write_text(TEXT.replace("depth: 1}}", f"depth: 1, {name}: meta}}{more}}}"))
+    said = refuse(lambda: load_recipe(tmp_path / "recipe.yaml"))
+    assert f"recipe.yaml:2: model: kwargs.{name} is no argument for a recipe: {ELSEWHERE[name]}" in said
+    with pytest.raises(ValueError, match=f"kwargs.{name} is no argument for a recipe"):
+        Model("mixer_test", {name: True})
 
 
 def test_an_override_changes_what_it_names_and_no_alias_of_it(tmp_path):

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import os
 import reprlib
 import sys
 import traceback
@@ -364,6 +365,18 @@ def check_argument(what: str, name: str, value: Any, hints: Mapping[str, Any]) -
         raise TypeError(f"{what} is {shown(value)}; it must be a torch.dtype of floating-point numbers")
     elif name == "device":
         _check_device(what, value)
+
+
+def check_path(what: str, value: Any, of: str) -> None:
+    """Raise TypeError unless a value is a path, as text or as a ``Path``; `of` says what it is to be the path of.
+
+    Example:
+        >>> check_path("output", None, "the run's folder")
+        Traceback (most recent call last):
+        TypeError: output is None; it must be the path of the run's folder, a str or a Path
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{what} is {shown(value)}; it must be the path of {of}, a str or a Path")
 
 
 def _check_device(what: str, value: Any) -> None:

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 import zoo
-from zoo.checks import Interval, shown, unknown
+from zoo.checks import Interval, check_path, shown, unknown
 from zoo.training.data import Data, ImageFolder
 from zoo.training.multitask import Head, MultiTask
 from zoo.training.optim import Optim, Schedule
@@ -37,6 +37,18 @@ from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.splits import Split
 from zoo.training.tasks import Task
 
+# Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
+ELSEWHERE = {
+    "model_name": "give it as model.name",
+    "device": "the run chooses where it trains",
+    "dtype": "set train.precision",
+    "features_only": "set model.pyramid, which makes a segmenter of the feature maps",
+    "backbone": "give it as model.name",
+    "trunk": "give it as model.name",
+    "pyramid": "set model.pyramid",
+    "heads": "set model.heads",
+    "self": "no model takes it",
+}
 FEW = 64  # threads that every machine can start, however few processors it has
 
 
@@ -51,6 +63,8 @@ class Model(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in (name for name in ELSEWHERE if name in self.kwargs):
+            raise Misfit(f"kwargs.{name} is no argument for a recipe: {ELSEWHERE[name]}", f"kwargs.{name}")
         if self.pyramid is not None and self.heads is not None:
             raise Misfit("pyramid is the head of a single task, and heads has one for each: remove pyramid", "pyramid")
 
@@ -248,11 +262,13 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: the recipe or an override cannot be used as written; the message says where and why.
         FileNotFoundError: there is no such file.
+        TypeError: an argument is of another type.
     """
+    check_path("path", path, "a recipe's YAML file")
+    if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
+        raise TypeError(f"overrides is a list of texts such as ['train.batch_size=32'], not {shown(overrides)}")
     path = Path(path)
     node = compose(read(path), str(path))
-    if isinstance(overrides, str):
-        raise TypeError(f"overrides is a list of texts, not the text {shown(overrides)}")
     for assignment in overrides:
         override(node, assignment)
     return build(Recipe, node)

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import printable, some
+from zoo.checks import check_path, printable, some
 from zoo.files import check_file, clear_left, folder_at, replacing, telling
 from zoo.hub import MODEL
 from zoo.training import multitask, segmenter
@@ -63,6 +63,7 @@ class RunFolder:
     """One run's files."""
 
     def __init__(self, path: str | Path):
+        check_path("output", path, "the run's folder")
         self.path = Path(path)
         self.recipe = self.path / "recipe.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -97,6 +98,8 @@ class RunFolder:
                 whole one of its step.
             FileNotFoundError: `source` has no checkpoint.
         """
+        if source is not None:
+            check_path("source", source, "a run or a checkpoint, or None")
         self._check_places()
         self.lock.check()
         if self._is_foreign():

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from zoo.blocks.base import Aux
 from zoo.blocks.channel.kan.select import Selectable
 from zoo.blocks.channel.moe.balance import rebalance
-from zoo.checks import printable, unknown
+from zoo.checks import printable, shown, unknown
 from zoo.parallel import share_losses
 from zoo.training.alternate import AlternatingBatches
 from zoo.training.config import Recipe, measured_part
@@ -57,9 +57,12 @@ class Trainer:
             checkpoint is damaged or does not fit.
         FileExistsError: the folder holds something else, or another process trains in it.
         FileNotFoundError: `source` has no checkpoint.
+        TypeError: an argument is of another type.
     """
 
     def __init__(self, recipe: Recipe, output: str | Path, source: str | Path | None = None):
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"recipe is {shown(recipe)}; it must be a Recipe, such as load_recipe(path) gives")
         self.recipe, self.folder = recipe, RunFolder(output)
         self.objectives = recipe.objectives
         # A step of one task leaves the heads of the others without gradients.
