@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.blocks.register import blocks_of
 from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
-from zoo.checks import MANY, check_argument, hints_of, printable, shown, unknown
+from zoo.checks import MANY, check_argument, hints_of, printable, shown, unboxed, unknown
 from zoo.slot import Slot, SlotLike, SlotsLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot and its text
 from zoo.use import USE, watched
 
@@ -127,7 +127,7 @@ def with_others(value: SlotLike, own: SlotLike) -> SlotLike:
 
 def _exchange(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
     """The slots of a mapping with ``at`` or ``every``: those of the other blocks, some exchanged."""
-    copied(value, what)  # no deeper than a slot may be
+    value = copied(value, what)  # no deeper than a slot may be
     others = {k: v for k, v in value.items() if k not in EXCHANGES}
     given = " and ".join(f'"{key}"' for key in EXCHANGES if key in value)
     if not others:
@@ -294,6 +294,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         TypeError: An option has a value of the wrong type.
     """
     slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    dim, kwargs = unboxed(dim), {name: unboxed(value) for name, value in kwargs.items()}
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None

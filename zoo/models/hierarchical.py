@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
+from zoo.checks import unboxed
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
@@ -264,6 +265,7 @@ class Hierarchical(Backbone):
             ValueError: A size is none that the stem, a stage or a mixer can take. Then the model stays as it was.
         """
         img_size = self.img_size if img_size is None else to_pair(img_size, "img_size")
+        window_size = unboxed(window_size)
         windowed = [hasattr(mixer, "set_window_size") for mixer in self._token_mixers()]
         if window_size is not None and not any(windowed):
             raise ValueError("window_size is given, but no token mixer of this model has windows; leave it out")

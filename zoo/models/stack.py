@@ -7,6 +7,7 @@ from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.checks import unboxed
 from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
 from zoo.ranges import Channels, Classes, Rate, Widths
@@ -102,6 +103,7 @@ class Stack(Model):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Exchange the last layer for a newly initialised one, or for none."""
+        num_classes = unboxed(num_classes)
         weight = next(self.parameters())
         self._set_head(num_classes, weight.device, weight.dtype)
         self.head.train(self.training)

@@ -1,0 +1,76 @@
+"""What users call: numbers of numpy are right wherever Python's are, and wrong values get a sentence."""
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+
+ONE = np.int64(1)
+
+
+def kinds(value) -> set[type]:
+    """The types of all values in a model's arguments."""
+    if isinstance(value, dict):
+        return set().union(*map(kinds, value.keys()), *map(kinds, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(kinds, value))
+    return kinds(value.options) if isinstance(value, zoo.slots.Slot) else {type(value)}
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("vit_test", {"num_classes": np.int64(5)}),
+        ("vit_test", {"depth": np.int32(2)}),
+        ("vit_test", {"img_size": np.int64(64)}),
+        ("vit_test", {"img_size": (np.int64(64), 32)}),
+        ("vit_test", {"img_size": np.array([64, 32])}),
+        ("vit_test", {"patch_size": np.uint8(8)}),
+        ("vit_test", {"patch_size": [np.int64(8), np.int64(4)]}),
+        ("vit_test", {"channel_mixer": {"at": {np.int64(-1): "glu"}}}),
+        ("vit_test", {"channel_mixer": {"every": {np.int64(2): {"name": "glu", "ratio": np.float32(2)}}}}),
+        ("vit_test", {"channel_mixer": np.array(["glu", "mlp"])}),
+        ("vit_test", {"drop_rate": np.float64(0.5), "class_token": np.True_, "global_pool": np.str_("avg")}),
+        ("convnext_test", {"num_classes": np.int64(5), "depths": tuple(np.array([1, 1, 1, 1]))}),
+        ("vit_test", {"in_chans": np.int16(1), "pretrained": np.False_}),
+    ],
+)
+def test_numbers_of_numpy_make_the_model_that_those_of_python_make(name, arguments, tmp_path):
+    model = zoo.create_model(name, **arguments)
+    assert not [kind for kind in kinds(model.config) if issubclass(kind, np.generic)]
+    assert model(torch.zeros(1, model.in_chans, *model.img_size)).shape == (1, model.num_classes)
+    zoo.save_pretrained(model, tmp_path)
+    assert repr(zoo.create_model(f"local-dir:{tmp_path}")) == repr(model)
+
+
+def test_sizes_and_classifiers_of_numpy():
+    model = zoo.create_model("vit_test")
+    model.reset_classifier(np.int64(7))
+    model.set_input_size((np.int64(64), 32), np.int64(8))
+    assert model(torch.zeros(1, 3, 64, 32)).shape == (1, 7) and type(model.num_classes) is int
+    assert model.img_size == (64, 32) and set(map(type, (*model.img_size, *model.config["patch_size"]))) == {int}
+    model.set_input_size(np.array([32, 32]))
+    assert model.img_size == (32, 32)
+    swin = zoo.create_model("swin_test")
+    swin.set_input_size(window_size=np.int64(2))
+    assert np.int64 not in kinds(swin.config)
+    stack = zoo.create_model("mlp_kan_test")
+    stack.reset_classifier(np.int32(4))
+    assert type(stack.num_classes) is int
+
+
+@pytest.mark.parametrize("indices", [np.array([0, 1]), [np.int64(0), ONE], (0, ONE), range(2), np.int64(2), 2])
+@pytest.mark.parametrize("only", [1, True, np.True_, np.int64(1)])
+def test_features_are_asked_for_as_before(only, indices):
+    model = zoo.create_model("vit_test", features_only=only, out_indices=indices)
+    assert len(model(torch.zeros(1, 3, 32, 32))) == 2
+    assert not isinstance(zoo.create_model("vit_test", features_only=0), zoo.models.features.FeatureMaps)
+
+
+def test_blocks_take_numbers_of_numpy():
+    block = zoo.create_block("channel_mixer", {"name": "mlp", "ratio": np.float32(2)}, dim=np.int64(8))
+    assert block(torch.zeros(1, 4, 8)).shape == (1, 4, 8)
+    block = zoo.create_block("token_mixer", "token_mlp", np.int64(8), grid=(np.int64(2), np.int64(2)))
+    assert block(torch.zeros(1, 2, 2, 8)).shape == (1, 2, 2, 8)
+    assert zoo.create_block("norm", "layernorm", np.int32(8))(torch.ones(1, 8)).shape == (1, 8)
