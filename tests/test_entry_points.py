@@ -74,3 +74,40 @@ def test_blocks_take_numbers_of_numpy():
     block = zoo.create_block("token_mixer", "token_mlp", np.int64(8), grid=(np.int64(2), np.int64(2)))
     assert block(torch.zeros(1, 2, 2, 8)).shape == (1, 2, 2, 8)
     assert zoo.create_block("norm", "layernorm", np.int32(8))(torch.ones(1, 8)).shape == (1, 8)
+
+
+# --- Wrong values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, match, arguments, others",
+    [
+        (TypeError, "takes a module.* not None", (None,), {}),
+        (TypeError, "takes a module.* not 3", (3,), {}),
+        (TypeError, "input_size is a tensor of shape .*inputs=", (torch.zeros(1, 3, 32, 32),), {}),
+        (TypeError, "input_size is 5, a int", (5,), {}),
+        (TypeError, r"input_size\[1\] is 'a'", ((3, "a", 32),), {}),
+        (ValueError, r"input_size is \(1, 4, 32, 32\).* batch_size=", ((1, 4, 32, 32),), {}),
+        (ValueError, r"input_size is \(4, 32, 32\)", ((4, 32, 32),), {}),
+        (ValueError, r"input_size\[0\] is 0; it must be at least 1", ((0, 3, 32, 32),), {}),
+        (ValueError, r"input_size\[2\] is -1", ((3, 32, -1),), {}),
+        (ValueError, "larger than any memory", ((3, 2**40, 2**40),), {}),
+        (TypeError, "inputs is 3", (), {"inputs": 3}),
+        (TypeError, r"inputs is \[3\]", (), {"inputs": [3]}),
+        (ValueError, "inputs is empty", (), {"inputs": []}),
+        (ValueError, "cannot be traced .*got .1, 4, 32, 32", (), {"inputs": torch.zeros(1, 4, 32, 32)}),
+    ],
+)
+def test_costs_of_what_has_none(error, match, arguments, others):
+    model = zoo.create_model("vit_test", device="meta")
+    first = () if "module" in match else (model,)
+    with pytest.raises(error, match=match) as caught:
+        zoo.count_flops(*first, *arguments, **others)
+    assert len(str(caught.value)) < 2000
+
+
+def test_costs_by_numbers_of_numpy():
+    model = zoo.create_model("vit_test", device="meta")
+    macs = zoo.count_flops(model, (3, 32, 32)).macs
+    assert zoo.count_flops(model, np.array([3, 32, 32]), batch_size=np.int64(2)).macs == macs
+    assert zoo.count_flops(model, (np.int64(3), 32, np.int32(32))).macs == macs
