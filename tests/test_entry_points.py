@@ -1,10 +1,16 @@
 """What users call: numbers of numpy are right wherever Python's are, and wrong values get a sentence."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from timm.models import PretrainedCfg
+from torch import nn
 
 import zoo
+from zoo.training.multitask import MultiTask
+from zoo.training.segmenter import Pyramid, Segmenter
 
 ONE = np.int64(1)
 
@@ -111,3 +117,50 @@ def test_costs_by_numbers_of_numpy():
     macs = zoo.count_flops(model, (3, 32, 32)).macs
     assert zoo.count_flops(model, np.array([3, 32, 32]), batch_size=np.int64(2)).macs == macs
     assert zoo.count_flops(model, (np.int64(3), 32, np.int32(32))).macs == macs
+
+
+@pytest.mark.parametrize("value", [3, [("a", 1)], b"x", 2.5, {1, 2}])
+@pytest.mark.parametrize("name", ["pretrained_cfg", "pretrained_cfg_overlay"])
+def test_configurations_that_are_none(name, value):
+    with pytest.raises(TypeError, match=f"^{name} is .*it must be a"):
+        zoo.create_model("vit_test", **{name: value})
+    with pytest.raises(TypeError, match=f"^{name} is .*it must be a"):
+        zoo.create_model("mixer_b16_224", **{name: value}, device="meta")
+
+
+def test_an_overlay_is_no_tag_and_an_object_of_timm_is_a_configuration():
+    with pytest.raises(TypeError, match="^pretrained_cfg_overlay is 'a', a str"):
+        zoo.create_model("vit_test", pretrained_cfg_overlay="a")
+    cfg = PretrainedCfg(num_classes=7, input_size=(3, 32, 32))
+    assert zoo.create_model("vit_test", pretrained_cfg=cfg).pretrained_cfg["num_classes"] == 7
+
+
+@pytest.mark.parametrize("made", [int, str, dict, object, functools.partial(int), functools.partial(max)])
+@pytest.mark.parametrize("slot", ["channel_mixer", "token_mixer", "norm", "act", "stem"])
+def test_what_makes_no_block(slot, made):
+    with pytest.raises(TypeError, match=rf"^{slot}\S* is "):
+        zoo.create_model("vit_test", **{slot: made})
+    with pytest.raises(TypeError, match=f"^{slot} is "):
+        zoo.create_block(slot, made, 8)
+
+
+def test_functions_that_make_no_block():
+    with pytest.raises(TypeError, match="^channel_mixer <lambda> cannot be called .* let it take 1 by position"):
+        zoo.create_model("vit_test", channel_mixer=lambda: nn.Identity())
+    with pytest.raises(TypeError, match="^channel_mixer <lambda> made 3, a int"):
+        zoo.create_model("vit_test", channel_mixer=lambda dim: 3)
+    model = zoo.create_model("vit_test", channel_mixer=lambda dim: nn.Linear(dim, dim))
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"x", ["a"]])
+def test_folders_that_are_none(folder):
+    model = Segmenter("vit_test", Pyramid(num_classes=2, width=8))
+    for call in (
+        lambda: zoo.save_pretrained(model.backbone.model, folder),
+        lambda: model.save(folder),
+        lambda: Segmenter.open(folder),
+        lambda: MultiTask.open(folder),
+    ):
+        with pytest.raises(TypeError, match="^folder is .*give its path"):
+            call()

@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from zoo import locks
-from zoo.checks import printable
+from zoo.checks import printable, shown
 
 STAGE = re.compile(r"\.zoo-[0-9a-f]{8}\.tmp")
 LOCK = "lock"  # in a stage: locked while the process lives that writes there
@@ -106,6 +106,17 @@ def _free(folder: Path) -> int | None:
             folder = folder.parent
         return shutil.disk_usage(folder).free
     return None
+
+
+def folder_of(path: Path | str) -> Path:
+    """A path that somebody gave as a folder.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"folder is {shown(path)}, a {type(path).__name__}; give its path")
+    return Path(path)
 
 
 def check_folder(folder: Path) -> None:

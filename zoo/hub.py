@@ -24,6 +24,7 @@ from zoo.cfgs import classes_of
 from zoo.checks import check_type, printable
 from zoo.config import CONFIG, is_file, naming, read_config, read_json
 from zoo.families import Family
+from zoo.files import folder_of
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
 from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
@@ -45,15 +46,16 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         folder: Where to; made if it is not there. The weights of a first save are called model.safetensors.
 
     Raises:
-        TypeError: It is no model of zoo.
+        TypeError: It is no model of zoo, or the folder no path.
         ValueError: A slot or an argument has a value that a file cannot hold, such as a class, or the arguments no
             longer build the model, since a module of it was exchanged.
         FileExistsError: The folder has a config.json that zoo did not write.
         OSError: The folder cannot be written, or is full; the old model stays.
     """
+    folder = folder_of(folder)
     config, state = _savable(model)
     size = sum(value.nbytes for value in state.values())
-    with MODEL.exchanging(Path(folder), size) as (new, name):
+    with MODEL.exchanging(folder, size) as (new, name):
         config["weights"] = name
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if read_config(new / CONFIG) != config:

@@ -198,11 +198,30 @@ def build_block(
         check_rank(title, cls, given["grid"])
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     passed = {k: v for k, v in {**(defaults or {}), **given}.items() if k in takes or (anything and k in given)}
+    if slot.name is None:
+        _check_call(title, kind, cls, args, {**passed, **slot.options})
     with watched() as within:
         block = cls(*args, **{**passed, **slot.options})
+    if not isinstance(block, nn.Module):
+        raise TypeError(f"{kind} {title} made {shown(block)}, a {type(block).__name__}; it must make a module")
     if outer := USE.get():
         outer.note(kind, defaults or (), {k for k in passed if k not in slot.options}, within)
     return block
+
+
+def _check_call(title: str, kind: str, cls: Callable, args: Sequence, given: Mapping[str, Any]) -> None:
+    """Check that what a user gave as a block can be called as one.
+
+    Raises:
+        TypeError: It takes other arguments.
+    """
+    try:
+        inspect.signature(cls).bind(*args, **given)
+    except TypeError as error:
+        raise TypeError(
+            f"{kind} {printable(title, 200)} cannot be called as the model calls it ({error}); let it take "
+            f"{len(args)} by position{' and ' * bool(given)}{', '.join(given)}"
+        ) from None
 
 
 def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, str]:
@@ -210,6 +229,15 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     where = slot.where or kind
     if slot.name is None:
         cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
+        if isinstance(cls, type) and not issubclass(cls, nn.Module):
+            raise TypeError(
+                f"{where} is the class {shown(cls)}, which makes no module; give a subclass of torch.nn.Module, or a "
+                "name of zoo.list_blocks"
+            )
+        try:
+            _takes(slot.factory)
+        except ValueError:  # as of what is written in C
+            raise TypeError(f"{where} is {shown(cls)}, and what it takes cannot be known; give a class") from None
         return slot.factory, getattr(cls, "__name__", repr(cls))
     known = blocks_of(kind)
     if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:

@@ -16,6 +16,7 @@ import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
 from zoo.checks import Interval, shown, unknown
+from zoo.files import folder_of
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.parts import Parts
 from zoo.training.reading import compose
@@ -261,10 +262,11 @@ class MultiTask(nn.Module):
         """The model that `save` wrote.
 
         Raises:
+            TypeError: The folder is no path.
             FileNotFoundError: The folder holds no model for several tasks.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        where = str(Path(folder) / PARTS.heads)
+        where = str(folder_of(folder) / PARTS.heads)
 
         def make(trunk: str, state: dict[str, Tensor], metadata: dict[str, str]) -> MultiTask:
             model = cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)))

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
+from zoo.checks import printable
+from zoo.files import folder_of
 from zoo.hub import remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
@@ -49,9 +51,10 @@ class Parts:
             FileExistsError: The folder has a file of the heads' name that was not written so.
             OSError: The folder cannot be written, or is full; the old model stays.
         """
+        folder = folder_of(folder)
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
-        with self._pointer.exchanging(Path(folder), size) as (new, name):
+        with self._pointer.exchanging(folder, size) as (new, name):
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
@@ -67,9 +70,12 @@ class Parts:
             FileNotFoundError: There is no file of the heads.
             ValueError: It cannot be what `save` wrote.
         """
-        path = Path(folder) / self.heads
+        path = folder_of(folder) / self.heads
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {self.owner}: there is no {path}; {self.owner}.save makes one")
+            raise FileNotFoundError(
+                f"{printable(path.parent, 500)} holds no {self.owner}: there is no {printable(path, 500)}; "
+                f"{self.owner}.save makes one"
+            )
 
         def read() -> tuple[dict[str, Tensor], dict[str, str]]:
             state = read_state_dict(path)

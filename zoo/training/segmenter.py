@@ -15,6 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.checks import Interval
+from zoo.files import folder_of
 from zoo.training.parts import Parts
 from zoo.training.reading import compose
 from zoo.training.schema import Section, build, plain
@@ -137,10 +138,11 @@ class Segmenter(nn.Module):
         """The model that `save` wrote.
 
         Raises:
+            TypeError: The folder is no path.
             FileNotFoundError: The folder holds no segmenter.
             ValueError: A file in it cannot be what `save` wrote.
         """
-        where = str(Path(folder) / PARTS.heads)
+        where = str(folder_of(folder) / PARTS.heads)
 
         def make(backbone: str, state: dict[str, Tensor], metadata: dict[str, str]) -> Segmenter:
             model = cls(backbone, build(Pyramid, compose(metadata.get("pyramid", ""), where)))
