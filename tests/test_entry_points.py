@@ -164,3 +164,30 @@ def test_folders_that_are_none(folder):
     ):
         with pytest.raises(TypeError, match="^folder is .*give its path"):
             call()
+
+
+# --- What torch allows ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"channel_mixer": "mlp(drop=1)"},
+        {"token_mixer": "attention(drop=1.0, attn_drop=1.0)"},
+        {"norm": "layernorm(eps=0)"},
+        {"channel_mixer": "moe(num_experts=2, drop=1, experts='mlp(hidden_drop=1)')"},
+    ],
+)
+def test_a_folder_with_dropout_of_one_or_without_an_epsilon_opens(slots, tmp_path):
+    zoo.save_pretrained(zoo.create_model("vit_test", **slots), tmp_path)
+    model = zoo.create_model(f"local-dir:{tmp_path}").train()
+    assert model(torch.randn(2, 3, 32, 32)).isfinite().all()
+
+
+def test_rates_that_cannot_be():
+    with pytest.raises(ValueError, match=r"drop is 1.5; it must be from 0 to 1"):
+        zoo.create_block("channel_mixer", "mlp(drop=1.5)", 8)
+    with pytest.raises(ValueError, match=r"eps is -1e-06; it must be from 0 to 1"):
+        zoo.create_block("norm", "layernorm(eps=-1e-6)", 8)
+    with pytest.raises(ValueError, match=r"drop_path_rate is 1.0; it must be at least 0 and below 1"):
+        zoo.create_model("vit_test", drop_path_rate=1.0)

@@ -14,7 +14,7 @@ from zoo.checks import unboxed
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depths, Rate, Scale, Sides, Widths
+from zoo.ranges import Channels, Classes, Depths, RateBelowOne, Scale, Sides, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
@@ -127,10 +127,10 @@ class Hierarchical(Backbone):
         pool_first: bool = False,
         head: Literal[tuple(HEADS)] = "linear",
         head_init: str = "trunc_normal",
-        drop_rate: Rate = 0.0,
-        proj_drop_rate: Rate = 0.0,
-        attn_drop_rate: Rate = 0.0,
-        drop_path_rate: Rate = 0.0,
+        drop_rate: RateBelowOne = 0.0,
+        proj_drop_rate: RateBelowOne = 0.0,
+        attn_drop_rate: RateBelowOne = 0.0,
+        drop_path_rate: RateBelowOne = 0.0,
         deploy: bool = False,
         device=None,
         dtype=None,

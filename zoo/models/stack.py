@@ -10,7 +10,7 @@ from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.checks import unboxed
 from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
-from zoo.ranges import Channels, Classes, Rate, Widths
+from zoo.ranges import Channels, Classes, RateBelowOne, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
 
 
@@ -54,7 +54,7 @@ class Stack(Model):
         act: SlotLike = "silu",
         norm: SlotsLike = "none",
         bias: bool | None = None,
-        drop_rate: Rate = 0.0,
+        drop_rate: RateBelowOne = 0.0,
         device=None,
         dtype=None,
     ):

@@ -9,7 +9,7 @@ from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.register import register
-from zoo.ranges import Count, Eps, Width
+from zoo.ranges import Count, PositiveEps, Width
 
 
 @register("router", "relu")
@@ -50,7 +50,7 @@ class ReLU(Router):
         num_experts: Count,
         top_k: Count,
         *,
-        eps: Eps = 1e-5,
+        eps: PositiveEps = 1e-5,
         losses: str | tuple[str, ...] = ("l1", "balance"),
         init: str = "trunc_normal",
         device=None,
