@@ -320,7 +320,7 @@ def test_block_info_says_type_range_and_default():
     options = {option.name: option for option in info.options}
     assert options["num_experts"].type == "int (from 1 to 65536)" and options["num_experts"].default == 8
     assert options["router"].type == "a slot" and options["group"].type == "int (from 1 to 65536) or None"
-    assert "device" not in options and "  drop: float (at least 0 and below 1); default 0.0" in str(info)
+    assert "device" not in options and "  drop: float (from 0 to 1); default 0.0" in str(info)
     assert str(zoo.block_info("act", "gelu")).endswith("approximate: one of 'none', 'tanh'; default 'none'")
     with pytest.raises(ValueError, match="did you mean 'pool'"):
         zoo.block_info("token_mixer", "pol")

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from zoo.blocks.register import KINDS, blocks_of
-from zoo.checks import allows_none, check_argument, hints_of, printable, shown, unknown
+from zoo.checks import allows_none, check_argument, hints_of, printable, shown, unboxed, unknown
 from zoo.models.model import Model
 from zoo.slots import Slot, options_of
 from zoo.use import Use
@@ -28,14 +29,21 @@ def given(model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any
     """The arguments that a user gave.
 
     None is a value where the argument can be None: a slot, or an annotation that says so. Elsewhere it means that
-    nothing was given, as timm's scripts do with what their command line leaves open.
+    nothing was given, as timm's scripts do with what their command line leaves open. Numbers and arrays of numpy become
+    Python's, and a `features_only` of 0 or 1 a truth value.
     """
-    hints = hints_of(model)
+    hints, arguments = hints_of(model), {key: _plain(value) for key, value in arguments.items()}
+    if type(only := arguments.get("features_only")) is int and only in (0, 1):
+        arguments["features_only"] = bool(only)
     return {
         key: value
         for key, value in arguments.items()
         if value is not None or key in SLOT_ARGUMENTS or allows_none(hints.get(key))
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else unboxed(value)
 
 
 def check_arguments(

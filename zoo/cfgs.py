@@ -37,8 +37,10 @@ def resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> t
 
     Raises:
         ValueError: The architecture, the tag or a key is unknown, or a value cannot be.
-        TypeError: A value is of another type.
+        TypeError: A value is of another type; the configuration is neither, or the overlay no mapping.
     """
+    _check_kinds(cfg, overlay)
+    cfg = cfg.to_dict() if isinstance(cfg, timm.models.PretrainedCfg) else cfg
     family = family_of(arch)
     made = {} if timm.models.is_model(arch) else made_cfgs(family, arch)  # as for vectors, and for the tiny variants
     if isinstance(cfg, str) and cfg:
@@ -55,6 +57,18 @@ def resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> t
     if made and not isinstance(cfg, Mapping):
         cfg = made[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
+
+
+def _check_kinds(cfg: Any, overlay: Any) -> None:
+    if not (cfg is None or isinstance(cfg, (str, Mapping, timm.models.PretrainedCfg))):
+        raise TypeError(
+            f"pretrained_cfg is {shown(cfg)}, a {type(cfg).__name__}; it must be a tag, or a mapping of timm's keys"
+        )
+    if not (overlay is None or isinstance(overlay, Mapping)):
+        raise TypeError(
+            f"pretrained_cfg_overlay is {shown(overlay)}, a {type(overlay).__name__}; it must be a mapping of single "
+            'keys, such as {"file": "weights.safetensors"}'
+        )
 
 
 def made_cfgs(family: Family, arch: str) -> dict[str, dict]:

@@ -79,6 +79,25 @@ def nearest(name: str, known: Sequence[str], count: int) -> list[str]:
     return [lower[n] for n in dict.fromkeys((*begun, *close))][:count]
 
 
+def unboxed(value: Any) -> Any:
+    """A number, truth value or string of numpy as Python's own, in a list or tuple too; anything else as it is.
+
+    Behind the checks of types, torch and zoo want numbers of Python. So what is given becomes such at the door.
+
+    Example:
+        >>> unboxed(np.int64(5)), unboxed((np.int32(4), 8)), unboxed("five")
+        (5, (4, 8), 'five')
+    """
+    if isinstance(value, SCALARS) and not isinstance(value, np.timedelta64):
+        return value.item()
+    if type(value) in (list, tuple) and any(isinstance(one, np.generic) for one in value):
+        return type(value)(map(unboxed, value))
+    return value
+
+
+SCALARS = (np.number, np.bool_, np.str_)
+
+
 def allows_none(hint: Any) -> bool:
     """Whether an annotation has room for None: it is Any, or a union with None. No annotation has none."""
     hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
@@ -344,6 +363,7 @@ def checked(cls: T) -> T:
     @functools.wraps(init)
     def __init__(self, *args, **kwargs):
         hints = hints_of(cls)
+        args, kwargs = tuple(map(unboxed, args)), {name: unboxed(value) for name, value in kwargs.items()}
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             check_argument(f"{cls.__name__}: {name}", name, value, hints)
         init(self, *args, **kwargs)

@@ -1,5 +1,6 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
+import re
 import textwrap
 import warnings
 from collections import Counter
@@ -7,15 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.blocks.kernels.cost import while_counting
-from zoo.checks import shown
+from zoo.checks import check_type, printable, shown, unboxed
 from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
 from zoo.flops_twin import inner, twin_of
 from zoo.locks import Turns
+from zoo.models.backbone import Backbone
+from zoo.pretrained import SIZE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
@@ -155,20 +159,24 @@ def count_flops(
         32
 
     Raises:
-        ValueError: The input size is not known, or given twice, there is no sample, or an active fraction is not in
-            (0, 1].
-        RuntimeError: The model cannot be traced on this input.
+        ValueError: The input size is not known, or given twice, there is no sample, an active fraction is not in
+            (0, 1], or the model cannot be traced on this input.
+        TypeError: The model is no module, a size is no sequence of whole numbers, or an input no tensor.
     """
-    model = inner(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"count_flops takes a module, such as one of zoo.create_model, not {shown(model)}, a {type(model).__name__}"
+        )
+    model, batch_size = inner(model), unboxed(batch_size)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is {shown(batch_size)}; it must be a number of samples, 1 or more")
     if inputs is None:
         shape = (batch_size or 1, *_input_size(model, input_size))
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        inputs = (torch.empty(shape, dtype=next(floats, None), device="meta"),)
+        inputs = (_without_values(shape, next(floats, None)),)
     elif input_size is not None:
         raise ValueError("count_flops takes input_size or inputs, not both")
-    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    inputs = _tensors(inputs)
     batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
     if not batch_size:
         raise ValueError("inputs hold a batch of no samples, and costs are those of one; give at least one")
@@ -191,10 +199,36 @@ def count_flops(
 
 def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
     config = getattr(model, "pretrained_cfg", None) or {}
+    if isinstance(given, Tensor):
+        raise TypeError(f"input_size is a tensor of shape {tuple(given.shape)}; give a tensor as inputs=")
+    given = given.tolist() if isinstance(given, np.ndarray) else unboxed(given)
+    if given is not None:
+        check_type("input_size", given, SIZE)
     size = next((s for s in (given, getattr(model, "input_size", None), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
+    if given and isinstance(model, Backbone) and (len(given) != 3 or given[0] != model.in_chans):
+        raise ValueError(
+            f"input_size is {shown(given)}; it must be that of one image, ({model.in_chans}, height, width), and the "
+            "number of images is batch_size="
+        )
     return tuple(size)
+
+
+def _without_values(shape: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype, device="meta")
+    except RuntimeError:  # what torch says of more bytes than it counts
+        raise ValueError(f"an input of shape {shown(shape)} is larger than any memory; give smaller sizes") from None
+
+
+def _tensors(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if not isinstance(inputs, Sequence) or not all(isinstance(x, Tensor) for x in inputs):
+        raise TypeError(f"inputs is {shown(inputs)}; it must be a tensor, or a list of those that the model takes")
+    if not inputs:
+        raise ValueError("inputs is empty; give the tensors that the model is called with")
+    return tuple(inputs)
 
 
 def _active_params(model: nn.Module) -> int:
@@ -269,8 +303,10 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis
         except Exception as failure:
             error = failure
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    raise RuntimeError(
-        f"{type(model).__name__} cannot be traced on input of shape {shapes} ({type(error).__name__}: {error}); "
+    reason = re.sub(r"\btensor\((\d+)\)", r"\1", str(error))  # the tracer's sizes are tensors
+    raise ValueError(
+        f"{type(model).__name__} cannot be traced on input of shape {printable(shapes)} "
+        f"({type(error).__name__}: {printable(reason)}); "
         "give input_size= or inputs= that its forward takes, and leave out TorchScript, reentrant checkpointing and "
         "functions outside of modules that torch.compile has compiled"
     ) from error

@@ -25,7 +25,7 @@ from zoo.cfgs import classes_of
 from zoo.checks import printable, some
 from zoo.config import CONFIG, naming, read_config, read_json
 from zoo.families import Family
-from zoo.files import is_file
+from zoo.files import folder_at, is_file
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
 from zoo.pretrained import check_cfg
@@ -49,12 +49,13 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
         folder: Where to; made if it is not there. The weights of a first save are called model.safetensors.
 
     Raises:
-        TypeError: It is no model of zoo.
+        TypeError: It is no model of zoo, or the folder no path.
         ValueError: A slot or an argument has a value that a file cannot hold, such as a class, or the arguments no
             longer build the model, since a module of it was exchanged.
         FileExistsError: The folder has a config.json that zoo did not write.
         OSError: The folder cannot be written, or is full; the old model stays.
     """
+    folder = folder_at(folder)
     config, state = _savable(model)
     size = sum(value.nbytes for value in state.values())
     with MODEL.exchanging(folder, size) as (new, name):

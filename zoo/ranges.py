@@ -130,10 +130,12 @@ Depths = Annotated[Sequence[Depth], Length(1, 64, liftable=True), Total(DEEPEST)
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
-Rate = Annotated[float, Interval(0, below=1)]  # of dropout
+Rate = Annotated[float, Interval(0, 1)]  # of a block's dropout; 1 leaves nothing in training, as torch has it
+RateBelowOne = Annotated[float, Interval(0, below=1)]  # of a model's; of stochastic depth, which divides by what stays
 Ratio = Annotated[float, Size(above=0, most=1024)]  # of a width to another, of places to tokens
 Share = Annotated[float, Interval(above=0, most=1)]
-Eps = Annotated[float, Interval(above=0, most=1)]
+Eps = Annotated[float, Interval(0, 1)]
+PositiveEps = Annotated[float, Interval(above=0, most=1)]
 Scale = Annotated[float, Interval(-10_000, 10_000)]  # an initial factor
 Deviation = Annotated[float, Interval(0, 10_000)]  # of noise or of an initialisation; 0 for none
 Temperature = Annotated[float, Interval(above=0, most=10_000)]

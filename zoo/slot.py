@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from torch import nn
 
-from zoo.checks import Rule, printable, shown
+from zoo.checks import Rule, printable, shown, unboxed
 
 LONGEST = 2**16  # letters of a slot
 DEEPEST = 32  # mappings and lists within each other
@@ -173,7 +173,9 @@ def _given_twice(node: ast.AST) -> str | None:
 
 
 def copied(value: Any, what: str = "the value") -> Any:
-    """A value whose mappings, lists, tuples and sets are copies, at any depth; what else is in them stays as it is.
+    """A value whose mappings, lists, tuples and sets are copies, at any depth, and whose numbers are Python's own.
+
+    Whatever else is in them stays as it is.
 
     Example:
         >>> old = {"experts": ["mlp"]}
@@ -195,12 +197,12 @@ def copied(value: Any, what: str = "the value") -> Any:
         if left < 0:
             raise ValueError(f"{what} holds more than {MOST} values; make it smaller")
         if isinstance(value, Mapping):
-            return {key: copy(entry, depth + 1) for key, entry in value.items()}
+            return {unboxed(key): copy(entry, depth + 1) for key, entry in value.items()}
         if type(value) in (list, tuple, set):
             return type(value)([copy(entry, depth + 1) for entry in value])
         if isinstance(value, Slot):
             return Slot(value.name, copy(value.options, depth + 1), value.factory, value.where)
-        return value
+        return unboxed(value) if isinstance(value, np.generic) else value
 
     return copy(value, 0)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.blocks.register import blocks_of
 from zoo.blocks.register import register as register_block  # noqa: F401 - public as zoo.register_block
-from zoo.checks import MANY, check_argument, hints_of, printable, shown, unknown
+from zoo.checks import MANY, check_argument, hints_of, printable, shown, unboxed, unknown
 from zoo.slot import Slot, SlotLike, SlotsLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot and its text
 from zoo.use import USE, watched
 
@@ -127,7 +127,7 @@ def with_others(value: SlotLike, own: SlotLike) -> SlotLike:
 
 def _exchange(value: Mapping, depth: int, what: str, resolve: Callable[[Any], list[Slot]]) -> list[Slot]:
     """The slots of a mapping with ``at`` or ``every``: those of the other blocks, some exchanged."""
-    copied(value, what)  # no deeper than a slot may be
+    value = copied(value, what)  # no deeper than a slot may be
     others = {k: v for k, v in value.items() if k not in EXCHANGES}
     given = " and ".join(f'"{key}"' for key in EXCHANGES if key in value)
     if not others:
@@ -198,11 +198,30 @@ def build_block(
         check_rank(title, cls, given["grid"])
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     passed = {k: v for k, v in {**(defaults or {}), **given}.items() if k in takes or (anything and k in given)}
+    if slot.name is None:
+        _check_call(title, kind, cls, args, {**passed, **slot.options})
     with watched() as within:
         block = cls(*args, **{**passed, **slot.options})
+    if not isinstance(block, nn.Module):
+        raise TypeError(f"{kind} {title} made {shown(block)}, a {type(block).__name__}; it must make a module")
     if outer := USE.get():
         outer.note(kind, defaults or (), {k for k in passed if k not in slot.options}, within)
     return block
+
+
+def _check_call(title: str, kind: str, cls: Callable, args: Sequence, given: Mapping[str, Any]) -> None:
+    """Check that what a user gave as a block can be called as one.
+
+    Raises:
+        TypeError: It takes other arguments.
+    """
+    try:
+        inspect.signature(cls).bind(*args, **given)
+    except TypeError as error:
+        raise TypeError(
+            f"{kind} {printable(title, 200)} cannot be called as the model calls it ({error}); let it take "
+            f"{len(args)} by position{' and ' * bool(given)}{', '.join(given)}"
+        ) from None
 
 
 def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, str]:
@@ -210,6 +229,15 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     where = slot.where or kind
     if slot.name is None:
         cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
+        if isinstance(cls, type) and not issubclass(cls, nn.Module):
+            raise TypeError(
+                f"{where} is the class {shown(cls)}, which makes no module; give a subclass of torch.nn.Module, or a "
+                "name of zoo.list_blocks"
+            )
+        try:
+            _takes(slot.factory)
+        except ValueError:  # as of what is written in C
+            raise TypeError(f"{where} is {shown(cls)}, and what it takes cannot be known; give a class") from None
         return slot.factory, getattr(cls, "__name__", repr(cls))
     known = blocks_of(kind)
     if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
@@ -294,6 +322,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         TypeError: An option has a value of the wrong type.
     """
     slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    dim, kwargs = unboxed(dim), {name: unboxed(value) for name, value in kwargs.items()}
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None

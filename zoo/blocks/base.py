@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.scale import LayerScale
 from zoo.checks import checked
-from zoo.ranges import Grid, Rate, Scale, Width
+from zoo.ranges import Grid, RateBelowOne, Scale, Width
 
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 
@@ -67,7 +67,7 @@ class MetaBlock(nn.Module):
         channel_mixer: nn.Module | None,
         norm: Callable[[int], nn.Module],
         form: Literal[FORMS] = "pre",
-        drop_path: Rate = 0.0,
+        drop_path: RateBelowOne = 0.0,
         layer_scale: Scale | None = None,
         res_scale: Scale | None = None,
         device=None,

@@ -14,7 +14,7 @@ from zoo.blocks.images import check_batch, check_room
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import InitName, Linear, is_bare, linear
 from zoo.blocks.register import register
-from zoo.checks import shown
+from zoo.checks import shown, unboxed
 from zoo.ranges import Channels, Deviation, Rate, Seed, Side, Sides, Width
 from zoo.slots import SlotLike, build_block
 
@@ -25,6 +25,7 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     Raises:
         ValueError: It is neither.
     """
+    size = size.tolist() if isinstance(size, np.ndarray) else unboxed(size)
     pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ValueError(f"{what} is {shown(size)}; it must be a positive integer or (height, width) of two")

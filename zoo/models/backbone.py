@@ -11,7 +11,7 @@ from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
 from zoo.blocks.linear import InitName, Linear, linear
-from zoo.checks import check_type, shown
+from zoo.checks import check_type, shown, unboxed
 from zoo.models.checkpointing import run_block
 from zoo.models.inputs import check_images
 from zoo.models.model import Model
@@ -151,6 +151,7 @@ class Backbone(Model):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
+        num_classes = unboxed(num_classes)
         weight = next(self.parameters())
         pool = self.global_pool if global_pool is None else global_pool
         with all_or_nothing(self):

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
 from zoo.blocks.linear import InitName
+from zoo.checks import unboxed
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depths, ImageSides, Rate, Scale, Sides, Widths
+from zoo.ranges import Channels, Classes, Depths, ImageSides, RateBelowOne, Scale, Sides, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
@@ -127,10 +128,10 @@ class Hierarchical(Backbone):
         pool_first: bool = False,
         head: Literal[tuple(HEADS)] = "linear",
         head_init: InitName = "trunc_normal",
-        drop_rate: Rate = 0.0,
-        proj_drop_rate: Rate = 0.0,
-        attn_drop_rate: Rate = 0.0,
-        drop_path_rate: Rate = 0.0,
+        drop_rate: RateBelowOne = 0.0,
+        proj_drop_rate: RateBelowOne = 0.0,
+        attn_drop_rate: RateBelowOne = 0.0,
+        drop_path_rate: RateBelowOne = 0.0,
         deploy: bool = False,
         device=None,
         dtype=None,
@@ -265,6 +266,7 @@ class Hierarchical(Backbone):
             ValueError: A size is none that the stem, a stage or a mixer can take. Then the model stays as it was.
         """
         img_size = self.img_size if img_size is None else to_pair(img_size, "img_size")
+        window_size = unboxed(window_size)
         windowed = [hasattr(mixer, "set_window_size") for mixer in self._token_mixers()]
         if window_size is not None and not any(windowed):
             raise ValueError("window_size is given, but no token mixer of this model has windows; leave it out")

@@ -12,7 +12,7 @@ from zoo.blocks.embed import ClassAndPosition, to_pair
 from zoo.blocks.linear import InitName
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depth, Deviation, ImageSides, Rate, Scale, Sides, Width
+from zoo.ranges import Channels, Classes, Depth, Deviation, ImageSides, RateBelowOne, Scale, Sides, Width
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots
 
 
@@ -91,11 +91,11 @@ class Isotropic(Backbone):
         token_std: Deviation = 0.02,
         final_norm: SlotsLike | bool = True,
         dynamic_img_size: bool = False,
-        drop_rate: Rate = 0.0,
-        pos_drop_rate: Rate = 0.0,
-        proj_drop_rate: Rate = 0.0,
-        attn_drop_rate: Rate = 0.0,
-        drop_path_rate: Rate = 0.0,
+        drop_rate: RateBelowOne = 0.0,
+        pos_drop_rate: RateBelowOne = 0.0,
+        proj_drop_rate: RateBelowOne = 0.0,
+        attn_drop_rate: RateBelowOne = 0.0,
+        drop_path_rate: RateBelowOne = 0.0,
         drop_path_rule: Literal["linear", "constant"] = "linear",
         deploy: bool = False,
         device=None,

@@ -7,10 +7,10 @@ from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
-from zoo.checks import check_type
+from zoo.checks import check_type, unboxed
 from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
-from zoo.ranges import Channels, Classes, Rate, Widths
+from zoo.ranges import Channels, Classes, RateBelowOne, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
 
 
@@ -54,7 +54,7 @@ class Stack(Model):
         act: SlotLike = "silu",
         norm: SlotsLike = "none",
         bias: bool | None = None,
-        drop_rate: Rate = 0.0,
+        drop_rate: RateBelowOne = 0.0,
         device=None,
         dtype=None,
     ):
@@ -102,6 +102,7 @@ class Stack(Model):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Exchange the last layer for a newly initialised one, or for none."""
+        num_classes = unboxed(num_classes)
         weight = next(self.parameters())
         self._set_head(num_classes, weight.device, weight.dtype)
         self.head.train(self.training)

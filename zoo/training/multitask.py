@@ -288,6 +288,7 @@ class MultiTask(nn.Module):
         """The model that `save` wrote.
 
         Raises:
+            TypeError: The folder is no path.
             FileNotFoundError: The folder holds no model for several tasks.
             ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.bounds import Sizes
-from zoo.checks import printable, shown
+from zoo.checks import check_path, printable, shown
 from zoo.config import naming
-from zoo.files import is_file
+from zoo.files import folder_at, is_file
 from zoo.hub import is_saved, remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
@@ -66,6 +66,7 @@ class Parts:
             FileExistsError: The folder has a file of the heads' name that was not written so.
             OSError: The folder cannot be written, or is full; the old model stays.
         """
+        folder = folder_at(folder)
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
         with self._pointer.exchanging(folder, size) as (new, name):
@@ -88,6 +89,7 @@ class Parts:
             FileNotFoundError: There is no file of the heads.
             ValueError: It cannot be what `save` wrote.
         """
+        check_path("folder", folder, f"a saved {self.owner}")
         path = Path(folder) / self.heads
         where = printable(path, 500)
         if not is_file(path):

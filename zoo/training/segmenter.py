@@ -150,6 +150,7 @@ class Segmenter(nn.Module):
         """The model that `save` wrote.
 
         Raises:
+            TypeError: The folder is no path.
             FileNotFoundError: The folder holds no segmenter.
             ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """

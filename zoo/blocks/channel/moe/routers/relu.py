@@ -10,7 +10,7 @@ from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
 from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
-from zoo.ranges import Count, Eps, Width
+from zoo.ranges import Count, PositiveEps, Width
 
 
 @register("router", "relu")
@@ -51,7 +51,7 @@ class ReLU(Router):
         num_experts: Count,
         top_k: Count,
         *,
-        eps: Eps = 1e-5,
+        eps: PositiveEps = 1e-5,
         losses: str | tuple[str, ...] = ("l1", "balance"),
         init: InitName = "trunc_normal",
         device=None,
