@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
-from zoo.checks import Interval, printable, shown, unknown
+from zoo.checks import Interval, check_path, printable, shown, unknown
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.parts import Parts, unallocated
 from zoo.training.reading import compose
@@ -292,6 +292,7 @@ class MultiTask(nn.Module):
             FileNotFoundError: The folder holds no model for several tasks.
             ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """
+        check_path("folder", folder, "a saved model")
         where = printable(Path(folder) / PARTS.heads)
 
         def make(trunk: str, state: dict[str, Tensor], metadata: dict[str, str]) -> MultiTask:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.bounds import Sizes
-from zoo.checks import check_path, printable, shown
+from zoo.checks import printable, shown
 from zoo.config import naming
 from zoo.files import folder_at, is_file
 from zoo.hub import is_saved, remove_saved
@@ -89,7 +89,6 @@ class Parts:
             FileNotFoundError: There is no file of the heads.
             ValueError: It cannot be what `save` wrote.
         """
-        check_path("folder", folder, f"a saved {self.owner}")
         path = Path(folder) / self.heads
         where = printable(path, 500)
         if not is_file(path):

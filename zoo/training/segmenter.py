@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.checks import Interval, printable
+from zoo.checks import Interval, check_path, printable
 from zoo.config import naming
 from zoo.training.parts import Parts, unallocated
 from zoo.training.reading import compose
@@ -154,6 +154,7 @@ class Segmenter(nn.Module):
             FileNotFoundError: The folder holds no segmenter.
             ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """
+        check_path("folder", folder, "a saved model")
         where = printable(Path(folder) / PARTS.heads)
 
         def make(backbone: str, state: dict[str, Tensor], metadata: dict[str, str]) -> Segmenter:
