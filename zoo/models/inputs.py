@@ -11,6 +11,9 @@ from zoo.blocks.kernels import guard
 TRANSFORM = "timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
 OWN = ("torch.nn.modules.", "zoo.")  # whose modules do not convert their input
 
+STRIDED = torch.strided  # a name of its own is found sooner
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
 
 def check_images(model: nn.Module, x: Tensor) -> None:
     """Check a batch of images; one of no images is right.
@@ -20,7 +23,7 @@ def check_images(model: nn.Module, x: Tensor) -> None:
         x: What it was called with.
 
     Raises:
-        TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
+        TypeError: It is no tensor, a sparse one, or its numbers are not of the kind that the model computes with.
         ValueError: It is not ``(B, in_chans, H, W)``.
     """
     if guard.tracing():
@@ -30,6 +33,8 @@ def check_images(model: nn.Module, x: Tensor) -> None:
     if len(shape) != 4 or shape[1] != model.in_chans or not (recording or (shape[2] and shape[3])):
         raise _no_images(x, model.in_chans)
     if not recording:
+        if x.layout is not STRIDED:
+            _check_layout(x, "images")
         _check_dtype(model, model._modules["stem"], x, "images")  # an attribute of a module takes ten times as long
 
 
@@ -43,7 +48,7 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
         width: Numbers in a vector.
 
     Raises:
-        TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
+        TypeError: It is no tensor, a sparse one, or its numbers are not of the kind that the model computes with.
         ValueError: Its last dimension has another size.
     """
     if guard.tracing():
@@ -58,6 +63,7 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
     if not x.is_floating_point():
         raise TypeError(f"expected vectors of floating-point numbers, got {x.dtype}; give `x.float()`")
     if not guard.compiling():
+        _check_layout(x, "vectors")
         _check_dtype(model, first, x, "vectors")
 
 
@@ -90,6 +96,12 @@ def _no_images(x: Tensor, channels: int) -> Exception:
     else:
         remedy = f"{TRANSFORM} makes the (C, H, W) of a picture, and torch.stack a batch of these"
     return ValueError(f"{wanted}, got {shape}; {remedy}")
+
+
+def _check_layout(x: Tensor, what: str) -> None:
+    """Raises TypeError if a tensor holds only some of its numbers: no block computes with these."""
+    if x.layout in SPARSE:
+        raise TypeError(f"expected {what} in a dense tensor, got one of {x.layout}; give `x.to_dense()`")
 
 
 def _kind(x: object) -> str:
