@@ -61,7 +61,7 @@ def test_sizes_and_classifiers_of_numpy():
     swin = zoo.create_model("swin_test")
     swin.set_input_size(window_size=np.int64(2))
     assert np.int64 not in kinds(swin.config)
-    stack = zoo.create_model("mlp_kan_test")
+    stack = zoo.create_model("kan_test")
     stack.reset_classifier(np.int32(4))
     assert type(stack.num_classes) is int
 
@@ -162,7 +162,7 @@ def test_folders_that_are_none(folder):
         lambda: Segmenter.open(folder),
         lambda: MultiTask.open(folder),
     ):
-        with pytest.raises(TypeError, match="^folder is .*give its path"):
+        with pytest.raises(TypeError, match="^folder is .*; it must be the path of .*, a str or a Path"):
             call()
 
 
@@ -191,3 +191,15 @@ def test_rates_that_cannot_be():
         zoo.create_block("norm", "layernorm(eps=-1e-6)", 8)
     with pytest.raises(ValueError, match=r"drop_path_rate is 1.0; it must be at least 0 and below 1"):
         zoo.create_model("vit_test", drop_path_rate=1.0)
+
+
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc"])
+def test_sparse_inputs_get_a_sentence(layout):
+    options = {"blocksize": (1, 1)} if "bs" in layout else {}
+    make = lambda x: x.to_sparse(layout=getattr(torch, layout), **options)
+    match = f"in a dense tensor, got one of torch.{layout}; give `x.to_dense"
+    vectors = zoo.create_model("kan_test")
+    with pytest.raises(TypeError, match="expected vectors " + match):
+        vectors(make(torch.eye(4)[:, : vectors.input_size[0]]))
+    with pytest.raises(TypeError, match="expected images " + match):
+        zoo.create_model("vit_test")(make(torch.eye(32).expand(1, 3, 32, 32).contiguous()))

@@ -11,6 +11,9 @@ from zoo.blocks.kernels import guard
 
 OWN = ("torch.nn.modules.", "zoo.")  # whose modules do not convert their input
 
+STRIDED = torch.strided  # a name of its own is found sooner
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
 
 def check_images(model: nn.Module, x: Tensor) -> None:
     """Check a batch of images; one of no images is right.
@@ -20,7 +23,7 @@ def check_images(model: nn.Module, x: Tensor) -> None:
         x: What it was called with.
 
     Raises:
-        TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
+        TypeError: It is no tensor, a sparse one, or its numbers are not of the kind that the model computes with.
         ValueError: It is not ``(B, in_chans, H, W)``.
     """
     if guard.tracing():
@@ -32,6 +35,8 @@ def check_images(model: nn.Module, x: Tensor) -> None:
     if not recording:
         if not x.numel() and 0 in x.shape[2:]:
             raise no_images(x, model.in_chans)
+        if x.layout is not STRIDED:
+            _check_layout(x, "images")
         _check_dtype(model, model._modules["stem"], x, "images")  # an attribute of a module takes ten times as long
 
 
@@ -45,7 +50,7 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
         width: Numbers in a vector.
 
     Raises:
-        TypeError: It is no tensor, or its numbers are not of the kind that the model computes with.
+        TypeError: It is no tensor, a sparse one, or its numbers are not of the kind that the model computes with.
         ValueError: Its last dimension has another size.
     """
     if guard.tracing():
@@ -60,7 +65,14 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
     if not x.is_floating_point():
         raise TypeError(f"expected vectors of floating-point numbers, got {x.dtype}; give `x.float()`")
     if not guard.compiling():
+        _check_layout(x, "vectors")
         _check_dtype(model, first, x, "vectors")
+
+
+def _check_layout(x: Tensor, what: str) -> None:
+    """Raises TypeError if a tensor holds only some of its numbers: no block computes with these."""
+    if x.layout in SPARSE:
+        raise TypeError(f"expected {what} in a dense tensor, got one of {x.layout}; give `x.to_dense()`")
 
 
 def _check_dtype(model: nn.Module, first: nn.Module, x: Tensor, what: str) -> None:
