@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint card reference bench clean
+.PHONY: demo test test-slow lint card bench clean
 
 demo: $(VENV)/.train
 	$(BIN)/python recipes/demo.py
@@ -20,9 +20,6 @@ lint: $(VENV)/.dev
 card: $(VENV)/.dev
 	$(BIN)/python -m zoo.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
 	$(BIN)/python -m zoo.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
-
-reference: $(VENV)/.train
-	@mkdir -p docs
 	$(BIN)/python -m zoo.training.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
 
 bench: $(VENV)/.dev

@@ -39,9 +39,12 @@ def main(argv: list[str] | None = None) -> None:
         trainer = Trainer(recipe, args.output or Path("runs") / args.recipe.stem, args.source)
         if args.overrides and trainer.accelerator.is_main_process:
             print(f"changed for this run: {' '.join(args.overrides)} (so what the recipe expects need not hold)")
-        start = time.perf_counter()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    start = time.perf_counter()
+    try:
         metrics = trainer.run()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (FloatingPointError, OSError) as error:  # a ValueError from within a training may be a bug: all of it shows
         sys.exit(f"error: {error}")
     if trainer.accelerator.is_main_process:
         print(f"{show(metrics)}  in {time.perf_counter() - start:.0f} s; the model is in {trainer.folder.model}")

@@ -371,6 +371,8 @@ def _of_message(message: str, names: tuple[str, ...]) -> str | None:
         return f"a message of {len(message)} characters"
     if any(not c.isprintable() and c != "\n" for c in message):
         return "a message with control characters"
+    if "no model can be built of it" in message:
+        return "an internal exception, in other words"
     missing = [name for name in names if name not in message]
     return f"a message that does not name {missing}" if missing else None
 

@@ -83,6 +83,29 @@ def test_what_is_of_somebody_else_is_not_overwritten(kind, tmp_path):
     assert [path.name for path in (tmp_path / "other").iterdir()] == [heads]
 
 
+def test_heads_that_are_no_safetensors_are_somebody_elses(kind, tmp_path):
+    make, below, heads = kind
+    model = make()
+    (tmp_path / heads).write_text("my own")
+    with pytest.raises(FileExistsError, match=f"{heads} was not written by {type(model).__name__}.save"):
+        model.save(tmp_path)
+    (tmp_path / below).mkdir()
+    (tmp_path / below / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=f"{heads} was not written by {type(model).__name__}.save"):
+        model.save(tmp_path)
+    assert (tmp_path / heads).read_text() == "my own"
+    (tmp_path / heads).write_text("")
+    model.save(tmp_path)
+    assert opens_as(model, tmp_path)
+
+
+def test_where_no_model_is_one_is_told(kind, tmp_path):
+    for name in ("x" * 5000, "a\x1b[31m", "a\0b"):
+        with pytest.raises(FileNotFoundError, match="there is no") as error:
+            type(kind[0]()).open(tmp_path / name)
+        assert str(error.value).isprintable() and len(str(error.value)) < 2000
+
+
 def test_a_segmenter_that_no_file_can_hold_is_refused_before_anything_is_touched(tmp_path):
     good = make()
     good.save(tmp_path / "old")

@@ -6,15 +6,19 @@ import random
 import resource
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import FULL_VARIANTS, randomised
 
 import zoo
-from zoo.bounds import BOUNDS, Metered, check_bounds, check_size
+from zoo.arguments import check_arguments
+from zoo.bounds import Metered, check_size
 from zoo.cfgs import classes_of, resolve_cfg
-from zoo.config import BYTES, read_config, read_json
+from zoo.checks import check_type
+from zoo.config import BYTES, naming, read_config, read_json
+from zoo.ranges import Classes, lifted
 from zoo.registry import assemble, family_of
 
 
@@ -68,7 +72,7 @@ HUGE = [
     ("vit_test", {"channel_mixer": "mlp(ratio=1000)"}, "channel_mixer"),
     ("vit_test", {"channel_mixer": "mlp(hidden=10000000)"}, "hidden"),
     ("vit_test", {"channel_mixer": "moe(num_experts=4000)"}, "channel_mixer"),
-    ("vit_test", {"channel_mixer": "moe(num_experts=20000)"}, "num_experts"),
+    ("vit_test", {"channel_mixer": "moe(num_experts=20000)"}, "channel_mixer"),
     ("vit_test", {"channel_mixer": {"name": "moe", "num_experts": 10**7}}, "num_experts"),
     ("vit_test", {"channel_mixer": ["mlp", "moe(experts='mlp(hidden=100000000)', num_experts=4)", "mlp"]}, "hidden"),
     ("vit_test", {"channel_mixer": "moe(router='gumbel(samples=60000)', num_experts=4096)"}, "channel_mixer"),
@@ -112,18 +116,74 @@ def test_without_weights_there_are_bounds_too(case, folders, tmp_path):
         zoo.create_model(f"local-dir:{tmp_path}", pretrained=False)
 
 
-def test_a_keyword_lifts_the_bounds(tmp_path, monkeypatch):
-    monkeypatch.setitem(BOUNDS, "depth", 2)
-    model = randomised(zoo.create_model("vit_test"))
-    zoo.save_pretrained(model, tmp_path)
-    with pytest.raises(ValueError, match="config.json: model_args: depth is 3; 2 is the most .*bounded=False"):
+LIFTED = [
+    ("vit_test", dict(depth=1100, dim=4, token_mixer="pool", channel_mixer=None, norm="none", **BASE)),
+    ("vit_test", dict(img_size=[8192, 4096], patch_size=[4096, 4096], dim=4, in_chans=1, **BASE)),
+    ("vit_test", dict(channel_mixer="mlp(ratio=2000)", dim=4, token_mixer="attention(heads=2)")),
+    ("kan_digits", dict(hidden=[1] * 70)),
+    ("swin_test", dict(depths=[600, 600], dims=[4, 4], token_mixer="pool", channel_mixer=None, norm="none")),
+]
+
+
+@pytest.mark.parametrize("name, arguments", LIFTED)
+def test_a_keyword_lifts_the_bounds(name, arguments, tmp_path):
+    with pytest.raises(ValueError, match="bounded=False"):
+        zoo.create_model(name, **arguments)
+    model = randomised(zoo.create_model(name, bounded=False, **arguments))
+    with pytest.warns(UserWarning, match="needs bounded=False to be opened"):
+        zoo.save_pretrained(model, tmp_path)
+    with pytest.raises(ValueError, match="config.json: .*bounded=False"):
         zoo.create_model(f"local-dir:{tmp_path}")
     again = zoo.create_model(f"local-dir:{tmp_path}", bounded=False)
     assert torch.equal(again.head.weight, model.head.weight)
-    with pytest.raises(ValueError, match="bounded=False is for models from folders"):
-        zoo.create_model("vit_test", bounded=False)
+
+
+def test_lower_ends_and_other_threads_are_not_lifted():
+    for wrong in (dict(depth=0), dict(drop_rate=2.0), dict(dim=-1)):
+        with pytest.raises(ValueError, match="it must be"):
+            zoo.create_model("vit_test", bounded=False, **wrong)
     with pytest.raises(TypeError, match="bounded is 'no'"):
-        zoo.create_model(f"local-dir:{tmp_path}", bounded="no")
+        zoo.create_model("vit_test", bounded="no")
+    with lifted(), ThreadPoolExecutor(1) as others:
+        refused = others.submit(zoo.create_model, "vit_test", depth=2000).exception()
+    assert isinstance(refused, ValueError) and "from 1 to 1024" in str(refused)
+
+
+SAVED = [
+    ("kan_digits", dict(hidden=[70_000], layer="none")),
+    ("vit_test", dict(depth=1024, dim=4, token_mixer="attention(heads=2)", channel_mixer=None)),
+    ("vit_test", dict(depth=1024, dim=4, token_mixer="pool", channel_mixer=None, norm="none", **BASE)),
+    ("vit_test", dict(num_classes=1_100_000, dim=4, depth=1, token_mixer="attention(heads=2)")),
+    ("vit_test", dict(channel_mixer="moe(num_experts=5000)", dim=4, depth=1, token_mixer="attention(heads=2)")),
+    ("vit_test", dict(channel_mixer="mlp(hidden=70000)", depth=1)),
+    ("vit_test", dict(img_size=4096, patch_size=2048, dim=4, in_chans=1, token_mixer="attention(heads=2)")),
+]
+
+
+@pytest.mark.parametrize("name, arguments", SAVED)
+def test_what_is_built_and_saved_without_a_word_is_opened(name, arguments, tmp_path, recwarn):
+    model = zoo.create_model(name, **arguments)
+    zoo.save_pretrained(model, tmp_path)
+    assert not recwarn.list
+    assert torch.equal(zoo.create_model(f"local-dir:{tmp_path}").head.weight, model.head.weight)
+
+
+def test_a_value_of_the_models_own_configuration_is_reported_of_the_model(tmp_path):
+    model = zoo.create_model("vit_test")
+    model.pretrained_cfg["std"] = (0.5, 0.0, 0.5)
+    with pytest.raises(ValueError, match=r"^vit_test cannot be saved: pretrained_cfg: std\[1\] is 0.0; it must be"):
+        zoo.save_pretrained(model, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_of_zoo_is_not_said_to_be_the_files(tmp_path):
+    for kind in (AttributeError, NameError, KeyError, IndexError, AssertionError):
+        with pytest.raises(kind, match="^'?mine'?$"), naming(tmp_path, any_error=True):
+            raise kind("mine")
+    for kind in (RuntimeError, MemoryError, OverflowError, ZeroDivisionError, RecursionError):
+        said = pytest.raises(ValueError, match=f"no model can be built of it .{kind.__name__}: theirs")
+        with said, naming(tmp_path, any_error=True):
+            raise kind("theirs")
 
 
 def test_a_users_own_arguments_are_not_bounded(folders):
@@ -135,8 +195,9 @@ def test_a_users_own_arguments_are_not_bounded(folders):
 
 def test_every_published_variant_is_within_the_bounds():
     for name in FULL_VARIANTS:
-        check_bounds(family_of(name).arguments(name))
-        assert max(classes_of(name)) <= BOUNDS["num_classes"]
+        family = family_of(name)
+        check_arguments(family.model, family.arguments(name), name)
+        check_type(name, max(classes_of(name)), Classes)
 
 
 def metered(name: str) -> torch.nn.Module:

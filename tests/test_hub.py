@@ -1,5 +1,6 @@
 """Saving, loading, and what is said of a damaged or hostile folder."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -18,6 +19,7 @@ from conftest import TINY_VARIANTS, images, randomised
 from safetensors.torch import save_file
 
 import zoo
+from zoo.bounds import Sizes
 from zoo.files import staging
 from zoo.slots import Slot, dump_slots, parse_slot
 
@@ -394,6 +396,22 @@ def test_a_damaged_configuration_is_put_right(saved):
     assert torch.equal(zoo.create_model(f"local-dir:{folder}").eval()(x), model(x)) and len(list(folder.iterdir())) == 2
 
 
+def test_a_configuration_with_comments_is_somebody_elses(tmp_path):
+    text = b'// my settings\n{"lr": 0.1}'
+    for content in (text, b"lr: 0.1", b"\xff\xfe{"):
+        (tmp_path / "config.json").write_bytes(content)
+        for name in ("", "model.safetensors"):  # weights that were not saved so do not make it zoo's
+            if name:
+                save_file({"a": torch.ones(1)}, tmp_path / name)
+            with pytest.raises(FileExistsError, match="config.json was not written by zoo"):
+                zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
+        assert (tmp_path / "config.json").read_bytes() == content
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "config.json").write_bytes(b"")
+    zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
+    assert zoo.create_model(f"local-dir:{tmp_path}").num_classes == 10
+
+
 @pytest.mark.parametrize("weights", ["mine.safetensors", "../model.safetensors", 3])
 def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weights, saved):
     model, folder = saved
@@ -515,3 +533,34 @@ def test_a_url_is_fetched_too(tmp_path):
     assert torch.equal(zoo.create_model("mixer_test", **kwargs).head.weight, model.head.weight)
     server.shutdown()
     assert torch.equal(zoo.create_model("mixer_test", **kwargs).head.weight, model.head.weight)  # from the cache
+
+
+def test_names_of_classes_are_the_models_or_left_out(tmp_path):
+    model = zoo.create_model("vit_test", num_classes=2)
+    model.pretrained_cfg["label_names"] = ["cat", "dog"]
+    zoo.save_pretrained(model, tmp_path / "two")
+    three = zoo.create_model(f"local-dir:{tmp_path / 'two'}", num_classes=3)
+    with pytest.warns(UserWarning, match="label_names has 2 names and the model 3 classes: they are not saved"):
+        zoo.save_pretrained(three, tmp_path / "three")
+    opened = [zoo.create_model(f"local-dir:{tmp_path / n}").pretrained_cfg.get("label_names") for n in ("two", "three")]
+    assert opened == [["cat", "dog"], None]
+
+
+@pytest.mark.parametrize("name", TINY_VARIANTS)
+def test_what_is_built_to_be_compared_draws_no_random_numbers(name):
+    """Saving and opening build on meta; if that drew numbers, those of other threads would be others or come twice."""
+    before = torch.get_rng_state()
+    with Sizes():
+        zoo.create_model(name, device="meta")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", ["token_mixer", "channel_mixer", "stem", "norm", "router", "experts"])
+def test_no_block_on_meta_draws_random_numbers(kind):
+    before = torch.get_rng_state()
+    for name in zoo.list_blocks(kind):
+        moe = kind in ("router", "experts")
+        slot = {"channel_mixer": {"name": "moe", kind: name}} if moe else {kind: name}
+        with contextlib.suppress(ValueError), Sizes():  # not every block fits
+            zoo.create_model("mixer_test", device="meta", **slot)
+        assert torch.equal(torch.get_rng_state(), before), name

@@ -104,7 +104,7 @@ def test_intermediates_stop_early_and_give_prefix_tokens(name):
     for wrong in ([count], [-count - 1], count + 1, 0):
         with pytest.raises(ValueError, match="feature"):
             model.forward_intermediates(x, wrong)
-    with pytest.raises(ValueError, match="output_fmt 'NCL' is not one of"):
+    with pytest.raises(ValueError, match="output_fmt is 'NCL'; it must be one of"):
         model.forward_intermediates(x, output_fmt="NCL")
 
 

@@ -330,7 +330,7 @@ def test_the_recipe_of_a_run_from_before_the_ranges_is_read(tmp_path):
 
 def test_the_page_of_keys_is_what_the_dataclasses_say():
     assert (ROOT / "docs" / "recipe.md").read_text("utf-8") == reference.page(), (
-        "docs/recipe.md is old; run `make reference`"
+        "docs/recipe.md is old; run `make card`"
     )
 
 

@@ -308,6 +308,48 @@ def test_without_locks_only_what_is_old_is_cleared(make, tmp_path, monkeypatch):
     assert len(names(tmp_path)) == 2 and opens_as_one_of([model], tmp_path)
 
 
+def test_without_locks_a_stage_that_is_just_being_made_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
+    (new := tmp_path / ".zoo-0123abcd.tmp").mkdir()  # its lock is made next
+    with staging(tmp_path):
+        assert new.exists()
+    os.utime(new, (0, 0))
+    with staging(tmp_path):
+        assert not new.exists()
+
+
+@pytest.mark.skipif(locks.fcntl is None, reason="there are no locks here")
+def test_who_keeps_a_folder_for_long_is_told_and_nothing_is_written(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    model = make()
+    save(model, tmp_path)
+    before = names(tmp_path)
+    with locks.alone(tmp_path):
+        with pytest.raises(OSError, match="is held by (this|another) process .*try again"):
+            save(model, tmp_path)
+        assert names(tmp_path) == before
+    save(model, tmp_path)
+    assert opens_as_one_of([model], tmp_path)
+
+
+def test_a_forked_process_reads_though_a_thread_of_its_parent_had_the_turn():
+    turns, held, done = locks.Turns(), threading.Event(), threading.Event()
+
+    def hold():
+        with turns.mine():
+            held.set()
+            done.wait()
+
+    (thread := threading.Thread(target=hold)).start()
+    held.wait()
+    assert not turns.mine().acquire(blocking=False)
+    if (child := os.fork()) == 0:
+        os._exit(0 if turns.mine().acquire(blocking=False) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    done.set()
+    thread.join()
+
+
 def test_the_disk_has_the_new_model_before_the_name_changes(make, tmp_path, monkeypatch):
     """And the name before the old one is removed: what a power failure leaves is whole too."""
     save(make(), tmp_path)

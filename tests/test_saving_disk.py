@@ -84,6 +84,12 @@ def test_where_there_can_be_no_folder(make, what, words, tmp_path):
     assert (tmp_path / "file").read_text() == "precious" and names(tmp_path) == {"file", "link"}
 
 
+@pytest.mark.parametrize("folder", [None, 3, b"model"])
+def test_what_is_no_path_is_refused(make, folder):
+    with pytest.raises(TypeError, match="folder is (None|3|b'model'); it must be the path of a folder"):
+        save(make(), folder)
+
+
 @pytest.mark.parametrize("file", ["config.json", "head.safetensors", "heads.safetensors"])
 def test_a_folder_in_the_place_of_the_file_that_names_stays(file, tmp_path):
     make = {"config.json": plain, "head.safetensors": segmenter, "heads.safetensors": tasks}[file]

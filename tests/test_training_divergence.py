@@ -151,6 +151,20 @@ def test_the_command_line_says_what_went_wrong_and_begins_at_a_run(tmp_path, mon
         main(["tiny.yaml", "--from", "runs/none", "--output", "runs/other"])
 
 
+@pytest.mark.parametrize("kind", [ValueError, OSError, FileExistsError, FloatingPointError])
+def test_a_bug_within_a_training_keeps_its_traceback(tmp_path, monkeypatch, kind):
+    def failing(self):
+        raise kind("so it ends")
+
+    main = runpy.run_path(str(ROOT / "recipes" / "train.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TEXT)
+    monkeypatch.setattr(Trainer, "run", failing)
+    told = kind is not ValueError
+    with pytest.raises(SystemExit if told else ValueError, match="^error: so it ends$" if told else "^so it ends$"):
+        main(["tiny.yaml"])
+
+
 # --- The checks -------------------------------------------------------------------------------------------------------
 
 

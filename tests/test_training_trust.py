@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zoo.training import Trainer, load_recipe, lock
+from zoo import locks
+from zoo.training import Trainer, checkpoints, load_recipe
 from zoo.training.lock import FolderLock
 from zoo.training.records import append_record, keep_records, read_records
 
@@ -155,7 +156,7 @@ def test_a_lock_that_another_machine_left_is_taken_over_with_a_warning(tmp_path)
     ids=["it runs", "its number was given anew", "it is gone", "on another machine"],
 )
 def test_where_files_cannot_be_locked_the_process_is_asked_after(tmp_path, monkeypatch, pid, host, since, held):
-    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     path = tmp_path / "run.lock"
     path.write_text(json.dumps({"pid": pid, "host": host, "since": since}))
     assert (FolderLock(path).holder() is not None) == held
@@ -269,6 +270,76 @@ def test_every_flipped_bit_is_found_and_its_file_named(make_recipe, killed_run, 
     assert Trainer(make_recipe(), killed_run).step == 4
 
 
+SEALED = [
+    ({"step": 4}, "it has no sha256"),
+    ({"sha256": {}}, "it has no step"),
+    ({"step": 4, "sha256": {}}, "sha256 has nothing of model.safetensors"),
+    ({"step": 4, "sha256": {"model.safetensors": "a"}}, "sha256 has nothing of optimizer.pt"),
+    ({"step": 4, "sha256": ["a"]}, "sha256 is .'a'., a list"),
+    ({"step": 4, "sha256": {"model.safetensors": 1, "optimizer.pt": "b"}}, "sha256.'model.safetensors'. is 1"),
+    ({"step": 4, "sha256": {"../../other": "a"}}, "a key of sha256 is '../../other'"),
+    ({"step": "4"}, "step is '4', a str"),
+    ({"step": True}, "step is True, a bool"),
+    ({"step": -1}, "step is -1"),
+    ({"first_losses": [1.0]}, "first_losses is .1.0., a list"),
+    ({"first_losses": {"": "1"}}, "first_losses.''. is '1', a str"),
+    ({"first_losses": {"": float("nan")}}, "first_losses.''. is nan"),
+    ({"unreadable": -3}, "unreadable is -3"),
+]
+
+
+@pytest.mark.parametrize(("summary", "said"), SEALED, ids=range(len(SEALED)))
+def test_a_summary_is_checked_also_where_its_seal_is_right(make_recipe, killed_run, checkpoint, summary, said):
+    (checkpoint / "checkpoint.json").write_bytes(checkpoints._sealed(summary))
+    with pytest.raises(ValueError, match=f"4 cannot be resumed from: .*checkpoint.json is damaged: {said}"):
+        Trainer(make_recipe(), killed_run)
+    with pytest.raises(ValueError, match=f"checkpoint.json is damaged: {said}"):
+        checkpoints.read_summary(checkpoint)
+
+
+def test_an_average_that_the_summary_does_not_know_is_not_read(killed_run, checkpoint):
+    shutil.copy(checkpoint / "model.safetensors", checkpoint / "ema.safetensors")
+    with pytest.raises(ValueError, match="ema.safetensors is missing: checkpoint.json knows of none"):
+        checkpoints.read_checkpoint(checkpoint, ["model", "ema"])
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_kill_while_a_checkpoint_is_written_anew_leaves_one_whole(make_recipe, killed_run, checkpoint, renames):
+    (checkpoint / "notes.txt").write_text("precious")
+    weights, optimizer, facts = checkpoints.read_checkpoint(checkpoint, ["model"])
+    calls, replace = itertools.count(), type(killed_run).replace
+
+    def dying(self, target):
+        if next(calls) == renames:
+            os._exit(9)
+        return replace(self, target)
+
+    child = os.fork()
+    if child == 0:
+        type(killed_run).replace = dying
+        new = {"model": {name: tensor + 1 for name, tensor in weights["model"].items()}}
+        checkpoints.write_checkpoint(checkpoint, new, optimizer, {"first_losses": facts["first_losses"]})
+        os._exit(0)
+    died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert died == (9 if renames < 3 else 0)  # the old one, the new one and the notes are renamed
+    assert checkpoint.exists() != (renames == 1)
+    assert Trainer(make_recipe(), killed_run).step == 4
+    found, _, _ = checkpoints.read_checkpoint(checkpoint, ["model"])
+    new = {name: tensor + (renames > 1) for name, tensor in weights["model"].items()}
+    assert all(torch.equal(tensor, new[name]) for name, tensor in found["model"].items())
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+    assert (checkpoint / "notes.txt").read_text() == "precious"
+
+
+def test_a_run_begins_at_one_that_was_killed_while_its_checkpoint_was_written_anew(make_recipe, killed_run, checkpoint):
+    stage = checkpoint.parent / ".zoo-01234567.tmp"
+    (stage / "old").mkdir(parents=True)
+    (stage / "lock").touch()
+    checkpoint.rename(stage / "old" / checkpoint.name)
+    assert Trainer(make_recipe(), killed_run.with_name("new"), killed_run).step == 4
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
 def test_an_absent_summary_is_told_from_a_checkpoint_of_an_older_version(make_recipe, killed_run, checkpoint):
     whole = Trainer(make_recipe(), killed_run.with_name("whole")).run()
     (checkpoint / "checkpoint.json").unlink()
@@ -328,6 +399,20 @@ def test_a_damaged_line_is_left_out_with_a_warning(make_recipe, killed_run, line
     assert [record["step"] for record in read_records(path)] == [1, 2, 3, 4, 5, 6, 6, 6]
 
 
+@pytest.mark.filterwarnings("ignore:.*no record")
+def test_a_record_after_a_line_that_a_kill_cut_is_on_a_line_of_its_own(make_recipe, killed_run):
+    path = killed_run / "metrics.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"step": 5, "lo')
+    trainer = Trainer(make_recipe(), killed_run)
+    trainer.folder.begin(trainer.recipe, 4, {"from": "elsewhere", "changed": []})
+    assert read_records(path)[-1] == {"step": 4, "from": "elsewhere", "changed": []}
+    path.write_bytes(b'{"step": 1}')  # whole, but for its end
+    append_record(path, {"step": 2})
+    append_record(path, {"step": 3})
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
 def test_records_hold_no_nan_and_a_last_line_without_its_end_counts(tmp_path):
     path = tmp_path / "metrics.jsonl"
     append_record(path, {"step": 1, "loss": float("nan"), "stat/load": [[float("inf"), 1.0]], "flag": True})
@@ -345,7 +430,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(make_recipe
     opened, calls = type(killed_run).open, itertools.count()
 
     def full(self, mode="r", *args, **kwargs):
-        if mode == "ab" and next(calls) == 1:
+        if mode == "ab+" and next(calls) == 1:
             raise OSError(28, "No space left on device")
         return opened(self, mode, *args, **kwargs)
 

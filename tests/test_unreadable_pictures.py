@@ -1,5 +1,6 @@
 """Pictures that cannot be read: an error with the path, or left out and counted where the recipe says so."""
 
+import errno
 import os
 import warnings
 
@@ -12,6 +13,7 @@ from zoo.training.data import EvaluationBatches, ImageFolder, TrainingBatches, l
 from zoo.training.evaluate import show
 from zoo.training.pictures import read_picture
 from zoo.training.records import read_records
+from zoo.training.splits import TensorSplit
 from zoo.training.tasks import Classify
 
 PARTS = ("train", "validation", "test")
@@ -142,3 +144,24 @@ def test_what_is_no_file_is_named_and_what_a_terminal_would_obey_escaped(tmp_pat
             warnings.simplefilter("error")
             read_picture(str(tmp_path / name), 3, deep=False)
         assert "\x1b" not in str(error.value) and "cannot be read as a picture" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, None])
+@pytest.mark.parametrize("unreadable", ["skip", "error"])
+def test_a_machine_that_is_short_of_something_costs_no_good_picture(root, monkeypatch, number, unreadable):
+    split = ImageFolder(str(root), img_size=8, in_chans=1, unreadable=unreadable, workers=0).load()["train"]
+
+    def short(*args, **kwargs):
+        raise MemoryError if number is None else OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image, "open", short)
+    kind = MemoryError if number is None else OSError
+    with pytest.raises(kind, match=r"a/0\.png.*the picture may be good") as said:
+        split.fetch_readable([0], None)
+    assert getattr(said.value, "errno", None) == number
+
+
+def test_a_split_that_inherits_reads_all():
+    split = TensorSplit(torch.zeros(3, 1, 2, 2), torch.arange(3), num_classes=3)
+    images, labels, readable = split.fetch_readable([2, 0], None)
+    assert labels.tolist() == [2, 0] and readable.tolist() == [True, True] and not split.skip and split.workers == 0

@@ -15,6 +15,8 @@ from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.kernels import onednn
 from zoo.blocks.linear import initialise
 from zoo.blocks.token import partition, window
+from zoo.blocks.token.partition import window_order
+from zoo.blocks.token.position_bias import relative_index
 from zoo.blocks.token.window import ShiftedWindowAttention, WindowAttention
 from zoo.blocks.token.window_mlp import ShiftedWindowMlp, WindowMlp
 
@@ -337,3 +339,15 @@ def test_copies_compiles_and_exports(slot):
         program = torch.export.export(mixer, (x,), dynamic_shapes=[{0: batch}])
         more = images(7, 10, batch=7)
         assert relative_error(program.module()(more), mixer(more)) < 1e-5
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, 1), (2, 1)])
+@pytest.mark.parametrize("grid", [(4, 6), (5, 7), (3, 2), (1, 8)])
+def test_tables_on_meta_have_the_shapes_of_those_with_values(grid, shift):
+    """On meta their shapes are worked out by themselves, without the arithmetic."""
+    window = (min(3, grid[0]), min(2, grid[1]))
+    made, shapes = (window_order(grid, window, shift, device) for device in ("cpu", "meta"))
+    assert made[2] == shapes[2] and sum(made[2]) == len(made[0])
+    tables = (*zip(made[:2], shapes[:2], strict=True), tuple(relative_index(window, d) for d in ("cpu", "meta")))
+    for table, shape in tables:
+        assert shape.is_meta and (shape.shape, shape.dtype) == (table.shape, table.dtype)

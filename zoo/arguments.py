@@ -42,7 +42,6 @@ def check_arguments(
     model: type[nn.Module],
     arguments: Mapping[str, Any],
     name: str,
-    where: str = "",
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Check names, types and ranges of a model's arguments, and of others `beside` them, of which it has annotations.
@@ -54,11 +53,11 @@ def check_arguments(
     takes, hints = inspect.signature(model).parameters, {**hints_of(model), **beside}
     for key, value in arguments.items():
         if key not in takes and key not in beside:
-            raise ValueError(where + unknown(f"{name} has no argument {shown(key)}", key, takes, "arguments"))
-        check_argument(f"{where}{name}: {key}", key, value, hints)
+            raise ValueError(unknown(f"{name} has no argument {shown(key)}", key, takes, "arguments"))
+        check_argument(f"{name}: {key}", key, value, hints)
 
 
-def check_complete(model: type[nn.Module], arguments: Mapping[str, Any], name: str, where: str = "") -> None:
+def check_complete(model: type[nn.Module], arguments: Mapping[str, Any], name: str) -> None:
     """Check that no argument is missing that a model cannot be built without.
 
     Raises:
@@ -67,28 +66,24 @@ def check_complete(model: type[nn.Module], arguments: Mapping[str, Any], name: s
     takes = inspect.signature(model).parameters
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in arguments]
     if missing:
-        raise ValueError(f"{where}{name} needs {', '.join(missing)}; give {', '.join(f'{key}=…' for key in missing)}")
+        raise ValueError(f"{name} needs {', '.join(missing)}; give {', '.join(f'{key}=…' for key in missing)}")
 
 
 @contextmanager
-def named(where: str, name: str) -> Iterator[None]:
-    """Errors of a model that is built begin with the file that its arguments come from, and none is torch's own.
+def in_memory(name: str) -> Iterator[None]:
+    """What torch raises for weights of more memory than there can be, of a model that is built, becomes a ValueError.
 
     Raises:
-        TypeError, ValueError: What was raised within; a ValueError too for weights of more memory than there can be.
+        ValueError: A weight does not fit.
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
-        if not where or str(error).startswith(where):
-            raise
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}{error}") from error
     except (RuntimeError, MemoryError) as error:
         reason = str(error).strip()
         if isinstance(error, RuntimeError) and not any(word in reason for word in ("allocate", "overflow")):
             raise
         raise ValueError(
-            f"{where}{name}: a weight does not fit into memory ({printable(reason, 200)}); give smaller sizes, or "
+            f"{name}: a weight does not fit into memory ({printable(reason, 200)}); give smaller sizes, or "
             'device="meta" for a model without values'
         ) from error
 

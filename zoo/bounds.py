@@ -1,6 +1,9 @@
-"""What a folder's config.json may ask for, and what building it would take: looked at before anything is allocated."""
+"""What it would take to build what a folder's config.json asks for: looked at before anything is allocated.
 
-import math
+How large a single argument may be, its annotation says (`zoo.ranges`); here is what all of them make together, beside
+what the weights hold.
+"""
+
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -10,37 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo.checks import printable, shown
-from zoo.slots import parse_slot
+from zoo.checks import printable
 
 LIFT = "if you trust the folder, zoo.create_model(…, bounded=False) lifts the bounds"
-
-# The most that an argument of a model, or an option of a slot, may be. Those of `depths` are added up, and the sides of
-# an image are multiplied. What is not named here has the bound `MOST`; a seed may be anything.
-BOUNDS = {
-    "depth": 1000,
-    "depths": 1000,
-    "num_classes": 10**6,
-    "img_size": 2**24,
-    "num_experts": 4096,
-    "tasks": 4096,
-    "order": 64,
-    "degree": 256,
-    "degrees": 256,
-    "kernel_size": 1024,
-    "window_size": 1024,
-    "pretrained_window": 1024,
-    "patch_size": 4096,
-    "ratio": 1024,
-    "se_ratio": 1024,
-    "factor": 1024,
-    "eval_factor": 1024,
-    "capacity_factor": 1024,
-}
-MOST = 2**16  # of a whole number
-ENTRIES = 1000  # of a list: there are no more layers
-LETTERS = 10_000  # of a string
-FREE = ("seed",)
 
 ELEMENTS = 2**32  # of a model without weights that it could be compared with
 TABLES = 2**26  # bytes of buffers that are in no file, unless the weights are larger
@@ -49,61 +24,6 @@ UNKNOWN = 10_000  # tensors, where there are no weights
 SAID = r"\b{}(?: is | has |=| ?['\":\[]| \w+(?:: | has ))"  # how a message says which argument it is about
 PATIENCE = 0.4  # seconds for finding out which argument an error is about
 LARGE = 2**22  # elements of a tensor that is made beside the model's own, on a real device
-
-
-def check_bounds(arguments: Mapping[str, Any]) -> None:
-    """Check that no number in a model's arguments, or in the options of its slots, is beyond `BOUNDS`.
-
-    Example:
-        >>> try:
-        ...     check_bounds({"depth": 10**9})
-        ... except ValueError as error:
-        ...     print(str(error)[:75])
-        model_args: depth is 1000000000; 1000 is the most that a folder may ask for
-
-    Raises:
-        ValueError: One is; the message says how the bounds are lifted.
-    """
-    for key, value in arguments.items():
-        _check(f"model_args: {printable(key, 100)}", key, value)
-
-
-def _check(where: str, key: str, value: Any) -> None:
-    most = BOUNDS.get(key, MOST)
-    if isinstance(value, str):
-        _check_most(f"the length of {where}", len(value), LETTERS)
-        if "(" in value:
-            try:
-                options = parse_slot(value).options
-            except (ValueError, TypeError, RecursionError, MemoryError):
-                return  # no slot, or one that is refused where it is built
-            for option, inner in options.items():
-                _check(f"{where}: {printable(option, 100)}", option, inner)
-    elif isinstance(value, Mapping):
-        for inner, one in value.items():
-            name = inner if isinstance(inner, str) and not inner.lstrip("-").isdigit() else key
-            _check(f"{where}: {printable(inner, 100)}", name, one)
-    elif isinstance(value, (list, tuple)):
-        _check_most(f"the number of entries of {where}", len(value), ENTRIES)
-        whole = [one for one in value if type(one) is int]
-        if key == "depths":
-            _check_most(f"the sum of {where}", sum(whole), most)
-        elif key == "img_size" and len(whole) == 2:
-            _check_most(f"the number of pixels of {where}", math.prod(map(abs, whole)), most)
-            return
-        for i, one in enumerate(value):
-            _check(f"{where}[{i}]", key, one)
-    elif type(value) is int or (type(value) is float and key in BOUNDS):
-        if key == "img_size":
-            _check_most(f"the number of pixels of {where}", value * value, most)
-        elif key not in FREE:
-            _check_most(where, abs(value), most, value)
-
-
-def _check_most(what: str, found: float, most: int, value: float | None = None) -> None:
-    if not found <= most:
-        told = shown(found if value is None else value)
-        raise ValueError(f"{what} is {told}; {most} is the most that a folder may ask for, and {LIFT}")
 
 
 class Sizes(TorchFunctionMode):
@@ -140,7 +60,7 @@ class Metered(Sizes):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in self.DRAWN and (std := (kwargs or {}).get("std", args[2] if len(args) > 2 else 1.0)) < 0:
             raise ValueError(f"a standard deviation is {std}; it must be at least 0")  # it would not be looked at below
-        if func in self.MAKERS:
+        if func in self.MAKERS and args != (0,):  # such a one asks about a device, also in blocks without weights
             self.left -= 1
             if self.left < 0:
                 raise ValueError(f"the model has far more parts than its weights have tensors; {LIFT}")

@@ -6,7 +6,7 @@ from typing import Any
 import timm.models
 
 from zoo.blocks.embed import to_pair
-from zoo.checks import unknown
+from zoo.checks import shown, unknown
 from zoo.families import Family, family_of
 from zoo.models.published import Published
 from zoo.pretrained import check_cfg
@@ -28,13 +28,24 @@ def classes_of(arch: str) -> set[int]:
 
 
 def resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> timm.models.PretrainedCfg:
+    """One configuration of an architecture.
+
+    Args:
+        arch: Its name, without a tag.
+        cfg: A tag, a whole configuration in place of its own, or None for its default.
+        overlay: Single keys that replace those of the configuration.
+
+    Raises:
+        ValueError: The architecture, the tag or a key is unknown, or a value cannot be.
+        TypeError: A value is of another type.
+    """
     family = family_of(arch)
     made = {} if timm.models.is_model(arch) else made_cfgs(family, arch)  # as for vectors, and for the tiny variants
     if isinstance(cfg, str) and cfg:
         known = made or timm.models.get_arch_pretrained_cfgs(arch)
         tags = [name.split(".", 1)[1] for name in known if "." in name]
         if cfg not in tags:
-            raise ValueError(unknown(f"{arch} has no weights with the tag {cfg!r}", cfg, tags, "tags"))
+            raise ValueError(unknown(f"{arch} has no weights with the tag {shown(cfg)}", cfg, tags, "tags"))
     if isinstance(cfg, Mapping):
         check_cfg(cfg, "pretrained_cfg")
     check_cfg(overlay or {}, "pretrained_cfg_overlay")

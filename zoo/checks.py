@@ -9,7 +9,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ T = TypeVar("T", bound=type)
 
 NARROWER: dict[Any, dict[str, Any]] = {}  # annotations that say more than those of a class from elsewhere
 MANY = 40  # an error lists all known names if there are no more
+NAME = 200  # letters of an unknown name that are compared with the known ones
 
 
 def unknown(problem: str, name: str, known, what: str = "known", *, count: int = 1, see: str | None = None) -> str:
@@ -38,13 +39,24 @@ def unknown(problem: str, name: str, known, what: str = "known", *, count: int =
         see: A call that lists the names, in place of the list.
     """
     known = sorted(map(str, known))
-    near = [repr(n) for n in nearest(str(name), known, count)]
+    near = [shown(n, 100) for n in nearest(str(name)[:NAME], known, count)]
     hint = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else "."
-    problem = problem if " has no " in problem else f"{problem} is unknown"
+    problem = printable(problem if " has no " in problem else f"{problem} is unknown", 700)
     if see is not None:
         return f"{problem}{hint} {see} lists what there is"
-    more = f", … ({len(known)} in all)" if len(known) > MANY else ""
-    return f"{problem}{hint} {what.capitalize()}: {', '.join(known[:MANY]) or 'none'}{more}"
+    return f"{problem}{hint} {what.capitalize()}: {printable(some(known, MANY) or 'none', 900)}"
+
+
+def some(items: Iterable[Any], most: int = 8, *, between: str = ", ") -> str:
+    """The first of some names or findings, as an error lists them, and how many there are if that is not all.
+
+    Example:
+        >>> print(some(["a", f"b{chr(27)}", "c", "d"], 2), "|", some(["head", "norm"]))
+        a, b\\x1b, … (4 in all) | head, norm
+    """
+    items = list(items)
+    more = f"{between}… ({len(items)} in all)" if len(items) > most else ""
+    return between.join(printable(item, 100) for item in items[:most]) + more
 
 
 def in_a_line(error: Exception) -> str:
@@ -188,6 +200,30 @@ class Interval(Rule):
         return " and ".join(f"{words} {_number(bound)}" for words, bound in bounds.items() if bound is not None)
 
 
+class Known(Rule):
+    """A word of a table, which may still grow: it is read when a value is checked.
+
+    Args:
+        table: The table, by word.
+        beside: Words that are right too.
+
+    Example:
+        >>> check_type("mlp: init", "xaver", typing.Annotated[str, Known({"xavier": 1, "zeros": 2})])
+        Traceback (most recent call last):
+        ValueError: mlp: init 'xaver' is unknown; did you mean 'xavier'? Known: xavier, zeros
+    """
+
+    def __init__(self, table: Mapping[str, Any], *beside: str):
+        self.table, self.beside = table, beside
+
+    def check(self, what: str, value: str) -> None:
+        if value not in self.table and value not in self.beside:
+            raise ValueError(unknown(f"{what} {shown(value)}", value, (*self.beside, *self.table)))
+
+    def __str__(self) -> str:
+        return f"one of {', '.join((*self.beside, *self.table))}"
+
+
 def _number(bound: float) -> str:
     """A bound in words: large powers of two, and what is one below, by their exponent."""
     for less in (0, 1):
@@ -325,7 +361,7 @@ def check_argument(what: str, name: str, value: Any, hints: Mapping[str, Any]) -
     """
     if name in hints or value is None:
         check_type(what, value, hints.get(name))
-    elif name == "dtype" and not getattr(value, "is_floating_point", False):
+    elif name == "dtype" and not (isinstance(value, torch.dtype) and value.is_floating_point):
         raise TypeError(f"{what} is {shown(value)}; it must be a torch.dtype of floating-point numbers")
     elif name == "device":
         _check_device(what, value)

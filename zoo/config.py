@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checks import printable, shown, unknown
+from zoo.files import is_file
 from zoo.pretrained import check_cfg
 
 CONFIG = "config.json"
@@ -17,6 +18,8 @@ CONFIG = "config.json"
 # What a config.json may hold, and the type of each.
 KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
 OF_THE_PLACE = ("device", "dtype")  # arguments of a model that are the opener's to choose, never a file's
+
+OF_VALUES = (RuntimeError, MemoryError, ArithmeticError)  # what values of a file may lead to, beside a refusal
 
 # Bounds of any JSON file: bytes, levels of lists and mappings in each other, bits of a whole number, length of a name.
 BYTES, LEVELS, BITS, NAME = 2**22, 32, 63, 200
@@ -95,14 +98,6 @@ def read_json(path: Path | str) -> Any:
     return _checked(found, where)
 
 
-def is_file(path: Path) -> bool:
-    """Whether a file is there; under a name that none can have there is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, a circle of links, or with a zero byte
-        return False
-
-
 class _Number(float):
     """A number that was read, and how it was written."""
 
@@ -160,7 +155,8 @@ def naming(
     Args:
         path: The file.
         culprit: From a message, what the file's key is that it is about, or None where that cannot be told or is said.
-        any_error: Take every error for one about the file, as where nothing else can be its cause.
+        any_error: Also what values make torch and Python raise, where they come of the file alone. What a mistake in
+            zoo itself raises, such as an AttributeError, stays as it is.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: What the body raised, with the name, and not too long.
@@ -169,7 +165,7 @@ def naming(
         yield
     except Exception as error:
         kinds = [kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind)]
-        if not kinds and not any_error:
+        if not kinds and not (any_error and isinstance(error, OF_VALUES)):
             raise
         told = f"{error}" if kinds else f"no model can be built of it ({type(error).__name__}: {error})"
         told, where = printable(told, 1600), printable(path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from zoo.checks import in_a_line, unknown
+from zoo.checks import in_a_line, shown, unknown
 from zoo.models.model import Model
 from zoo.models.published import Counted, Published
 from zoo.pretrained import check_cfg
@@ -140,12 +140,16 @@ def _check_entries(family: Family) -> None:
     check_cfg(family.cfg, "its CFG")
 
 
-def family_of(arch: str, where: str = "") -> Family:
-    """The family of a variant; `where` goes before the message if there is none."""
+def family_of(arch: str) -> Family:
+    """The family of a variant.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
     known = {variant: family for family in families().values() for variant in family.variants}
     if arch not in known:
         names = [n for n in known if not n.endswith("_test")]
         word = arch.split("_")[0]
         kind = f"*{word}*" if word and any(word in name for name in names) else "*"
-        raise ValueError(where + unknown(f"model {arch!r}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
+        raise ValueError(unknown(f"model {shown(arch)}", arch, names, count=3, see=f'zoo.list_models("{kind}")'))
     return known[arch]

@@ -1,8 +1,6 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
-import os
 import textwrap
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,12 +15,15 @@ from zoo.blocks.kernels.cost import while_counting
 from zoo.checks import shown
 from zoo.flops_rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
 from zoo.flops_twin import inner, twin_of
+from zoo.locks import Turns
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
     from fvcore.nn.jit_analysis import JitModelAnalysis
 
-_TURNS: dict[int, threading.RLock] = {}  # by process
+# One thread traces at a time: fvcore changes the filters of warnings, which all share, and two at once would put back
+# each other's. Forward passes need not wait.
+_TRACING = Turns()
 
 __all__ = ["FlopReport", "count_flops", "register_flop_rule"]
 
@@ -278,22 +279,13 @@ def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
     on_meta = device.type == "meta"
     # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
-    with torch.inference_mode(False), torch.no_grad(), while_counting(), _turn():
+    with torch.inference_mode(False), torch.no_grad(), while_counting(), _TRACING.mine():
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
         twin = twin_of(model, on_meta)
         analysis = _MacAnalysis(twin, inputs)
         with _MetaConvolutions() if on_meta else nullcontext():
             analysis.total()
     return analysis, twin
-
-
-def _turn() -> threading.RLock:
-    """The lock that lets one thread trace at a time: fvcore changes the filters of warnings, which all threads share.
-
-    Two at once would put back each other's. Forward passes need not wait. A forked process has a lock of its own, since
-    nobody is there who could release its parent's.
-    """
-    return _TURNS.setdefault(os.getpid(), threading.RLock())
 
 
 _TRACER = torch._C._parse_dispatch_key("Tracer")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +20,16 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 import zoo
-from zoo.bounds import UNKNOWN, Metered, Sizes, check_bounds, check_size, culprit
+from zoo.bounds import UNKNOWN, Metered, Sizes, check_size, culprit
 from zoo.cfgs import classes_of
-from zoo.checks import check_type, printable
-from zoo.config import CONFIG, is_file, naming, read_config, read_json
+from zoo.checks import printable, some
+from zoo.config import CONFIG, naming, read_config, read_json
 from zoo.families import Family
+from zoo.files import is_file
 from zoo.models.model import Model
 from zoo.pointers import Pointer, steady
+from zoo.pretrained import check_cfg
+from zoo.ranges import lifted
 from zoo.registry import SLOT_ARGUMENTS, assemble, family_of
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.weights import check_fit, read_shapes, read_state_dict
@@ -53,12 +57,19 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """
     config, state = _savable(model)
     size = sum(value.nbytes for value in state.values())
-    with MODEL.exchanging(Path(folder), size) as (new, name):
+    with MODEL.exchanging(folder, size) as (new, name):
         config["weights"] = name
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if read_config(new / CONFIG) != config:
             raise OSError(f"{new / CONFIG} does not hold what was written to it; the old model stays. Check the disk")
         save_file(state, new / name, metadata={"format": "pt", "saved_as": name})
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds what `save_pretrained` has written."""
+    with suppress(OSError):
+        return (name := _named_weights(folder / CONFIG)) is not None and is_file(folder / name)
+    return False
 
 
 def remove_saved(folder: Path) -> None:
@@ -77,7 +88,11 @@ def remove_saved(folder: Path) -> None:
 def _named_weights(path: Path) -> str | None:
     """The weights that a config.json names, if it is there and they can be those of `save_pretrained`.
 
-    Of a damaged one, which is put right by saving, those that say themselves that they were saved so.
+    One that is damaged is put right by saving, if it is empty or has beside it weights that say themselves that they
+    were saved so; then it is these.
+
+    Raises:
+        FileExistsError: It is somebody's own.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -85,7 +100,9 @@ def _named_weights(path: Path) -> str | None:
         return None
     except (ValueError, RecursionError):
         saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
-        return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
+        if saved or not path.stat().st_size:
+            return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
+        config = None
     if not isinstance(config, dict) or "zoo_version" not in config:
         raise FileExistsError(
             f"{printable(path)} was not written by zoo and would be lost; choose another folder, or remove it"
@@ -136,22 +153,27 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if key not in ("file", "state_dict", "source")
         },
     }
-    if config["pretrained_cfg"].get("num_classes") not in classes_of(arch):  # a configuration of the user's own
-        config["pretrained_cfg"]["num_classes"] = model.num_classes
-    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
-    try:
-        with torch.random.fork_rng(devices=[]), Sizes():
-            again = assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
-    if (found := _arguments(again)) != config["model_args"]:
-        told = [f"{k}={v!r} becomes {found.get(k)!r}" for k, v in config["model_args"].items() if found.get(k) != v]
-        raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(told)} when it is opened")
+    cfg = config["pretrained_cfg"]
+    if cfg.get("num_classes") not in classes_of(arch):  # a configuration of the user's own
+        cfg["num_classes"] = model.num_classes
+    check_cfg(cfg, f"{arch} cannot be saved: pretrained_cfg")
+    names = cfg.get("label_names")
+    if names is not None and len(names) not in (cfg["num_classes"], model.num_classes):  # of another classifier
+        warnings.warn(
+            f"label_names has {len(names)} names and the model {model.num_classes} classes: they are not saved; set "
+            "model.pretrained_cfg['label_names'] to names of its own",
+            stacklevel=3,
+        )
+        cfg |= {"label_names": None, "label_descriptions": None}
     state = model.state_dict()
     if odd := [f"{k} is a {type(v).__name__}" for k, v in state.items() if type(v) is not Tensor]:
         raise ValueError(
-            f"{arch} cannot be saved: {_some(odd)}; quantised and distributed models are saved by what made them so"
+            f"{arch} cannot be saved: {some(odd, 4)}; quantised and distributed models are saved by what made them so"
         )
+    again = _built_again(arch, config, state)
+    if (found := _arguments(again)) != config["model_args"]:
+        told = [f"{k}={v!r} becomes {found.get(k)!r}" for k, v in config["model_args"].items() if found.get(k) != v]
+        raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(told)} when it is opened")
     sizes = {key: tuple(value.shape) for key, value in state.items()}
     built = {key: tuple(value.shape) for key, value in again.state_dict().items()}
     for name, module in again.named_modules():
@@ -164,15 +186,37 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ]
     if told:
         raise ValueError(
-            f"{arch} cannot be saved: since it was built, a part was exchanged, wrapped or compiled ({_some(told)}). "
+            f"{arch} cannot be saved: since it was built, a part was exchanged, wrapped or compiled ({some(told, 4)}). "
             "Change it by arguments of zoo.create_model or by reset_classifier, or save the state dict yourself"
         )
     # Tensors that share memory would be refused, and views would drag their whole storage along.
     return config, {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
 
 
-def _some(told: list[str]) -> str:
-    return "; ".join(told[:4]) + ("; …" if len(told) > 4 else "")
+def _built_again(arch: str, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Model:
+    """The model on meta that a config.json builds, with a warning if opening it will need ``bounded=False``.
+
+    Raises:
+        ValueError: It builds none.
+    """
+    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
+
+    def build(mode: Sizes) -> Model:
+        with mode:
+            return assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
+
+    try:
+        again = build(Metered(len(state)))
+        check_size(again, sum(value.nbytes for value in state.values()))
+        return again
+    except (ValueError, TypeError) as beyond:
+        try:
+            with lifted():
+                again = build(Sizes())
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
+        warnings.warn(f"{arch} is saved, and needs bounded=False to be opened: {beyond}", stacklevel=4)
+        return again
 
 
 def _arguments(model: Model) -> dict[str, Any]:
@@ -220,8 +264,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
     source, _, place = name.partition(":")
     if source != "local-dir":
         raise ValueError(
-            f"{name}: models cannot be opened from the Hub by this version; download the repository and open "
-            "it as local-dir:<folder>"
+            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and "
+            "open it as local-dir:<folder>"
         )
     path = Path(place) / CONFIG
     if not is_file(path):
@@ -236,7 +280,8 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
             raise
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
-            f"{error}. The model was saved by zoo {version}, which is newer than this zoo {zoo.__version__}: update zoo"
+            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
+            f"{zoo.__version__}: update zoo"
         ) from error
 
 
@@ -259,7 +304,6 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
     config = read_config(path)
     overrides = dict(overrides)
     bounded = overrides.pop("bounded", True)
-    check_type("bounded", bounded, bool)
     arch, arguments, cfg = config["architecture"], config["model_args"], PretrainedCfg(**config["pretrained_cfg"])
     weights = path.parent / config["weights"]
     # At once, since a save may remove what is not open yet; that maps the file, and no more.
@@ -268,10 +312,8 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
         family = family_of(arch)
         _check_agrees(arch, arguments, config["pretrained_cfg"])
     if bounded:
-        _check_bounded(
-            path, family, arch, arguments, cfg, weights if pretrained or weights.is_file() else None, overrides
-        )
-    with naming(path, any_error=not overrides):
+        _check_bounded(path, family, arch, arguments, cfg, weights, state, overrides)
+    with lifted(not bounded), naming(path, any_error=not overrides):
         return assemble(
             arch,
             family,
@@ -279,7 +321,7 @@ def _open(path: Path, pretrained: bool, overrides: Mapping[str, Any]) -> nn.Modu
             cfg,
             overrides,
             load=(lambda: (state, str(weights))) if pretrained else None,
-            where=f"{printable(path)}: ",
+            own_layout=True,
         )
 
 
@@ -295,6 +337,12 @@ def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any
             f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
             "weights have into both"
         )
+    names = cfg.get("label_names")
+    if names is not None and said is not None and len(names) not in (said, own):
+        raise ValueError(
+            f"pretrained_cfg: label_names has {len(names)} names, and the model has {said if own is None else own} "
+            "classes; give one for each, or remove them"
+        )
 
 
 def _check_bounded(
@@ -303,7 +351,8 @@ def _check_bounded(
     arch: str,
     arguments: Mapping[str, Any],
     cfg: PretrainedCfg,
-    weights: Path | None,
+    weights: Path,
+    state: Mapping[str, Tensor] | None,
     overrides: Mapping[str, Any],
 ) -> None:
     """Check what a folder asks for before anything is allocated: by bounds, and against the header of its weights.
@@ -311,7 +360,8 @@ def _check_bounded(
     Args:
         path: Its config.json.
         family, arch, arguments, cfg: What that says.
-        weights: The weight file; None if there is none, and none is asked for.
+        weights: The weight file.
+        state: What was read of it; None if it is not asked for, and then it need not be there.
         overrides: Arguments of the user. They are not bounded; a classifier that they exchange need not fit.
 
     Raises:
@@ -319,7 +369,7 @@ def _check_bounded(
     """
 
     def build(arguments: Mapping[str, Any], mode: Sizes) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), mode:
+        with mode:
             return assemble(arch, family, arguments, cfg, {"device": "meta"})
 
     def fit(model: nn.Module) -> None:
@@ -331,10 +381,12 @@ def _check_bounded(
         check = lambda changed: fit(build(changed, Metered(tensors))) if fits else build(changed, Metered(tensors))
         return culprit(message, arguments, own, check, alone=fits)
 
-    with naming(path):
-        check_bounds(arguments)
-    shapes, size = read_shapes(weights) if weights else ({}, None)
-    tensors = len(shapes) if weights else UNKNOWN
+    if state is not None:
+        shapes = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
+        size = sum(value.nbytes for value in state.values())
+    else:
+        shapes, size = read_shapes(weights) if weights.is_file() else ({}, None)
+    tensors = UNKNOWN if size is None else len(shapes)
     with naming(path, key_of, any_error=True):
         model = build(arguments, Metered(tensors))
         check_size(model, size)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from zoo import locks
 from zoo.checks import printable
-from zoo.files import RECORD, check_file, check_folder, clear_left, settle, staging, sync, telling
+from zoo.files import RECORD, check_file, clear_left, folder_at, settle, staging, sync, telling
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Pointer:
     remove: Callable[[Path], None]
 
     @contextmanager
-    def exchanging(self, folder: Path, size: int | None = None) -> Iterator[tuple[Path, str]]:
+    def exchanging(self, folder: Path | str, size: int | None = None) -> Iterator[tuple[Path, str]]:
         """Where the body writes both, and how it has to call what the file names; the folder has them when it ends.
 
         Args:
@@ -45,9 +45,11 @@ class Pointer:
             size: How many bytes both have, for the error when there is no room.
 
         Raises:
-            OSError: They cannot be written.
-            FileExistsError: The folder has a file of that name that was not written so.
+            OSError: They cannot be written, or others hold the folder for long.
+            FileExistsError: The folder has a file of that name that was not written so, or is itself a file.
+            ValueError, TypeError: It cannot be a folder.
         """
+        folder = folder_at(folder)
         with telling(folder / self.file, size):
             self.check(folder)
             with staging(folder, self._clear) as stage:
@@ -67,7 +69,7 @@ class Pointer:
 
     def check(self, folder: Path) -> None:
         """Raise FileExistsError if something is in the folder, or in its place, that a save would have to overwrite."""
-        check_folder(folder)
+        folder_at(folder)
         self._named(folder)
 
     def clear(self, folder: Path) -> None:

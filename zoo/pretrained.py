@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from timm.models import PretrainedCfg
 
-from zoo.checks import Interval, check_type, unknown
+from zoo.checks import Interval, check_type, shown, unknown
 
 SIZE = Sequence[Annotated[int, Interval(1)]]
 NAMES = str | Sequence[str] | None
@@ -58,7 +58,7 @@ def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
     """
     for key, value in cfg.items():
         if key not in FIELDS:
-            raise ValueError(unknown(f"{what} has no key {key!r}", key, FIELDS, "keys"))
+            raise ValueError(unknown(f"{what} has no key {shown(key)}", key, FIELDS, "keys"))
         check_type(f"{what}: {key}", value, FIELDS[key])
     for key in ("input_size", "test_input_size", "min_input_size"):
         if cfg.get(key) is not None and len(cfg[key]) not in (1, 3):
@@ -71,6 +71,3 @@ def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
             raise ValueError(f"{what}: {key} is empty; it must have a number for each channel, or one for all")
     if "mean" in cfg and "std" in cfg and len(cfg["mean"]) != len(cfg["std"]):
         raise ValueError(f"{what}: mean has {len(cfg['mean'])} numbers and std {len(cfg['std'])}; give as many of both")
-    names, classes = cfg.get("label_names"), cfg.get("num_classes")
-    if names is not None and classes is not None and len(names) != classes:
-        raise ValueError(f"{what}: label_names has {len(names)} names, and num_classes is {classes}; give one for each")

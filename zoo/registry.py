@@ -13,12 +13,21 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.arguments import FEATURE_ARGUMENTS, SLOT_ARGUMENTS, check_arguments, check_complete, check_taken, given, named
+from zoo.arguments import (
+    FEATURE_ARGUMENTS,
+    SLOT_ARGUMENTS,
+    check_arguments,
+    check_complete,
+    check_taken,
+    given,
+    in_memory,
+)
 from zoo.cfgs import cfgs_of, made_cfgs, resolve_cfg
-from zoo.checks import check_type, unknown
+from zoo.checks import check_type, shown, unknown
 from zoo.families import Family, families, family_of
 from zoo.models.features import FeatureMaps
 from zoo.models.published import Counted, Published
+from zoo.ranges import lifted
 from zoo.slots import copied, with_others
 from zoo.use import watched
 from zoo.weights import fetch_state_dict, load_weights, natural_key, read_state_dict
@@ -63,10 +72,12 @@ def list_models(
     """
     wanted, unwanted = _patterns(filter, "filter"), _patterns(exclude_filters, "exclude_filters")
     tasks = {t for f in families().values() for t in f.tasks}
+    check_type("family", family, str | None)
+    check_type("task", task, str | None)
     if family is not None and family not in families():
-        raise ValueError(unknown(f"family {family!r}", family, families()))
+        raise ValueError(unknown(f"family {shown(family)}", family, families()))
     if task is not None and task not in tasks:
-        raise ValueError(unknown(f"task {task!r}", task, tasks))
+        raise ValueError(unknown(f"task {shown(task)}", task, tasks))
     names = []
     for one in families().values():
         if family not in (None, one.name) or (task is not None and task not in one.tasks):
@@ -92,7 +103,7 @@ def _patterns(value: str | Iterable[str], what: str) -> list[str]:
     """One pattern or several, without empty ones."""
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f"{what} is {value!r}; it must be a name with wildcards, or several in a list")
+        raise TypeError(f"{what} is {shown(value)}; it must be a name with wildcards, or several in a list")
     return [p for p in patterns if p]
 
 
@@ -148,8 +159,6 @@ def model_info(name: str) -> ModelInfo:
             key.split(".", 1)[1]: one.license or "not stated"
             for key, one in cfgs_of(arch).items()
             if one.has_weights and "." in key
-            for n, c in cfgs_of(arch).items()
-            if c.has_weights and "." in n
         },
         published={
             n: dataclasses.replace(row, cfg=copied(row.cfg))
@@ -189,8 +198,8 @@ def create_model(
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
         cache_dir: Where downloads are kept.
-        bounded: A folder is opened only if its configuration asks for no more than its weights hold and `zoo.bounds`
-            allows; False takes one that you trust as it is.
+        bounded: Depth and sizes have upper ends (`zoo.ranges`), and a folder is opened only if its configuration asks
+            for no more than its weights hold; False lifts both, for a folder that you trust.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
@@ -205,36 +214,38 @@ def create_model(
     """
     check_type("model_name", model_name, str)
     check_type("pretrained", pretrained, bool | None)
+    check_type("bounded", bounded, bool)
     if checkpoint_path and kwargs.get("features_only"):
         raise ValueError(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
-            f'pretrained_cfg_overlay={{"file": {str(checkpoint_path)!r}}}'
+            f'pretrained_cfg_overlay={{"file": {shown(str(checkpoint_path))}}}'
         )
     source, _, rest = model_name.partition(":")
     if rest:
         if source not in SOURCES:
-            raise ValueError(unknown(f"model source {source!r} of {model_name!r}", source, SOURCES))
+            raise ValueError(unknown(f"model source {shown(source)} of {shown(model_name)}", source, SOURCES))
         if pretrained_cfg or pretrained_cfg_overlay:
-            raise ValueError(f"{model_name} brings its own configuration; leave pretrained_cfg and its overlay out")
+            raise ValueError(
+                f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out"
+            )
         from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
 
         model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
     else:
-        if not bounded:
-            raise ValueError(f"bounded=False is for models from folders, and {model_name!r} is none; leave it out")
         if any(mark in model_name for mark in "/\\"):
-            raise ValueError(f"model {model_name!r} looks like a folder; write 'local-dir:{model_name}'")
+            raise ValueError(f"model {shown(model_name)} looks like a folder; write {shown(f'local-dir:{model_name}')}")
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
         cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
-        model = assemble(
-            arch,
-            family,
-            family.arguments(arch),
-            cfg,
-            kwargs,
-            load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
-        )
+        with lifted(not bounded):
+            model = assemble(
+                arch,
+                family,
+                family.arguments(arch),
+                cfg,
+                kwargs,
+                load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
+            )
     if checkpoint_path:
         rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
         load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)
@@ -249,7 +260,7 @@ def assemble(
     overrides: Mapping[str, Any],
     *,
     load=None,
-    where: str = "",
+    own_layout: bool = False,
 ) -> nn.Module:
     """Build a model from its arguments, load weights into it, and wrap it if features are wanted.
 
@@ -260,16 +271,17 @@ def assemble(
         cfg: Its pretrained configuration.
         overrides: Arguments of the user.
         load: Gives the state dict and its source's name, or None for no weights.
-        where: A prefix of error messages, such as the name of a configuration file.
+        own_layout: The state dict is one that zoo saved, of a model with just these arguments: it has zoo's keys, and
+            their classes and channels. Otherwise it has the published keys, and those of `cfg`.
     """
     overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
-    arguments = {k: copied(v, f"{where}{arch}: {k}") for k, v in arguments.items()}
+    arguments = {k: copied(v, f"{arch}: {k}") for k, v in arguments.items()}
     check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
-    check_arguments(family.model, arguments, arch, where)
-    check_complete(family.model, {**arguments, **overrides}, arch, where)
+    check_arguments(family.model, arguments, arch)
+    check_complete(family.model, {**arguments, **overrides}, arch)
     takes = inspect.signature(family.model).parameters
     if family.model.vision and len(cfg.input_size) != 3:
-        raise ValueError(f"{where}{arch} takes images, so its input_size must be (channels, height, width)")
+        raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
     overrides = {  # where only some blocks are exchanged, the others stay what they are
@@ -279,7 +291,7 @@ def assemble(
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
 
     def build(**final) -> nn.Module:
-        with watched() as use, named(where, arch):
+        with watched() as use, in_memory(arch):
             model = family.model(**final)
         check_taken(model, use, asked, arch)
         return model
@@ -294,9 +306,9 @@ def assemble(
             final["img_size"] = arguments.get("img_size") or tuple(cfg.input_size[-2:])
         model = build(**final)
         state, name = load()
-        classes = arguments.get("num_classes", cfg.num_classes) if where else cfg.num_classes
-        rules, head = () if where else family.rules, not overrides.get("features_only")
-        chans = arguments.get("in_chans", cfg.input_size[0]) if where else cfg.input_size[0]
+        classes = arguments.get("num_classes", cfg.num_classes) if own_layout else cfg.num_classes
+        rules, head = () if own_layout else family.rules, not overrides.get("features_only")
+        chans = arguments.get("in_chans", cfg.input_size[0]) if own_layout else cfg.input_size[0]
         load_weights(model, state, rules, name, source_classes=classes, source_chans=chans, head=head)
         if size is not None:
             model.set_input_size(size)

@@ -307,12 +307,13 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
     missing = [n for n in needed if n not in kwargs and n not in slot.options]
     if "grid" in missing:
         raise ValueError(
-            f"{kind} {slot} has weights for a grid of positions; give grid=(height, width) or grid=(length,)"
+            f"{kind} {printable(slot, 200)} has weights for a grid of positions; give grid=(height, width) or "
+            "grid=(length,)"
         )
     if missing:
         names = ["dim" if name == width else name for name in missing]
         raise ValueError(
-            f"{kind} {slot} needs {', '.join(names)}; give create_block({kind!r}, {str(slot)!r}, "
+            f"{kind} {printable(slot, 200)} needs {', '.join(names)}; give create_block({kind!r}, {shown(str(slot))}, "
             f"{', '.join(f'{name}=…' for name in names)})"
         )
     anything = kwargs if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else ()

@@ -4,8 +4,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d, conv_nhwc
-from zoo.blocks.embed import conv_grid
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.images import conv_grid
+from zoo.blocks.linear import InitName, Linear, linear
 from zoo.blocks.register import register
 from zoo.ranges import KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_block
@@ -41,7 +41,7 @@ class PatchMerging(nn.Module):
         *,
         norm: SlotLike = "layernorm",
         norm_last: bool = False,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -104,7 +104,7 @@ class ConvDownsample(nn.Module):
         padding: Padding = 1,
         norm: SlotLike = "none",
         norm_last: bool = False,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

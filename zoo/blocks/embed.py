@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d
+from zoo.blocks.images import check_batch, check_room
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.blocks.linear import InitName, Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.checks import shown
 from zoo.ranges import Channels, Deviation, Rate, Seed, Side, Sides, Width
@@ -28,47 +29,6 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ValueError(f"{what} is {shown(size)}; it must be a positive integer or (height, width) of two")
     return pair
-
-
-def check_images(x: Tensor, in_chans: int, *convolutions: tuple[int, int, int]) -> None:
-    """Check a batch of images.
-
-    Args:
-        x: The images.
-        in_chans: Channels that they must have.
-        convolutions: Kernel, stride and padding of what they go through, one after another.
-
-    Raises:
-        ValueError: It is not ``(B, in_chans, H, W)``, or smaller than one window.
-    """
-    if x.ndim != 4 or x.shape[1] != in_chans:
-        raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(x.shape)}")
-    size = x.shape[2], x.shape[3]
-    for geometry in convolutions:
-        size = conv_grid(size, *geometry)
-
-
-def conv_grid(size: tuple[int, int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """Sizes of what a convolution makes of an image or a grid.
-
-    Raises:
-        ValueError: It is smaller than one window.
-    """
-    check_room(size, (kernel - 2 * padding,) * 2)
-    return tuple((side + 2 * padding - kernel) // stride + 1 for side in size)
-
-
-def check_room(img_size: Sequence[int], least: tuple[int, int]) -> None:
-    """Check that an image gives at least one position.
-
-    Raises:
-        ValueError: It is smaller than `least` in a direction.
-    """
-    if img_size[0] < least[0] or img_size[1] < least[1]:
-        raise ValueError(
-            f"image size {img_size[0]} x {img_size[1]} is below the {least[0]} x {least[1]} of one position of the "
-            "stem; use larger images"
-        )
 
 
 @register("stem", "patch")
@@ -103,7 +63,7 @@ class PatchEmbed(nn.Module):
         patch_size: Sides = 16,
         norm: SlotLike = "none",
         remainder: Literal["refuse", "drop", "pad"] = "refuse",
-        init: str = "torch",
+        init: InitName = "torch",
         device=None,
         dtype=None,
     ):
@@ -179,9 +139,9 @@ def whole_patches(x: Tensor, in_chans: int, patch: tuple[int, int], remainder: s
     Shape: ``(B, in_chans, H, W) -> (B, in_chans, rows * patch, columns * patch)``.
 
     Raises:
-        ValueError: As `check_images` and `patch_grid`.
+        ValueError: As `check_batch` and `patch_grid`.
     """
-    check_images(x, in_chans)
+    check_batch(x, in_chans)
     rows, columns = patch_grid((x.shape[2], x.shape[3]), patch, remainder)
     height, width = rows * patch[0], columns * patch[1]
     if remainder == "drop":
@@ -222,7 +182,7 @@ class Lift(nn.Module):
         *,
         kind: Literal["random", "trained", "none"] = "random",
         seed: Seed = 0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         img_size: tuple[Side, Side],
         device=None,
         dtype=None,

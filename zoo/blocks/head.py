@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import InitName, Linear, linear
 from zoo.ranges import Classes, Eps, Rate, Ratio, Width
 
 
@@ -52,7 +52,7 @@ class MlpHead(nn.Module):
         ratio: Ratio = 4.0,
         drop: Rate = 0.0,
         eps: Eps = 1e-6,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -89,7 +89,14 @@ class TanhHead(nn.Module):
     """
 
     def __init__(
-        self, dim: Width, num_classes: Classes, *, drop: Rate = 0.0, init: str = "trunc_normal", device=None, dtype=None
+        self,
+        dim: Width,
+        num_classes: Classes,
+        *,
+        drop: Rate = 0.0,
+        init: InitName = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
@@ -117,7 +124,9 @@ class ImageHead(nn.Module):
     Cost: dim x channels x height x width MACs.
     """
 
-    def __init__(self, dim: Width, size: tuple[int, int, int], *, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(
+        self, dim: Width, size: tuple[int, int, int], *, init: InitName = "trunc_normal", device=None, dtype=None
+    ):
         super().__init__()
         self.size = tuple(size)
         channels, height, width = size

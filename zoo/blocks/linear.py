@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.act import StarReLU
 from zoo.blocks.kernels import onednn
+from zoo.checks import Known, check_type
 
 
 def _torch_default(weight: Tensor, bias: Tensor | None) -> None:
@@ -40,6 +42,8 @@ INITS = {
 }
 
 
+InitName = Annotated[str, Known(INITS)]
+
 # A scheme of `INITS`; one for each of several matrices in a weight; or a function that fills weight and bias in place.
 Init = str | tuple[str, ...] | Callable[[Tensor, Tensor | None], None]
 
@@ -59,9 +63,8 @@ def init_(weight: Tensor, bias: Tensor | None, scheme: Init) -> None:
         scheme(weight, bias)
         return
     schemes = (scheme,) if isinstance(scheme, str) else scheme
-    unknown = [s for s in schemes if s not in INITS]
-    if unknown:
-        raise ValueError(f"init {unknown[0]!r} is not one of {', '.join(INITS)}")
+    for one in schemes:
+        check_type("init", one, InitName)
     biases = [None] * len(schemes) if bias is None else bias.chunk(len(schemes))
     with torch.no_grad():
         for one, part, part_bias in zip(schemes, weight.chunk(len(schemes)), biases, strict=True):
@@ -209,7 +212,13 @@ class TokenLinear(nn.Module):
     no_decay = ("bias",)
 
     def __init__(
-        self, in_tokens: int, out_tokens: int, *, init: str | tuple[str, ...] = "trunc_normal", device=None, dtype=None
+        self,
+        in_tokens: int,
+        out_tokens: int,
+        *,
+        init: InitName | tuple[InitName, ...] = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         self.init = init

@@ -36,7 +36,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         known = _BLOCKS[kind].setdefault(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
-                f"{kind} {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another name"
+                f"{kind} {shown(name)} is taken by {known.__module__}.{known.__qualname__}; choose another name"
             )
         _BLOCKS[kind][name] = cls
         return checked(cls) if cls.__module__.startswith("zoo.") else cls
@@ -58,7 +58,7 @@ def find_class(name: str) -> type[nn.Module]:
         found = vars(module).get(name)
         if isinstance(found, type) and found.__module__ == module.__name__:
             return found
-    raise AttributeError(f"module 'zoo.blocks' has no attribute {name!r}")
+    raise AttributeError(f"module 'zoo.blocks' has no attribute {shown(name)}")
 
 
 @lru_cache(maxsize=1)

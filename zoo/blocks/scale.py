@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.ranges import Width
+from zoo.checks import checked
+from zoo.ranges import Scale, Width
 
 
+@checked
 class LayerScale(nn.Module):
     """A learnt factor per channel, small at the start, so that a deep model begins close to the identity.
 
@@ -22,7 +24,7 @@ class LayerScale(nn.Module):
 
     no_decay = ("gamma",)
 
-    def __init__(self, dim: Width, *, value: float = 1e-5, device=None, dtype=None):
+    def __init__(self, dim: Width, *, value: Scale = 1e-5, device=None, dtype=None):
         super().__init__()
         self.value = value
         self.gamma = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))

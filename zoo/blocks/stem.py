@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
-from zoo.blocks.embed import check_images, conv_grid
+from zoo.blocks.images import check_batch, conv_grid
 from zoo.blocks.kernels import guard
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Channels, KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_act, build_block
 
-fx.wrap("check_images")
+fx.wrap("check_batch")
 
 HALVING = (3, 2, 1)  # kernel, stride and padding of a convolution that halves an image
 
@@ -46,7 +47,7 @@ class ConvStem(nn.Module):
         stride: Side = 4,
         padding: Padding = 2,
         norm: SlotLike = "none",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -61,7 +62,7 @@ class ConvStem(nn.Module):
         return conv_grid(img_size, *self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans, self.geometry)
+        check_batch(x, self.in_chans, self.geometry)
         return self.norm(conv_image(x, self.proj))
 
 
@@ -95,7 +96,7 @@ class DoubleConvStem(nn.Module):
         *,
         norm: SlotLike = "layernorm",
         act: SlotLike = "gelu",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -114,7 +115,7 @@ class DoubleConvStem(nn.Module):
         return conv_grid(conv_grid(img_size, *HALVING), *HALVING)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans, HALVING, HALVING)
+        check_batch(x, self.in_chans, HALVING, HALVING)
         x = self.act(self.norm1(conv_image(x, self.proj)))
         return self.norm2(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

@@ -1,7 +1,7 @@
 """What every vision model of zoo has in common: timm's model interface, written once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -10,11 +10,13 @@ from zoo.blocks.embed import to_pair
 from zoo.blocks.head import ImageHead, MlpHead, TanhHead, pool_tokens
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import InitName, Linear, linear
+from zoo.checks import check_type, shown
 from zoo.models.checkpointing import run_block
 from zoo.models.inputs import check_images
 from zoo.models.model import Model
 from zoo.models.undo import all_or_nothing
+from zoo.ranges import Classes
 from zoo.slots import Slot
 
 # Kinds of heads, and the name of their last layer.
@@ -106,14 +108,12 @@ class Backbone(Model):
         global_pool: str,
         *,
         head: str,
-        init: str,
+        init: InitName,
         drop: float,
         device=None,
         dtype=None,
     ) -> None:
         """Create what comes after the final norm. Called once, by the skeleton's constructor."""
-        if head not in HEADS:
-            raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
         self.num_features = self.head_hidden_size = dim
         self.head_init, self.head_kind, self.drop_rate = init, head, drop
         self.grad_checkpointing = False
@@ -126,8 +126,7 @@ class Backbone(Model):
             self._set_classifier(num_classes, global_pool, device, dtype)
 
     def _checked_pool(self, global_pool: str) -> str:
-        if global_pool not in POOLS:
-            raise ValueError(f"global_pool {global_pool!r} is not one of {', '.join(map(repr, POOLS))}")
+        check_type("global_pool", global_pool, Literal[POOLS])
         if global_pool == "token" and not self.num_prefix_tokens:
             can = "class_token" in self.config  # a model of stages takes none
             remedy = "create the model with class_token=True, or use" if can else "this kind of model has none; use"
@@ -135,8 +134,7 @@ class Backbone(Model):
         return global_pool
 
     def _set_classifier(self, num_classes: int, global_pool: str, device, dtype) -> None:
-        if type(num_classes) is not int or num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of 0 (no classifier) or more")
+        check_type("num_classes", num_classes, Classes)
         self.global_pool, self.num_classes = self._checked_pool(global_pool), num_classes
         options = {"init": self.head_init, "device": device, "dtype": dtype}
         if not num_classes:
@@ -177,7 +175,9 @@ class Backbone(Model):
         if given and not given.keys() <= (takes := self.takes):
             name = min(given.keys() - takes)
             known = ", ".join(sorted(takes)) or "none"
-            raise TypeError(f"no mixer of this {type(self).__name__} takes the keyword {name!r}; they take {known}")
+            raise TypeError(
+                f"no mixer of this {type(self).__name__} takes the keyword {shown(name)}; they take {known}"
+            )
         for level in levels:
             x, aux = run_block(level, x, self.grad_checkpointing, given)
             yield x, aux
@@ -309,12 +309,13 @@ class Backbone(Model):
             ValueError: The format or an index is none of the model's; and as `forward`.
             TypeError: As `forward`.
         """
-        fmt = getattr(output_fmt, "value", output_fmt).upper()  # timm's FeatureGetterNet passes an enum
-        if fmt not in FORMATS:
-            raise ValueError(f"output_fmt {fmt!r} is not one of {', '.join(FORMATS)}")
+        fmt = getattr(output_fmt, "value", output_fmt)  # timm's FeatureGetterNet passes an enum
+        fmt = fmt.upper() if isinstance(fmt, str) else fmt
+        check_type("output_fmt", fmt, Literal[FORMATS])
         take, last = self.take_levels(indices)
-        y, found, auxes = self._enter(x), [], []
-        grid, x = self.stem.grid((x.shape[-2], x.shape[-1])), y
+        images, found, auxes = x, [], []
+        x = self._enter(images)  # first: the grid of a wrong image would be refused in other words
+        grid = self.stem.grid((images.shape[-2], images.shape[-1]))
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, given)):
             x = y
@@ -356,12 +357,12 @@ class Backbone(Model):
             indices = count
         if isinstance(indices, int):
             if not 0 < indices <= count:
-                raise ValueError(f"cannot take the last {indices} of {count} feature levels; give 1 to {count}")
+                raise ValueError(f"cannot take the last {shown(indices)} of {count} feature levels; give 1 to {count}")
             indices = range(count - indices, count)
         take = [count + i if i < 0 else i for i in indices]
         if not take or min(take) < 0 or max(take) >= count:
             raise ValueError(
-                f"feature indices {list(indices)} are not all within the {count} levels (0 to {count - 1})"
+                f"feature indices {shown(list(indices))} are not all within the {count} levels (0 to {count - 1})"
             )
         take = sorted(set(take))
         return take, take[-1]

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.embed import to_pair
+from zoo.blocks.linear import InitName
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.checkpointing import run_block
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depths, Rate, Scale, Sides, Widths
+from zoo.ranges import Channels, Classes, Depths, ImageSides, Rate, Scale, Sides, Widths
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
@@ -105,7 +106,7 @@ class Hierarchical(Backbone):
     def __init__(
         self,
         *,
-        img_size: Sides = 224,
+        img_size: ImageSides = 224,
         patch_size: Sides = 4,
         in_chans: Channels = 3,
         num_classes: Classes = 1000,
@@ -116,7 +117,7 @@ class Hierarchical(Backbone):
         channel_mixer: SlotsLike,
         norm: SlotsLike = "layernorm",
         act: SlotLike = "gelu",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         stem: SlotsLike = "patch",
         downsample: SlotsLike = "merge",
         form: Literal[FORMS] = "pre",
@@ -125,7 +126,7 @@ class Hierarchical(Backbone):
         final_norm: SlotsLike = "layernorm",
         pool_first: bool = False,
         head: Literal[tuple(HEADS)] = "linear",
-        head_init: str = "trunc_normal",
+        head_init: InitName = "trunc_normal",
         drop_rate: Rate = 0.0,
         proj_drop_rate: Rate = 0.0,
         attn_drop_rate: Rate = 0.0,

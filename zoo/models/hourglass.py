@@ -14,7 +14,7 @@ Which of the two is better at denoising small digits, and when, was measured: be
 from collections.abc import Callable
 
 from zoo.blocks.embed import to_pair
-from zoo.checks import unknown
+from zoo.checks import shown, unknown
 from zoo.models.isotropic import Isotropic
 
 MODEL = Isotropic
@@ -78,7 +78,7 @@ def width_for_budget(name: str, budget: int, **kwargs) -> dict:
         ValueError: The variant is none of this family, or even the least width has more parameters.
     """
     if name not in VARIANTS:
-        raise ValueError(unknown(f"variant {name!r}", name, VARIANTS))
+        raise ValueError(unknown(f"variant {shown(name)}", name, VARIANTS))
     fixed = {**DEFAULTS, **VARIANTS[name], **kwargs}
     height, width = to_pair(fixed["img_size"], "img_size")
     if "none" in fixed["stem"]:

@@ -1,14 +1,14 @@
 """What comes in at a model's door: images and vectors are looked at once, and a wrong one is told what would be right.
 
-The look costs a right input a microsecond. It reads no values, and leaves nothing in a program that is recorded.
+The look costs a right input a few microseconds. It reads no values, and leaves nothing in a program that is recorded.
 """
 
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.images import check_batch, kind_of, no_images
 from zoo.blocks.kernels import guard
 
-TRANSFORM = "timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
 OWN = ("torch.nn.modules.", "zoo.")  # whose modules do not convert their input
 
 
@@ -26,10 +26,12 @@ def check_images(model: nn.Module, x: Tensor) -> None:
     if guard.tracing():
         return
     recording = guard.compiling()  # then sizes and weights may be unknown
-    shape = x.shape if isinstance(x, Tensor) and x.is_floating_point() else ()
-    if len(shape) != 4 or shape[1] != model.in_chans or not (recording or (shape[2] and shape[3])):
-        raise _no_images(x, model.in_chans)
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise no_images(x, model.in_chans)
+    check_batch(x, model.in_chans)
     if not recording:
+        if not x.numel() and 0 in x.shape[2:]:
+            raise no_images(x, model.in_chans)
         _check_dtype(model, model._modules["stem"], x, "images")  # an attribute of a module takes ten times as long
 
 
@@ -49,7 +51,7 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
     if guard.tracing():
         return
     if not isinstance(x, Tensor):
-        raise TypeError(f"expected vectors (*, {width}) in a tensor, got {_kind(x)}; torch.as_tensor makes one of it")
+        raise TypeError(f"expected vectors (*, {width}) in a tensor, got {kind_of(x)}; torch.as_tensor makes one of it")
     if not x.ndim or x.shape[-1] != width:
         raise ValueError(
             f"the input has the shape {tuple(x.shape)}; its last dimension must be the {width} "
@@ -59,41 +61,6 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
         raise TypeError(f"expected vectors of floating-point numbers, got {x.dtype}; give `x.float()`")
     if not guard.compiling():
         _check_dtype(model, first, x, "vectors")
-
-
-def _no_images(x: Tensor, channels: int) -> Exception:
-    """Why something is no batch of images, and what would be one."""
-    wanted = f"expected images (B, {channels}, H, W)"
-    if not isinstance(x, Tensor):
-        return TypeError(f"{wanted} in a tensor, got {_kind(x)}; {TRANSFORM} makes a tensor of a picture")
-    shape = tuple(x.shape)
-    if not x.is_floating_point():
-        return TypeError(
-            f"{wanted} of floating-point numbers, got {x.dtype}; give bytes as `x.float() / 255`, normalised as in "
-            f"training: {TRANSFORM} does it all"
-        )
-    if x.ndim == 4 and x.shape[1] == channels:
-        return ValueError(f"{wanted}, got {shape}: an image size of {shape[2]} x {shape[3]} has no pixels")
-    if x.ndim == 3 and x.shape[0] == channels:
-        remedy = "one image becomes a batch of one by `x[None]`"
-    elif x.ndim == 2 and channels == 1:
-        remedy = "one image becomes a batch of one by `x[None, None]`"
-    elif x.ndim == 3 and x.shape[2] == channels:
-        remedy = "one image with channels last becomes a batch of one by `x.permute(2, 0, 1)[None]`"
-    elif x.ndim == 3 and channels == 1:
-        remedy = "images without channels get one by `x[:, None]`"
-    elif x.ndim == 4 and x.shape[3] == channels:
-        remedy = "channels come before height and width: `x.permute(0, 3, 1, 2)`"
-    elif x.ndim == 4:
-        grey = f"repeat the one channel by `x.expand(-1, {channels}, -1, -1)`, or " if x.shape[1] == 1 else ""
-        remedy = f"{grey}create the model with in_chans={shape[1]}"
-    else:
-        remedy = f"{TRANSFORM} makes the (C, H, W) of a picture, and torch.stack a batch of these"
-    return ValueError(f"{wanted}, got {shape}; {remedy}")
-
-
-def _kind(x: object) -> str:
-    return f"an object of type {type(x).__module__}.{type(x).__qualname__}".replace(" builtins.", " ")
 
 
 def _check_dtype(model: nn.Module, first: nn.Module, x: Tensor, what: str) -> None:

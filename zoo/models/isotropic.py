@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed import ClassAndPosition, to_pair
+from zoo.blocks.linear import InitName
 from zoo.models.backbone import HEADS, POOLS, Backbone
 from zoo.models.undo import all_or_nothing
-from zoo.ranges import Channels, Classes, Depth, Deviation, Rate, Scale, Sides, Width
+from zoo.ranges import Channels, Classes, Depth, Deviation, ImageSides, Rate, Scale, Sides, Width
 from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots
 
 
@@ -68,7 +69,7 @@ class Isotropic(Backbone):
     def __init__(
         self,
         *,
-        img_size: Sides = 224,
+        img_size: ImageSides = 224,
         patch_size: Sides = 16,
         in_chans: Channels = 3,
         num_classes: Classes = 1000,
@@ -79,10 +80,10 @@ class Isotropic(Backbone):
         channel_mixer: SlotsLike,
         norm: SlotsLike = "layernorm",
         act: SlotLike = "gelu",
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         stem: SlotsLike = "patch",
-        stem_init: str = "torch",
-        head_init: str = "trunc_normal",
+        stem_init: InitName = "torch",
+        head_init: InitName = "trunc_normal",
         head: Literal[tuple(HEADS)] = "linear",
         layer_scale: Scale | None = None,
         class_token: bool = False,

@@ -7,6 +7,7 @@ from zoo.blocks.channel.kan.linear import KANLinear
 from zoo.blocks.channel.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.checks import check_type
 from zoo.models.inputs import check_vectors
 from zoo.models.model import Model
 from zoo.ranges import Channels, Classes, Rate, Widths
@@ -85,8 +86,7 @@ class Stack(Model):
         return KANLinear(in_features, out_features, slot, **bias, **dd)
 
     def _set_head(self, num_classes: int, device=None, dtype=None) -> None:
-        if type(num_classes) is not int or num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of 0 (no last layer) or more")
+        check_type("num_classes", num_classes, Classes)
         self.num_classes = self.config["num_classes"] = num_classes
         slot = self.config["layer"][-1]
         dd = {"device": device, "dtype": dtype}

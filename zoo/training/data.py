@@ -25,7 +25,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, MaybeToTensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.checks import Interval, printable, shown
+from zoo.checks import Interval, printable, shown, some
 from zoo.training.digits import DigitCanvas, Digits
 from zoo.training.formulas import Formulas
 from zoo.training.pictures import check_links, class_folders, find_pictures, read_picture
@@ -35,7 +35,7 @@ from zoo.training.splits import Split
 from zoo.training.tasks import Task
 
 
-class FolderSplit:
+class FolderSplit(Split):
     """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture.
 
     With a `blank` one, `fetch_readable` has that in the place of a picture that cannot be read, and says so.
@@ -63,7 +63,6 @@ class FolderSplit:
         return self.fetch_readable(indices, seed)[:2]
 
     def fetch_readable(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """As `fetch`, and which of the pictures could be read, ``(B,)``: all, unless `skip` is set."""
         images, readable = [], []
         for index in indices:
             try:
@@ -101,9 +100,8 @@ class ImageFolder(Section):
     # Channels that a picture is read with; null: as many as mean and std have numbers, or as the model takes.
     in_chans: Literal[1, 3] | None = None
     crop_pct: Annotated[float, Interval(above=0, most=1)] = 0.875  # share of the side that is measured on
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = (
-        "bicubic"  # by which pictures are resized
-    )
+    # By which pictures are resized.
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
     mean: tuple[Annotated[float, Interval(-1000, 1000)], ...] | None = None  # subtracted from pixels in [0, 1]
     std: tuple[Annotated[float, Interval(1e-6, 1000)], ...] | None = None  # what they are divided by then
     hflip: Share = 0.5  # probability of a picture to be mirrored
@@ -162,14 +160,16 @@ class ImageFolder(Section):
         class_map = {name: index for index, name in enumerate(classes)}
         for folder in folders.values():
             if unknown := set(class_folders(folder)) - set(classes):
-                raise ValueError(f"{folder} has classes that {folders['train']} has not: {sorted(unknown)}")
+                train = printable(folders["train"], 500)
+                raise ValueError(f"{printable(folder, 500)} has classes that {train} has not: {some(sorted(unknown))}")
         samples = {part: find_pictures(folder, class_map) for part, folder in folders.items()}
         found = {label for _, label in samples["train"]}
         if empty := [name for name, label in class_map.items() if label not in found]:
-            raise ValueError(f"{folders['train']} has classes without a picture: {empty}; fill them or remove them")
+            train = printable(folders["train"], 500)
+            raise ValueError(f"{train} has classes without a picture: {some(empty)}; fill them or remove them")
         for part, folder in folders.items():
             if not samples[part]:
-                raise ValueError(f"{folder} has no picture in its class folders: fill it or remove it")
+                raise ValueError(f"{printable(folder)} has no picture in its class folders: fill it or remove it")
         check_links(samples)
         deep = self.auto_augment is None and self.interpolation in ("nearest", "bilinear", "bicubic")
         read = functools.partial(read_picture, in_chans=self.in_chans, deep=deep)
@@ -256,10 +256,10 @@ class TrainingBatches(Dataset):
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
         batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
-        images, labels, readable = _fetch(
-            self.split, batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
+        images, labels, readable = self.split.fetch_readable(
+            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
         )
-        if readable is not None and not readable.all():
+        if not readable.all():
             images, labels = images[readable], labels[readable]
             if not len(images):
                 raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
@@ -282,19 +282,16 @@ class EvaluationBatches(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
-        images, labels, readable = _fetch(self.split, [min(index, len(self.split) - 1) for index in indices], None)
+        images, labels, readable = self.split.fetch_readable(
+            [min(index, len(self.split) - 1) for index in indices], None
+        )
         examples = [
             self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
             for i, index in enumerate(indices)
         ]
         inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
         counts = torch.tensor([float(index < len(self.split)) for index in indices])
-        return inputs, targets, counts if readable is None else counts * readable
-
-
-def _fetch(split: Split, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images and labels, and which of them could be read; None for all."""
-    return split.fetch_readable(indices, seed) if getattr(split, "skip", False) else (*split.fetch(indices, seed), None)
+        return inputs, targets, counts * readable
 
 
 def loader(batches: Dataset, numbers: range) -> Iterator[tuple[Tensor, ...]]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from zoo.checks import Interval
 from zoo.training.schema import Count, Misfit, Section, Seed
 from zoo.training.seeds import CANVAS, SPLIT, derive_seed, generator
-from zoo.training.splits import TensorSplit, random_affine
+from zoo.training.splits import Split, TensorSplit, random_affine
 
 Zoom = Annotated[float, Interval(0, 4)]
 Above = Annotated[float, Interval(0, 100)]  # of values, beside images whose own are in [0, 1]
@@ -100,11 +100,10 @@ class DigitCanvas(Section):
         return {part: CanvasSplit(self, part, split) for part, split in parts.items()}
 
 
-class CanvasSplit:
+class CanvasSplit(Split):
     """The canvases of one part, with the digits of that part."""
 
     num_classes = 11
-    workers = 0
     kind = "pixel"
 
     def __init__(self, canvas: DigitCanvas, part: str, digits: TensorSplit):

@@ -62,7 +62,7 @@ def evaluate(
     if not images:
         raise ValueError("none of the pictures to measure on can be read: repair them, or give others")
     found = measured.summarise({name: sum(part[name] for part, _ in gathered) for name in sums}, images)
-    skipped = {"images": images, "unreadable": len(split) - images} if getattr(split, "skip", False) else {}
+    skipped = {"images": images, "unreadable": len(split) - images} if split.skip else {}
     return found | skipped
 
 

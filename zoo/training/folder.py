@@ -21,8 +21,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import check_path, printable
-from zoo.files import check_file, check_folder, clear_left, replacing, telling
+from zoo.checks import check_path, printable, some
+from zoo.files import check_file, clear_left, folder_at, replacing, telling
 from zoo.hub import MODEL
 from zoo.training import multitask, segmenter
 from zoo.training.checkpoints import (
@@ -31,6 +31,7 @@ from zoo.training.checkpoints import (
     is_checkpoint,
     read_checkpoint,
     read_summary,
+    recover,
     remove_checkpoint,
     step_of,
     write_checkpoint,
@@ -85,7 +86,7 @@ class RunFolder:
             yield
 
     def open(self, recipe: Recipe, source: str | Path | None = None) -> Start:
-        """Where a run of this recipe begins; nothing is written yet.
+        """Where a run of this recipe begins; nothing is written yet, but for a checkpoint that a kill left renamed.
 
         Args:
             recipe: The recipe.
@@ -109,11 +110,13 @@ class RunFolder:
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = all(change.startswith(ADVISED) for change in changed)
+        said = some(changed, 12, between="; ")
         if changed and not (advised and self._is_own(old) and self._diverged()):
             raise ValueError(
-                f"{printable(self.path)} holds a run of another recipe ({_listed(changed)}): choose another output "
+                f"{printable(self.path)} holds a run of another recipe ({said}): choose another output "
                 f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
             )
+        recover(self.checkpoints)
         found = find_checkpoints(self.checkpoints)
         self.latest = found[-1] if found else None
         if source is not None and (place := _resolved(source)) in (None, self.path.resolve()):
@@ -152,9 +155,8 @@ class RunFolder:
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
         for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
             remove_checkpoint(path)
-        for folder in (self.path, self.checkpoints):
-            if folder.is_dir():
-                clear_left(folder)
+        clear_left(self.path)
+        recover(self.checkpoints)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -219,7 +221,7 @@ class RunFolder:
     def _check_places(self) -> None:
         """Raise an error if something else stands where a file or a folder of the run must be."""
         for folder in (self.path, self.checkpoints, self.model):
-            check_folder(folder)
+            folder_at(folder)
         stage = ".zoo-00000000.tmp"  # as where files are written before they get their places
         longest = self.model / stage / "backbone-00000000" / stage / "model-00000000.safetensors"
         for file in (self.recipe, self.metrics, self.lock.path, longest):
@@ -272,6 +274,7 @@ def _nothing_at(source: str | Path) -> FileNotFoundError:
 
 def _start_at(source: Path, recipe: Recipe) -> Start:
     """The start at another run's last checkpoint, or at a checkpoint."""
+    recover(source / "checkpoints")
     found = find_checkpoints(source / "checkpoints")
     checkpoint = found[-1] if found else source
     if not is_checkpoint(checkpoint):
@@ -284,8 +287,3 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
     old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
     changed = differences(load_recipe(old), recipe) if old.is_file() else None
     return Start(step, checkpoint, {"from": str(source.resolve()), "changed": changed})
-
-
-def _listed(changes: list[str], most: int = 12) -> str:
-    more = f"; … {len(changes) - most} more" if len(changes) > most else ""
-    return "; ".join(printable(change, 100) for change in changes[:most]) + more

@@ -1,7 +1,7 @@
 """One writer a folder: a file that says who it is, locked for as long as the writer lives.
 
 The operating system lets go of the lock when the process ends, however it ends, so a killed run can be gone on with at
-once. Processes that a writer forks, such as those of a data loader, do not hold its lock.
+once (`zoo.locks`).
 """
 
 import datetime
@@ -15,19 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil  # of accelerate
+import psutil
 
+from zoo import locks
 from zoo.checks import printable
 from zoo.files import telling
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 BEGINNING = b'{"pid": '
-PATIENCE = 0.5  # seconds until a lock that is held is an error: those who only ask hold it for an instant
-_handles: set[int] = set()  # of the locks of this process
+ASKING = 0.5  # seconds until a lock that is held is an error: those who only ask hold it for an instant
 
 
 class FolderLock:
@@ -73,10 +68,10 @@ class FolderLock:
         except OSError:
             return None
         try:
-            free = _lock(handle, shared=True)
+            free = locks.hold(handle, shared=True)
             owner = _owner(handle)
         finally:
-            os.close(handle)
+            locks.unlock(handle)
         free = not _alive(owner) if free is None else free
         return None if free else _described(owner)
 
@@ -94,29 +89,23 @@ class FolderLock:
             )
 
     def _acquire(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while True:
+        self._handle = None  # in a fork of a process that held it
+        while self._held_by != os.getpid():
             with telling(self.path):
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                if self._take(handle):
-                    return
-                owner = _owner(handle)
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)
-            if time.monotonic() > deadline:
-                raise self._refusal(_described(owner))
-            time.sleep(PATIENCE / 20)
+                self._take(handle)
+            finally:
+                if self._handle != handle:
+                    locks.unlock(handle)
 
-    def _take(self, handle: int) -> bool:
-        """Lock the open file and write into it who this is; False if it is somebody else's."""
-        locked, owner, host = _lock(handle, shared=False), _owner(handle), socket.gethostname()
+    def _take(self, handle: int) -> None:
+        """Lock the open file and write into it who this is; nothing if the file was removed in between."""
+        locked, owner, host = locks.hold(handle, ASKING), _owner(handle), socket.gethostname()
         if locked is False or (locked is None and _alive(owner)):
-            return False
+            raise self._refusal(_described(owner))
         if not _same(handle, self.path):
-            return False  # it was removed in between: there may be another by now
+            return  # there may be another by now
         if not _is_ours(handle):
             raise FileExistsError(
                 f"{printable(self.path)} was not written by zoo and would be lost: move it elsewhere, or choose "
@@ -134,25 +123,22 @@ class FolderLock:
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, text)
         if locked is None:  # two may have come so far: who wrote last has it
-            time.sleep(PATIENCE / 5)
-            if _owner(handle).get("pid") != os.getpid():
-                return False
+            time.sleep(ASKING / 5)
+            if (owner := _owner(handle)).get("pid") != os.getpid():
+                raise self._refusal(_described(owner))
         self._held_by, self._handle = os.getpid(), handle
-        _handles.add(handle)
-        return True
 
     def _release(self) -> None:
         if self._held_by != os.getpid():
             return
         if os.name == "nt":  # an open file cannot be removed there
-            os.close(self._handle)
+            locks.unlock(self._handle)
             self.path.unlink(missing_ok=True)
         else:
             with suppress(OSError):
                 if _same(self._handle, self.path):
                     self.path.unlink()
-            os.close(self._handle)
-        _handles.discard(self._handle)
+            locks.unlock(self._handle)
         self._held_by = self._handle = None
 
     def _refusal(self, holder: str) -> FileExistsError:
@@ -161,19 +147,6 @@ class FolderLock:
             "Wait for it, end it, or choose another output folder. If that process is gone, "
             f"remove its lock {printable(self.path)} and run again"
         )
-
-
-def _lock(handle: int, *, shared: bool) -> bool | None:
-    """Lock an open file if that is possible at once; None where there are no such locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _same(handle: int, path: Path) -> bool:
@@ -216,15 +189,3 @@ def _described(owner: dict[str, Any]) -> str:
         return "its lock does not say which"
     pid, host, since = (printable(owner.get(key), 100) for key in ("pid", "host", "since"))
     return f"process {pid} on {host}, since {since}"
-
-
-def _let_go() -> None:
-    """In a process that was just forked."""
-    for handle in _handles:
-        with suppress(OSError):
-            os.close(handle)
-    _handles.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.blocks.channel.moe.record import Batches, pairs
-from zoo.checks import Interval, shown, unknown
+from zoo.checks import Interval, printable, shown, unknown
 from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
-from zoo.training.parts import Parts
+from zoo.training.parts import Parts, unallocated
 from zoo.training.reading import compose
 from zoo.training.schema import Section, build, plain
 from zoo.training.segmenter import Pyramid, PyramidHead
-from zoo.weights import remap
+from zoo.weights import load_alike, remap
 
 PARTS = Parts("MultiTask", "trunk", "heads.safetensors")
 
@@ -68,6 +68,7 @@ class MultiTask(nn.Module):
     Args:
         trunk: Name of a model, as `zoo.create_model` takes it.
         heads: The head of each task by the task's name.
+        saved: Weights of the heads and the name of their file, which `open` gives; by default they are initialised.
         kwargs: Other arguments of `zoo.create_model`.
 
     Attributes:
@@ -94,7 +95,14 @@ class MultiTask(nn.Module):
         ValueError: There is no head, or a head does not fit the trunk.
     """
 
-    def __init__(self, trunk: str, heads: Mapping[str, Head], **kwargs):
+    def __init__(
+        self,
+        trunk: str,
+        heads: Mapping[str, Head],
+        *,
+        saved: tuple[Mapping[str, Tensor], str] | None = None,
+        **kwargs,
+    ):
         super().__init__()
         if "num_classes" in kwargs:
             raise ValueError("num_classes is said by each head: leave it out of the trunk's arguments")
@@ -102,8 +110,11 @@ class MultiTask(nn.Module):
             raise ValueError("a model for several tasks needs a head for each: heads is empty")
         self.trunk = zoo.create_model(trunk, num_classes=0, **kwargs)
         self.heads, self.config = nn.ModuleDict(), {}
-        for name, head in heads.items():
-            self._put(name, head)
+        if saved is None:
+            for name, head in heads.items():
+                self._put(name, head)
+        else:
+            self._put_saved(heads, *saved)
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -223,6 +234,22 @@ class MultiTask(nn.Module):
         self.heads[name] = module.to(weight.device, weight.dtype).train(self.training)
         self.config[name] = head
 
+    def _put_saved(self, heads: Mapping[str, Head], state: Mapping[str, Tensor], where: str) -> None:
+        """Put the heads that a file says, each compared with its weights there before the next is made."""
+        weight, parts = next(self.trunk.parameters()), {name: {} for name in (None, *heads)}
+        for key, value in state.items():
+            name = key.partition(".")[0]
+            parts[name if name in heads else None][key] = value
+        remap(parts[None], {}, (), where)  # raises for what belongs to no head
+        for name, head in heads.items():
+            self._check_name(name)
+            with unallocated(where):
+                head, module = self._make(name, head)
+                one = nn.ModuleDict({name: module.to(dtype=weight.dtype)})  # errors then say the keys of the file
+            load_alike(one, parts[name], where, weight.device)
+            self.heads.update(one)
+            self.config[name] = head
+
     def _make(self, name: str, head: Head) -> tuple[Head, nn.Module]:
         """The head of a task, checked and with the levels counted from the start, and its module."""
         tasks = self._tasks()
@@ -262,13 +289,11 @@ class MultiTask(nn.Module):
 
         Raises:
             FileNotFoundError: The folder holds no model for several tasks.
-            ValueError: A file in it cannot be what `save` wrote.
+            ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """
-        where = str(Path(folder) / PARTS.heads)
+        where = printable(Path(folder) / PARTS.heads)
 
         def make(trunk: str, state: dict[str, Tensor], metadata: dict[str, str]) -> MultiTask:
-            model = cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)))
-            model.heads.load_state_dict(remap(state, model.heads.state_dict(), (), where))
-            return model
+            return cls(trunk, build(dict[str, Head], compose(metadata.get("heads", ""), where)), saved=(state, where))
 
         return PARTS.open(folder, make)

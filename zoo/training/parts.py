@@ -1,21 +1,37 @@
 """A model that stands on one of zoo's as a folder: its heads are a file, which names the folder of the model below."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.checks import printable
-from zoo.hub import remove_saved
+from zoo.bounds import Sizes
+from zoo.checks import printable, shown
+from zoo.config import naming
+from zoo.files import is_file
+from zoo.hub import is_saved, remove_saved
 from zoo.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
 T = TypeVar("T")
+
+
+@contextmanager
+def unallocated(where: str) -> Iterator[None]:
+    """Modules are made without memory here, by what a file says of them; nothing else can be the cause of an error.
+
+    Raises:
+        ValueError, TypeError: They cannot be made; the message names the file.
+    """
+    with naming(where, any_error=True), torch.device("meta"), Sizes():
+        yield
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class Parts:
         """
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
-        with self._pointer.exchanging(Path(folder), size) as (new, name):
+        with self._pointer.exchanging(folder, size) as (new, name):
             zoo.save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
@@ -73,8 +89,11 @@ class Parts:
             ValueError: It cannot be what `save` wrote.
         """
         path = Path(folder) / self.heads
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {self.owner}: there is no {path}; {self.owner}.save makes one")
+        where = printable(path, 500)
+        if not is_file(path):
+            raise FileNotFoundError(
+                f"{printable(folder, 500)} holds no {self.owner}: there is no {where}; {self.owner}.save makes one"
+            )
 
         def read() -> tuple[dict[str, Tensor], dict[str, str]]:
             state = read_state_dict(path)
@@ -85,8 +104,9 @@ class Parts:
             state, metadata = steady(path, read, twice=True)
             name = metadata.get(self.below, "")
             if not self._pointer.owns(name):
-                raise ValueError(f"{path} names {name!r} as its {self.below}, which {self.owner}.save never does")
-            return make(f"local-dir:{path.parent / name}", state, metadata)
+                raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
+            with naming(path):
+                return make(f"local-dir:{path.parent / name}", state, metadata)
 
         return steady(path, whole)
 
@@ -95,12 +115,23 @@ class Parts:
         return Pointer(self.heads, self.below, self._named, remove_saved)
 
     def _named(self, path: Path) -> str | None:
-        """The folder that a file of heads names: that of the model below."""
+        """The folder that a file of heads names: that of the model below.
+
+        One that is damaged is put right by saving, if it is empty or has a model beside it that can be the one below.
+
+        Raises:
+            FileExistsError: It is somebody's own.
+        """
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-        except (FileNotFoundError, SafetensorError):  # a damaged one is put right by saving
+        except FileNotFoundError:
             return None
+        except SafetensorError:
+            beside = (one for one in path.parent.iterdir() if self._pointer.owns(one.name))
+            if not path.stat().st_size or any(is_saved(one) for one in beside):
+                return None
+            metadata = {}
         if self.below not in metadata:
             raise FileExistsError(
                 f"{printable(path)} was not written by {self.owner}.save and would be lost; choose another folder"

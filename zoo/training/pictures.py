@@ -6,6 +6,7 @@ warning with the name of the file.
 """
 
 import contextlib
+import errno
 import heapq
 import os
 import stat
@@ -21,12 +22,15 @@ from timm.data import get_img_extensions
 from timm.utils import natural_key
 from torch import Tensor
 
-from zoo.checks import printable
+from zoo.checks import printable, some
 
 # By suffix, whatever its case; `timm.data.add_img_extensions` adds to them.
 _NAMES = "apng avif bmp dib gif j2k jfif jp2 jpe jpeg jpg pbm pfm pgm png pnm ppm tga tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0  # EXIF's and TIFF's numbers for them
+# What is wrong with the machine or the way to its disk, and may be right at the next picture.
+OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+MACHINE = "the picture may be good; run with fewer data.workers, or see what else the machine does"
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -54,8 +58,8 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
             else:
                 left_out[suffix or "without suffix"] += 1
     if left_out:
-        listed = ", ".join(f"{count} {what}" for what, count in left_out.most_common())
-        warnings.warn(f"{folder}: files that are left out, by suffix: {listed}", stacklevel=2)
+        listed = some(f"{count} {what}" for what, count in left_out.most_common())
+        warnings.warn(f"{printable(folder)}: files that are left out, by suffix: {listed}", stacklevel=2)
     return sorted(found, key=lambda sample: natural_key(sample[0]))
 
 
@@ -113,7 +117,8 @@ def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
             real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folders[folder], name)
             first_part, first_path, first_label = seen.setdefault(real, (part, path, label))
             if label != first_label:
-                raise ValueError(f"{first_path} and {path} are one file under two classes: remove one of them")
+                both = f"{printable(first_path, 800)} and {printable(path, 800)}"
+                raise ValueError(f"{both} are one file under two classes: remove one of them")
             if part != first_part:
                 shared[first_part, part] += 1
     for (first_part, part), count in shared.items():
@@ -140,6 +145,7 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
 
     Raises:
         ValueError: the file cannot be read whole, is too large, or has values out of range; the message names it.
+        OSError, MemoryError: the machine has too little of something, which says nothing about the picture.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -152,7 +158,12 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             values = _deep_values(image)
             if values is None:
                 return _eight_bits(image, in_chans)
+    except MemoryError as error:
+        raise MemoryError(f"there is no memory to read {printable(path)}: {MACHINE}") from error
     except Exception as error:  # of many kinds, by format
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            told = f"{printable(path)} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
+            raise OSError(error.errno, told) from error
         problem = f"{printable(path)} cannot be read as a picture ({printable(error, 300)}): repair it or remove it"
         raise ValueError(problem) from error
     if deep:

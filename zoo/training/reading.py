@@ -151,9 +151,8 @@ def override(root: yaml.Node, assignment: str) -> None:
     *parents, last = (yaml.ScalarNode(TEXT, key, value.start_mark) for key in keys)
     node = root
     for key in parents:
-        child = copy.copy(
-            _get(_mapping(node, source, dotted), key.value)
-        )  # what an alias shares with it stays as it is
+        # What an alias shares with it stays as it is.
+        child = copy.copy(_get(_mapping(node, source, dotted), key.value))
         if child is None:
             child = yaml.MappingNode(MAPPING, [], value.start_mark)
         child.value = copy.copy(child.value)

@@ -6,28 +6,29 @@ disk, a crash of the machine or an editor may leave one, is passed over with a w
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from zoo.checks import printable
+from zoo.checks import printable, some
 from zoo.files import check_file, replacing, telling
-
-MANY = 10  # a warning names no more lines than these
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add a record at the end of the file.
+    """Add a record at the end of the file, on a line of its own even where a kill has cut off the one before.
 
     Raises:
         OSError: it cannot be written, as when the disk is full; what was written before stays.
     """
     line = _line(record)
-    with telling(path, len(line)), path.open("ab") as file:
-        file.write(line)
+    with telling(path, len(line)), path.open("ab+") as file:
+        if file.tell() and not _ends_a_line(file):
+            line = b"\n" + line
+        file.write(line)  # at the end, wherever it was read
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -53,10 +54,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         else:
             damaged.append(number)
     if damaged:
-        listed = ", ".join(map(str, damaged[:MANY])) + (", …" if len(damaged) > MANY else "")
-        which = (
-            f"line {listed} is no record" if len(damaged) == 1 else f"{len(damaged)} lines are no records ({listed})"
-        )
+        which = f"line {damaged[0]} is no record" if len(damaged) == 1 else f"lines {some(damaged)} are no records"
         warnings.warn(f"{printable(path)}: {which} of a run as JSON with its step: passed over", stacklevel=2)
     return records
 
@@ -72,6 +70,11 @@ def keep_records(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
     """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
     return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """The keys of a recipe as a page, docs/recipe.md, written from the dataclasses that read them.
 
-`python -m zoo.training.reference` prints it; `make reference` writes it.
+`python -m zoo.training.reference` prints it; `make card` writes it.
 """
 
 import ast
@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from zoo.checks import Interval
+from zoo.checks import Rule
 from zoo.training.config import Recipe
 from zoo.training.reading import CHARACTERS, DEPTH, NODES
 from zoo.training.schema import BITS, Duration, hints, plain
@@ -21,7 +21,7 @@ from zoo.training.schema import BITS, Duration, hints, plain
 HEADER = f"""\
 # Keys of a recipe
 
-Written by `make reference` from the dataclasses of `zoo/training/`; do not edit it by hand.
+Written by `make card` from the dataclasses of `zoo/training/`; do not edit it by hand.
 
 A recipe is a YAML file of the sections below; `key.sub=value` on the command line changes one value of it. A value of
 another type, or out of its range, is an error with file, line and key, and so is a key that is not listed. A duration
@@ -79,6 +79,7 @@ def kind(hint: Any) -> str:
     """The type of a value in words.
 
     Example:
+        >>> from zoo.checks import Interval
         >>> kind(tuple[Annotated[float, Interval(0, 1)], ...] | None), kind(Literal["ep", "st"])
         ('list of numbers, or null', 'one of `ep`, `st`')
     """
@@ -99,10 +100,10 @@ def kind(hint: Any) -> str:
     return words.get(hint, "section")
 
 
-def ranges_of(hint: Any) -> Iterator[Interval]:
-    """The ranges within an annotation."""
+def ranges_of(hint: Any) -> Iterator[Rule]:
+    """The rules within an annotation: ranges, numbers of entries, and whatever else a value is held to."""
     if get_origin(hint) is Annotated:
-        yield from (one for one in hint.__metadata__ if isinstance(one, Interval))
+        yield from (one for one in hint.__metadata__ if isinstance(one, Rule))
     for one in () if get_origin(hint) is Literal else get_args(hint):
         yield from ranges_of(one)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,12 @@ from torchvision.ops import FeaturePyramidNetwork
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.checks import Interval
-from zoo.training.parts import Parts
+from zoo.checks import Interval, printable
+from zoo.config import naming
+from zoo.training.parts import Parts, unallocated
 from zoo.training.reading import compose
 from zoo.training.schema import Section, build, plain
-from zoo.weights import remap
+from zoo.weights import load_alike
 
 PARTS = Parts("Segmenter", "backbone", "head.safetensors")
 
@@ -83,6 +84,7 @@ class Segmenter(nn.Module):
     Args:
         backbone: Name of a model, as `zoo.create_model` takes it.
         pyramid: What is put on it.
+        saved: Weights of the head and the name of their file, which `open` gives; by default they are initialised.
         kwargs: Other arguments of `zoo.create_model`.
 
     Shape: ``(B, in_chans, H, W) -> (B, num_classes, H, W)``.
@@ -96,7 +98,9 @@ class Segmenter(nn.Module):
 
     per_pixel = True
 
-    def __init__(self, backbone: str, pyramid: Pyramid, **kwargs):
+    def __init__(
+        self, backbone: str, pyramid: Pyramid, *, saved: tuple[Mapping[str, Tensor], str] | None = None, **kwargs
+    ):
         super().__init__()
         if pyramid.out_indices is not None:
             kwargs["out_indices"] = pyramid.out_indices
@@ -104,9 +108,18 @@ class Segmenter(nn.Module):
         # The backbone has lost the levels after the last one taken, so those taken are kept as counted from the start.
         self.config = dataclasses.replace(pyramid, out_indices=tuple(self.backbone.out_indices))
         self.num_classes = pyramid.num_classes
+        if saved is None:
+            self.head = self._make()
+        else:
+            state, where = saved
+            with unallocated(where):
+                self.head = self._make()
+            load_alike(self.head, state, where, next(self.backbone.parameters()).device)
+
+    def _make(self) -> PyramidHead:
         info = self.backbone.feature_info
-        self.head = PyramidHead(
-            info.channels(), stride=min(info.reduction()), num_classes=pyramid.num_classes, width=pyramid.width
+        return PyramidHead(
+            info.channels(), stride=min(info.reduction()), num_classes=self.num_classes, width=self.config.width
         )
 
     def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
@@ -138,13 +151,14 @@ class Segmenter(nn.Module):
 
         Raises:
             FileNotFoundError: The folder holds no segmenter.
-            ValueError: A file in it cannot be what `save` wrote.
+            ValueError: A file in it cannot be what `save` wrote; nothing that its header asks for is allocated before.
         """
-        where = str(Path(folder) / PARTS.heads)
+        where = printable(Path(folder) / PARTS.heads)
 
         def make(backbone: str, state: dict[str, Tensor], metadata: dict[str, str]) -> Segmenter:
-            model = cls(backbone, build(Pyramid, compose(metadata.get("pyramid", ""), where)))
-            model.head.load_state_dict(remap(state, model.head.state_dict(), (), where))
-            return model
+            pyramid = build(Pyramid, compose(metadata.get("pyramid", ""), where))
+            # The backbone refuses levels by the name of its own file, and it is this one that asks for them.
+            with naming(where, lambda told: "out_indices" if "feature indices" in told else None):
+                return cls(backbone, pyramid, saved=(state, where))
 
         return PARTS.open(folder, make)

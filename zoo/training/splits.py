@@ -14,12 +14,13 @@ class Split(Protocol):
     """One part of a data set: `len()` images, fetched by index; or vectors, which the same words stand for.
 
     Of the kinds, ``image`` has a class for an image, ``pixel`` one for every pixel of it, and ``vector`` has numbers
-    for a vector of numbers.
+    for a vector of numbers. A class that inherits from this one takes over what has a default.
     """
 
     num_classes: int  # of kind "vector": how many numbers
     kind: Literal["image", "pixel", "vector"]
-    workers: int
+    workers: int = 0  # processes that fetch
+    skip: bool = False  # whether what cannot be read is left out; otherwise it is an error
 
     def __len__(self) -> int: ...
 
@@ -30,11 +31,13 @@ class Split(Protocol):
         """
         ...
 
+    def fetch_readable(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `fetch`, and which of the images could be read, ``(B,)``: all, unless `skip` is set."""
+        return *self.fetch(indices, seed), torch.ones(len(indices), dtype=torch.bool)
 
-class TensorSplit:
+
+class TensorSplit(Split):
     """Images or vectors held in memory; `augment` has the options of `random_affine`, or is None for none."""
-
-    workers = 0
 
     def __init__(
         self,

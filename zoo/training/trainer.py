@@ -285,7 +285,7 @@ class Trainer:
 
     def _left_out(self) -> dict[str, int]:
         """How many pictures were left out in training so far, where the recipe allows that; every process must ask."""
-        if not any(getattr(splits["train"], "skip", False) for splits in self.data.values()):
+        if not any(splits["train"].skip for splits in self.data.values()):
             return {}
         count = torch.tensor(self.unreadable, device=self.accelerator.device)
         return {"unreadable": int(self.accelerator.reduce(count, "sum"))}

@@ -2,8 +2,8 @@
 
 from zoo.weights.fetch import fetch_state_dict
 from zoo.weights.files import HOLDERS, read_shapes, read_state_dict, take_state_dict
-from zoo.weights.load import check_fit, load_weights, unwrapped
-from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, some, stack, transpose
+from zoo.weights.load import check_fit, load_alike, load_weights, unwrapped
+from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, stack, transpose
 
 __all__ = [
     "HOLDERS",
@@ -11,6 +11,7 @@ __all__ = [
     "check_fit",
     "drop",
     "fetch_state_dict",
+    "load_alike",
     "load_weights",
     "natural_key",
     "read_shapes",
@@ -18,7 +19,6 @@ __all__ = [
     "remap",
     "rename",
     "reshape",
-    "some",
     "stack",
     "take_state_dict",
     "transpose",

@@ -155,13 +155,13 @@ def _known_hash(name: str, fragment: str) -> str | None:
     """The beginning of the SHA-256 that a file should have, if its name or the end of its address tells it.
 
     Example:
-        >>> _known_hash("a-0123abcd.pth", ""), _known_hash("a-20240131.pth", ""), _known_hash("a.pth", "sha256=ab12")
+        >>> _known_hash("a-0123abcd.pth", ""), _known_hash("a-00500000.pth", ""), _known_hash("a.pth", "sha256=ab12")
         ('0123abcd', None, 'ab12')
     """
     if given := re.fullmatch(r"sha256=([0-9a-f]{4,64})", fragment):
         return given[1]
     found = re.search(NAMED_HASH, name)
-    return found[1] if found and not re.fullmatch(r"(19|20)\d{6}", found[1]) else None  # a date is no hash
+    return found[1] if found and not found[1].isdecimal() else None  # a date or the number of a step is no hash
 
 
 def _sha256(path: Path) -> str:

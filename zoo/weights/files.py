@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import mmap
 import os
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.checks import printable, shown
-from zoo.config import is_file
+from zoo.files import is_file
+from zoo.locks import Turns
 
 # Under which a checkpoint may hold its weights. Averaged ones go first, as in timm: they are the ones to evaluate.
 HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -26,7 +26,7 @@ HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # What a file says it holds may be that many times its own size, for what compresses well; and always this many bytes.
 GROWTH, ALWAYS = 50, 2**28
 
-NAMESPACES = threading.Lock()
+_NAMESPACES = Turns()
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
@@ -147,7 +147,8 @@ def _load(path: Path) -> object:
     except UnpicklingError as error:
         if "argparse.Namespace" not in str(error):
             raise
-    with NAMESPACES, torch.serialization.safe_globals([argparse.Namespace]):  # torch knows one list for all threads
+    # Torch knows one list for all threads.
+    with _NAMESPACES.mine(), torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -8,8 +8,8 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from zoo.checks import printable
-from zoo.weights.rules import HEAD, Fit, Rule, fit_of, some
+from zoo.checks import printable, some
+from zoo.weights.rules import HEAD, Fit, Rule, fit_of
 
 # What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -91,6 +91,27 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str, *, head:
     fit = fit_of(state, model.state_dict(), (), what, {})
     fit = fit if head else fit.without(HEAD)
     fit.check(what, _remedy(fit, fit.classes(model.num_classes), None))
+
+
+def load_alike(module: nn.Module, state: Mapping[str, Tensor], what: str, device: torch.device) -> None:
+    """Load a checkpoint that has exactly the keys of a module on the meta device, which then is on a real one.
+
+    Nothing is allocated before all of it fits: what a file says of a module is compared with what the file holds.
+
+    Args:
+        module: A module on the meta device whose state dict is all that it has.
+        state: The checkpoint.
+        what: The checkpoint's name in error messages.
+        device: Where the module is put.
+
+    Raises:
+        ValueError: A key, a shape or a kind of numbers does not fit, as in `load_weights`.
+    """
+    target = module.state_dict()
+    found = fit_of(state, target, (), what, {}).check(what)
+    _check_numbers(found, target, dict(module.named_parameters()), what)
+    module.to_empty(device=device)
+    module.load_state_dict(found)
 
 
 def _remedy(fit: Fit, classes: int | None, chans: int | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from zoo.checks import printable
+from zoo.checks import printable, some
 
 Operation = Callable[[Tensor, torch.Size], Tensor]
 
@@ -200,12 +200,6 @@ def fit_of(
         put(key, torch.stack(values, rule.dim), parts[0][1] + more, rule.operation)
     fit.missing = [key for key in target if key not in fit.found]
     return fit
-
-
-def some(keys: Iterable[str], most: int = 8) -> str:
-    """The first of some keys, as an error shows them: they come from files."""
-    keys = list(keys)
-    return ", ".join(printable(key, 100) for key in keys[:most]) + (", …" if len(keys) > most else "")
 
 
 def natural_key(key: str) -> list:

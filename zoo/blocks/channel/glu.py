@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, halves, hidden_width, linear
+from zoo.blocks.linear import InitName, Linear, halves, hidden_width, linear
 from zoo.blocks.register import register
 from zoo.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -45,7 +45,7 @@ class Glu(nn.Module):
         open_gate: bool = False,
         bias: bool = True,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import INITS, Linear, hidden_width, linear
 from zoo.blocks.register import register
-from zoo.checks import unknown
+from zoo.checks import Known, checked
 from zoo.ranges import Count, Rate, Ratio, Width
 
 GROUPS = 8
@@ -64,7 +65,10 @@ COEFFICIENTS = {
     ),
 }
 
+RationalName = Annotated[str, Known(COEFFICIENTS)]
 
+
+@checked
 class GroupRational(nn.Module):
     """A learnt rational function of degrees 5 and 4 for each group of channels; the groups share the numerator.
 
@@ -91,13 +95,13 @@ class GroupRational(nn.Module):
 
     no_decay = ("numerator", "denominator")
 
-    def __init__(self, dim: Width, *, groups: Count | None = None, init: str = "swish", device=None, dtype=None):
+    def __init__(
+        self, dim: Width, *, groups: Count | None = None, init: RationalName = "swish", device=None, dtype=None
+    ):
         super().__init__()
         groups = math.gcd(GROUPS, dim) if groups is None else groups
         if dim % groups:
             raise ValueError(f"{dim} channels cannot be cut into {groups} groups; give groups= a divisor of {dim}")
-        if init not in COEFFICIENTS:
-            raise ValueError(unknown(f"rational init {init!r}", init, COEFFICIENTS))
         self.init = init
         numerator, denominator = COEFFICIENTS[init]
         self.numerator = nn.Parameter(torch.empty(1, len(numerator), device=device, dtype=dtype))
@@ -180,18 +184,16 @@ class GRKAN(nn.Module):
         ratio: Ratio = 4.0,
         hidden: Width | None = None,
         groups: Count | None = None,
-        rational: str = "swish",
+        rational: RationalName = "swish",
         bias: bool = True,
         drop: Rate = 0.0,
-        weights: str = "variance_preserving",
+        weights: Annotated[str, Known(INITS, "variance_preserving")] = "variance_preserving",
         device=None,
         dtype=None,
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         hidden = hidden_width("gr_kan", dim, ratio, hidden)
-        if weights not in ("variance_preserving", *INITS):
-            raise ValueError(unknown(f"weights {weights!r}", weights, ("variance_preserving", *INITS)))
 
         def layer(inputs: int, outputs: int, after: str) -> nn.Linear:
             preserving = functools.partial(preserve_variance_, after=after)

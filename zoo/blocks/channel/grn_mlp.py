@@ -5,7 +5,7 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
+from zoo.blocks.linear import InitName, Linear, hidden_width, is_bare, linear, linear_act
 from zoo.blocks.register import register
 from zoo.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -49,7 +49,7 @@ class GrnMlp(nn.Module):
         act: SlotLike = "gelu",
         batchnorm: bool = False,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

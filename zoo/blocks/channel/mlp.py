@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
+from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
 from zoo.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -45,7 +45,7 @@ class Mlp(nn.Module):
         bias: bool = True,
         fc2_bias: bool | None = None,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -94,7 +94,7 @@ class Hourglass(Mlp):
         act: SlotLike = "gelu",
         bias: bool = True,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

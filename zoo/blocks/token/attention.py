@@ -1,12 +1,15 @@
 """Multi-head self-attention over all positions."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import Linear, leave, linear
+from zoo.blocks.linear import INITS, Linear, leave, linear
 from zoo.blocks.register import register
+from zoo.checks import Known
 from zoo.ranges import Count, Rate, Width
 
 PLAIN_LIMIT = 1024  # positions
@@ -53,7 +56,7 @@ class Attention(nn.Module):
         proj_bias: bool = True,
         attn_drop: Rate = 0.0,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: Annotated[str, Known(INITS, "mimetic")] = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -3,6 +3,7 @@
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import OddSide, Width
 
@@ -38,7 +39,7 @@ class DepthwiseConv(nn.Module):
         *,
         kernel_size: OddSide = 7,
         bias: bool = True,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -12,7 +12,7 @@ from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.checks import checked
-from zoo.ranges import Count, OddSide, Rate, Scale, Side, Width
+from zoo.ranges import Count, Deviation, OddSide, Rate, Side, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
@@ -62,7 +62,7 @@ class KANConv2d(Edges, nn.Module):
         groups: Count = 1,
         base: SlotLike | None = None,
         bias: bool = False,
-        scale: Scale | None = None,
+        scale: Deviation | None = None,
         device=None,
         dtype=None,
         **options,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
-from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.blocks.linear import InitName, Linear, is_bare, linear
 from zoo.blocks.register import register
 from zoo.checks import Interval
-from zoo.ranges import Odd, Width
+from zoo.ranges import Odd, Size, Width
 
 fx.wrap("as_image")
 
@@ -76,9 +76,9 @@ class LargeKernel(nn.Module):
         self,
         dim: Width,
         *,
-        kernel_size: Annotated[int, Interval(3, 1023), Odd()] = 13,
+        kernel_size: Annotated[int, Size(3, 1023), Odd()] = 13,
         se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -174,7 +174,7 @@ class SqueezeExcite(nn.Module):
     Cost: 2 x dim x hidden MACs a sample.
     """
 
-    def __init__(self, dim: Width, hidden: int, *, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(self, dim: Width, hidden: int, *, init: InitName = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.down = Linear(dim, hidden, init=init, device=device, dtype=dtype)
         self.up = Linear(hidden, dim, init=init, device=device, dtype=dtype)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear
+from zoo.blocks.linear import InitName, Linear
 
 
 def relative_index(window: tuple[int, int], device=None) -> Tensor:
@@ -59,7 +59,7 @@ class OffsetMlp(nn.Sequential):
     Cost: 512 x (2 + heads) MACs an offset.
     """
 
-    def __init__(self, heads: int, *, bounded: bool = True, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(self, heads: int, *, bounded: bool = True, init: InitName = "trunc_normal", device=None, dtype=None):
         super().__init__(
             Linear(2, 512, init=init, device=device, dtype=dtype),
             nn.ReLU(),

@@ -12,7 +12,7 @@ from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.checks import checked
-from zoo.ranges import OddSide, Rate, Scale, Side, Temperature, Width
+from zoo.ranges import Deviation, OddSide, Rate, Side, Temperature, Width
 from zoo.slots import SlotLike
 
 fx.wrap("as_image")
@@ -55,7 +55,7 @@ class SelectKANConv2d(Selectable, KANConv2d):
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: Scale | None = None,
+        scale: Deviation | None = None,
         device=None,
         dtype=None,
     ):

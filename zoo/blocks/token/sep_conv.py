@@ -3,7 +3,7 @@
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
-from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
+from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
 from zoo.blocks.register import register
 from zoo.ranges import OddSide, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -47,7 +47,7 @@ class SepConv(nn.Module):
         act: SlotLike = "star_relu",
         bias: bool = False,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

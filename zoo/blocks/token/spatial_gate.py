@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
+from zoo.blocks.linear import InitName, Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
 from zoo.blocks.register import register
 from zoo.ranges import Grid, Rate, Ratio, Width
@@ -46,7 +46,7 @@ class SpatialGate(nn.Module):
         ratio: Ratio = 6.0,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: str = "xavier",
+        init: InitName = "xavier",
         grid: Grid,
         device=None,
         dtype=None,

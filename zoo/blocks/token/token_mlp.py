@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import TokenLinear, hidden_width
+from zoo.blocks.linear import InitName, TokenLinear, hidden_width
 from zoo.blocks.register import register
 from zoo.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -46,7 +46,7 @@ class TokenMlp(nn.Module):
         act: SlotLike = "gelu",
         gated: bool = False,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,
@@ -101,7 +101,7 @@ class ResMlpLinear(nn.Module):
 
     needs_grid = True
 
-    def __init__(self, dim: Width, *, init: str = "trunc_normal", grid: Grid, device=None, dtype=None):
+    def __init__(self, dim: Width, *, init: InitName = "trunc_normal", grid: Grid, device=None, dtype=None):
         super().__init__()
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)

@@ -9,7 +9,7 @@ from zoo.blocks.base import Aux, MetaBlock, keywords_of
 from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routers.remap import Remap
-from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
+from zoo.blocks.linear import InitName, Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.register import register
 from zoo.ranges import Count, Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_block
@@ -62,7 +62,7 @@ class TokenMoE(nn.Module):
         group: Count | None = None,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,
@@ -175,7 +175,7 @@ class ReRepresent(nn.Module):
         norm: SlotLike = "layernorm",
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

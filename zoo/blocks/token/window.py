@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.embed import to_pair
 from zoo.blocks.kernels import guard, onednn
-from zoo.blocks.linear import Linear, init_, is_bare, linear
+from zoo.blocks.linear import InitName, Linear, init_, is_bare, linear
 from zoo.blocks.register import register
 from zoo.blocks.tables import Tables
 from zoo.blocks.token.attention import attend_heads
@@ -203,7 +203,7 @@ class WindowAttention(Tables):
         pretrained_window: Index = 0,
         attn_drop: Rate = 0.0,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

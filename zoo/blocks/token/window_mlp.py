@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import init_, resample_tokens
+from zoo.blocks.linear import InitName, init_, resample_tokens
 from zoo.blocks.register import register
 from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
 from zoo.ranges import Count, Grid, Side, Width
@@ -21,7 +21,7 @@ class HeadwiseTokenLinear(nn.Module):
     Cost: tokens x tokens MACs a head and column.
     """
 
-    def __init__(self, heads: int, tokens: int, *, init: str = "trunc_normal", device=None, dtype=None):
+    def __init__(self, heads: int, tokens: int, *, init: InitName = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.heads, self.init = heads, init
         self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, device=device, dtype=dtype))
@@ -84,7 +84,7 @@ class WindowMlp(nn.Module):
         window_size: Side = 7,
         heads: Count | None = None,
         head_dim: Width = 32,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

@@ -14,7 +14,7 @@ from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import init_
 from zoo.checks import checked
-from zoo.ranges import Scale, Width
+from zoo.ranges import Deviation, Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
 
 BLOCK = 2**23  # elements of the evaluated basis that are held at a time
@@ -145,7 +145,7 @@ class KANLinear(Edges, nn.Module):
         *,
         base: SlotLike | None = None,
         bias: bool = False,
-        scale: Scale | None = None,
+        scale: Deviation | None = None,
         device=None,
         dtype=None,
         **options,

@@ -20,7 +20,7 @@ from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.register import register
 from zoo.checks import checked
-from zoo.ranges import Rate, Ratio, Scale, Temperature, Width
+from zoo.ranges import Deviation, Rate, Ratio, Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 
 SPACES = ("spline", "rbf", "chebyshev", "fourier", "wavelet")
@@ -276,7 +276,7 @@ class SelectKANLinear(Selectable, KANLinear):
         base: SlotLike = "silu",
         temperature: Temperature = 0.2,
         bias: bool = False,
-        scale: Scale | None = None,
+        scale: Deviation | None = None,
         device=None,
         dtype=None,
     ):

@@ -13,6 +13,7 @@ from zoo.blocks.channel.moe.experts.mixers import MixerExperts
 from zoo.blocks.channel.moe.routing import Routing, count_choices, join, make_plan
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import blocks_of, register
 from zoo.ranges import Count, Length, Rate, Width
 from zoo.slots import SlotLike, build_block, parse_slot
@@ -68,7 +69,7 @@ class MoE(nn.Module):
         group: Count | None = None,
         act: SlotLike | None = None,
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.routing import Plan
 from zoo.blocks.kernels import cost, experts, grouped
-from zoo.blocks.linear import hidden_width, init_, is_bare
+from zoo.blocks.linear import InitName, hidden_width, init_, is_bare
 from zoo.blocks.register import register
 from zoo.ranges import Count, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -30,7 +30,7 @@ class GroupedLinear(nn.Module):
         out_features: Width,
         bias: bool = True,
         *,
-        init: str | tuple[str, ...] = "trunc_normal",
+        init: InitName | tuple[InitName, ...] = "trunc_normal",
         same: bool = False,
         device=None,
         dtype=None,
@@ -108,7 +108,7 @@ class MlpExperts(Experts):
         drop: Rate = 0.0,
         hidden_drop: Rate = 0.0,
         same: bool = False,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -196,7 +196,7 @@ class GluExperts(MlpExperts):
         drop: Rate = 0.0,
         hidden_drop: Rate = 0.0,
         same: bool = False,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -6,7 +6,7 @@ from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.channel.moe.experts.base import Experts
 from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routing import Plan
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import InitName, Linear, linear
 from zoo.blocks.register import register
 from zoo.ranges import Count, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -49,7 +49,7 @@ class ModulatedExperts(Experts):
         hidden: Width | None = None,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

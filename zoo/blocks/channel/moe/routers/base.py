@@ -10,7 +10,7 @@ from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.collectives import Processes
 from zoo.blocks.channel.moe.routing import Routing
-from zoo.blocks.linear import Linear, is_bare
+from zoo.blocks.linear import InitName, Linear, is_bare
 from zoo.checks import shown, unknown
 from zoo.ranges import Count, Width
 
@@ -49,7 +49,7 @@ class Router(nn.Module):
         top_k: Count,
         *,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -61,7 +61,7 @@ class Router(nn.Module):
                     unknown(f"{type(self).__name__}: losses: loss {shown(name)}", name, self.LOSSES, "losses")
                 )
         if top_k > num_experts:
-            raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be from 1 to the number of experts")
+            raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be at most the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k
         self.gate = self._make_gate(dim, init, device, dtype)
@@ -71,7 +71,7 @@ class Router(nn.Module):
         """The processes whose tokens the losses are taken over: in evaluation, where one may be alone, its own."""
         return self.processes if self.training else None
 
-    def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, **given) -> Routing:

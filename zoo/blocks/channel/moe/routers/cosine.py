@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
-from zoo.blocks.linear import init_
+from zoo.blocks.linear import InitName, init_
 from zoo.blocks.register import register
 from zoo.ranges import Count, Deviation, Width
 
@@ -47,7 +47,7 @@ class Cosine(TopK):
         softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -56,7 +56,7 @@ class Cosine(TopK):
             dim, num_experts, top_k, softmax=softmax, noise=noise, losses=losses, init=init, device=device, dtype=dtype
         )
 
-    def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
         return CosineGate(dim, self.num_experts, self.width, init=init, device=device, dtype=dtype)
 
 
@@ -69,7 +69,7 @@ class CosineGate(nn.Module):
     no_decay = ("weight", "similarity", "temperature")
     LEAST_TEMPERATURE = 0.01
 
-    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: str, device=None, dtype=None):
+    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: InitName, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.init = init

@@ -6,6 +6,7 @@ from torch import Tensor
 from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.base import Router, noisy
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Deviation, Ratio, Width
 
@@ -51,7 +52,7 @@ class ExpertChoice(Router):
         multiple: Count = 1,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = (),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

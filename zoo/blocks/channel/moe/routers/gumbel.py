@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Temperature, Width
 
@@ -48,7 +49,7 @@ class Gumbel(Router):
         temperature: Temperature = 1.0,
         samples: Count = 10,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.blocks.channel.moe import sizes
 from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Deviation, Share, Width
 
@@ -50,7 +51,7 @@ class Importance(TopK):
         importance: Literal["max", "sum"] = "max",
         noise: Deviation = 1.0,
         losses: str | tuple[str, ...] = ("importance", "load"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -8,6 +8,7 @@ from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Eps, Width
 
@@ -52,7 +53,7 @@ class ReLU(Router):
         *,
         eps: Eps = 1e-5,
         losses: str | tuple[str, ...] = ("l1", "balance"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zoo.blocks.base import keywords_of
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.blocks.tables import Tables
 from zoo.ranges import Count, Index, Width
@@ -52,7 +53,7 @@ class Remap(Tables):
         scored: Count | None = None,
         kept: tuple[Index, ...] | None = None,
         split: tuple[Index, ...] = (),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

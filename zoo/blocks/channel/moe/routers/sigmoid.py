@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.channel.moe.routers.base import Router
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Deviation, Scale, Width
 
@@ -51,7 +52,7 @@ class Sigmoid(Router):
         scale: Scale = 1.0,
         rate: Deviation = 0.001,
         losses: str | tuple[str, ...] = (),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from zoo.blocks.channel.moe.experts.grouped import GroupedLinear
 from zoo.blocks.channel.moe.routers.base import widen
 from zoo.blocks.channel.moe.routers.top_k import TopK
-from zoo.blocks.linear import Linear, init_
+from zoo.blocks.linear import InitName, Linear, init_
 from zoo.blocks.register import register
+from zoo.checks import shown
 from zoo.ranges import Count, Deviation, Width
 
 
@@ -60,7 +61,7 @@ class Task(TopK):
         width: Width = 64,
         noise: Deviation = 1.0,
         losses: str | tuple[str, ...] = ("importance", "load"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -72,7 +73,7 @@ class Task(TopK):
         owner = self.gate if self.embedding is None else self.embedding
         owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
 
-    def _make_gate(self, dim: int, init: str, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
         if self.design == "embedding":
             return Linear(dim + self.width, self.num_experts, False, init=init, device=device, dtype=dtype)
         # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.
@@ -81,7 +82,7 @@ class Task(TopK):
     def logits(self, x: Tensor, task: int = 0) -> Tensor:
         if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < self.tasks:
             raise ValueError(
-                f"task is {task!r}; the task router of {self.num_experts} experts has {self.tasks} tasks, "
+                f"task is {shown(task)}; the task router of {self.num_experts} experts has {self.tasks} tasks, "
                 "numbered from 0"
             )
         x = widen(x)

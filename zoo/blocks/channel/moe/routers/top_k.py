@@ -9,6 +9,7 @@ from zoo.blocks.base import Aux
 from zoo.blocks.channel.moe import losses
 from zoo.blocks.channel.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.channel.moe.routing import Routing
+from zoo.blocks.linear import InitName
 from zoo.blocks.register import register
 from zoo.ranges import Count, Deviation, Width
 
@@ -54,7 +55,7 @@ class TopK(Router):
         softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: str = "trunc_normal",
+        init: InitName = "trunc_normal",
         device=None,
         dtype=None,
     ):
