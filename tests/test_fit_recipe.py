@@ -245,7 +245,7 @@ def test_a_bad_loss_within_the_line_search_leaves_the_weights(make_recipe, tmp_p
         (["data.formula=exp_sin"], "the formula 'exp_sin' is unknown; did you mean 'exp_sine'"),
         (["data.train=1"], "data.train is 1; it must be from 2 to 1000000"),
         (["data.test=0"], "data.test is 0; it must be from 1 to 1000000"),
-        (["data.split_seed=-1"], "data.split_seed is -1; it must be from 0 to 18446744073709551615"),
+        (["data.split_seed=-1"], "data.split_seed is -1; it must be from 0 to 2\\*\\*64 - 1"),
         (["task.name=classify"], "vectors with numbers to fit, not images: set task.name=regress"),
         (["task.name=segment"], "vectors with numbers to fit, not images: set task.name=regress"),
         (["task={name: denoise, sigma: 0.1}"], "vectors with numbers to fit, not images: set task.name=regress"),

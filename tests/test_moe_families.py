@@ -348,7 +348,7 @@ def test_re_represent_is_its_maps_around_a_block():
     assert torch.allclose(mixer(x), expected.view(x.shape), atol=1e-6)
     mixer.set_grid((4, 4))
     assert mixer(torch.randn(2, 4, 4, 6)).shape == (2, 4, 4, 6) and mixer.block.token_mixer is not None
-    with pytest.raises(ValueError, match="0 positions and 12 channels"):
+    with pytest.raises(ValueError, match="tokens is 0; it must be from 1"):
         ReRepresent(6, tokens=0, grid=(2, 4))
 
 

@@ -312,7 +312,8 @@ class Backbone(Model):
         """
         fmt = getattr(output_fmt, "value", output_fmt)  # timm's FeatureGetterNet passes an enum
         fmt = fmt.upper() if isinstance(fmt, str) else fmt
-        check_type("output_fmt", fmt, Literal[FORMATS])
+        if fmt not in FORMATS:  # by hand: a compiler cannot follow `check_type`
+            raise ValueError(f"output_fmt is {shown(fmt)}; it must be one of {', '.join(map(repr, FORMATS))}")
         take, last = self.take_levels(indices)
         images, found, auxes = x, [], []
         x = self._enter(images)  # first: the grid of a wrong image would be refused in other words
