@@ -37,7 +37,10 @@ def compiled_at(call, *sizes):
     return found
 
 
-@pytest.mark.parametrize(("name", "options"), WINDOWED + HYBRID)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param(*one, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, one in enumerate(WINDOWED + HYBRID)],
+)
 def test_windows_have_a_program_for_each_size(name, options):
     model = randomised(zoo.create_model(name, **options))
     channels, height, width = model.input_size

@@ -151,7 +151,11 @@ def test_lower_ends_and_other_threads_are_not_lifted():
 
 SAVED = [
     ("kan_digits", dict(hidden=[70_000], layer="none")),
-    ("vit_test", dict(depth=1024, dim=4, token_mixer="attention(heads=2)", channel_mixer=None)),
+    pytest.param(
+        "vit_test",
+        dict(depth=1024, dim=4, token_mixer="attention(heads=2)", channel_mixer=None),
+        marks=pytest.mark.slow,
+    ),
     ("vit_test", dict(depth=1024, dim=4, token_mixer="pool", channel_mixer=None, norm="none", **BASE)),
     ("vit_test", dict(num_classes=1_100_000, dim=4, depth=1, token_mixer="attention(heads=2)")),
     ("vit_test", dict(channel_mixer="moe(num_experts=5000)", dim=4, depth=1, token_mixer="attention(heads=2)")),

@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -137,51 +136,6 @@ def test_damaged_folders(saved, tmp_path):
         zoo.create_model(f"local-dir:{folder}")
     with pytest.raises(ValueError, match="download the repository and open it as local-dir"):
         zoo.create_model("hf-hub:me/model")
-
-
-KILLED = """
-import os, signal, sys
-import torch, zoo
-folder, instant = sys.argv[1], int(sys.argv[2])
-calls = 0
-
-def kill_at(function):
-    def wrapper(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == instant:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapper
-
-os.fsync, os.replace, os.unlink, os.chmod = map(kill_at, (os.fsync, os.replace, os.unlink, os.chmod))
-import zoo.hub
-zoo.hub.save_file = kill_at(zoo.hub.save_file)
-torch.manual_seed(1)
-model = zoo.create_model("mixer_test", head_init="trunc_normal")
-zoo.save_pretrained(model, folder)
-print("survived", calls)
-"""
-
-
-@pytest.mark.parametrize("instant", range(1, 9))
-def test_a_killed_save_leaves_the_old_model_or_the_new_one(saved, instant):
-    """The saving process is killed (SIGKILL) at the n-th of its operations on files; the folder still opens, whole."""
-    old, folder = saved
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(instant)], capture_output=True, text=True
-    )
-    model = zoo.create_model(f"local-dir:{folder}").eval()
-    x = torch.randn(2, 3, 32, 32)
-    if model.pretrained_cfg["architecture"] == "vit_test":
-        assert torch.equal(model(x), old(x))
-        assert out.returncode == -signal.SIGKILL
-    else:
-        torch.manual_seed(1)
-        new = zoo.create_model("mixer_test", head_init="trunc_normal").eval()
-        assert torch.equal(model(x), new(x))
-    zoo.save_pretrained(old, folder)  # and the next save succeeds
-    assert torch.equal(zoo.create_model(f"local-dir:{folder}").eval()(x), old(x))
 
 
 def test_an_exception_while_writing_leaves_the_old_model(saved, monkeypatch):
