@@ -17,8 +17,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from zoo import locks
 from zoo.checks import printable, shown
+from zoo.locks import alone, lock, make_locked, unlock
 
 STAGE = re.compile(r"\.zoo-[0-9a-f]{8}\.tmp")
 LOCK = "lock"  # in a stage: locked while the process lives that writes there
@@ -178,21 +178,21 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
     stage, handle = folder / f".zoo-{uuid.uuid4().hex[:8]}.tmp", None
     begun = False
     try:
-        with locks.alone(folder) as sure:  # nobody takes a new stage for one that was left
+        with alone(folder) as sure:  # nobody takes a new stage for one that was left
             _clear_left(folder, clear, sure)
             stage.mkdir()
             begun = True
-            handle = locks.make_locked(stage / LOCK)
+            handle = make_locked(stage / LOCK)
         yield stage
     finally:
         try:
             if begun:
-                with suppress(OSError), locks.alone(folder):  # if others hold it for long, the next save clears
+                with suppress(OSError), alone(folder):  # if others hold it for long, the next save clears
                     if clear(stage):
                         _remove(stage)
         finally:
             if handle is not None:
-                locks.unlock(handle)
+                unlock(handle)
             with suppress(OSError):  # it is not empty
                 for path in made:
                     path.rmdir()
@@ -200,7 +200,7 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
 
 def clear_left(folder: Path, clear: Callable[[Path], bool] = _without_record) -> None:
     """Clear the stages that killed processes left in a folder, unless others hold it; `clear` as for `staging`."""
-    with suppress(BlockingIOError), locks.alone(folder) as sure:
+    with suppress(BlockingIOError), alone(folder) as sure:
         _clear_left(folder, clear, sure)
 
 
@@ -213,14 +213,14 @@ def _clear_left(folder: Path, clear: Callable[[Path], bool], sure: bool | None) 
                 if sure or time.time() - stage.lstat().st_mtime > STALE:  # without locks it may be just being made
                     stage.rmdir()
                 continue
-            handle = locks.lock(stage / LOCK) if sure else None
+            handle = lock(stage / LOCK) if sure else None
             gone = handle is not None if sure else time.time() - (stage / LOCK).stat().st_mtime > STALE
             try:
                 if gone and clear(stage):
                     _remove(stage)
             finally:
                 if handle is not None:
-                    locks.unlock(handle)
+                    unlock(handle)
 
 
 def _remove(stage: Path) -> None:

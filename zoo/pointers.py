@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from zoo import locks
 from zoo.checks import printable
 from zoo.files import RECORD, check_file, clear_left, folder_at, settle, staging, sync, telling
+from zoo.locks import alone
 
 T = TypeVar("T")
 
@@ -53,13 +53,13 @@ class Pointer:
         with telling(folder / self.file, size):
             self.check(folder)
             with staging(folder, self._clear) as stage:
-                with locks.alone(folder):
+                with alone(folder):
                     name = self._choose(stage)
                     _record(stage, self.file, [])
                 yield stage, name
                 for one in (name, self.file):
                     settle(stage / one)
-                with locks.alone(folder):
+                with alone(folder):
                     old = self._named(folder)
                     _record(stage, self.file, [name] if old is None else [name, old])
                     _place(stage / name, folder / name)

@@ -24,7 +24,6 @@ import zoo
 from zoo.checks import check_path, printable, some
 from zoo.files import check_file, clear_left, folder_at, replacing, telling
 from zoo.hub import MODEL
-from zoo.training import multitask, segmenter
 from zoo.training.checkpoints import (
     PARTIAL,
     find_checkpoints,
@@ -38,8 +37,10 @@ from zoo.training.checkpoints import (
 )
 from zoo.training.config import Recipe, differences, dump_recipe, load_recipe
 from zoo.training.lock import FolderLock
+from zoo.training.multitask import PARTS as OF_TASKS
 from zoo.training.multitask import MultiTask
 from zoo.training.records import append_record, keep_records, read_records
+from zoo.training.segmenter import PARTS as OF_SEGMENTER
 from zoo.training.segmenter import Segmenter
 
 MARK = "# Written by zoo: the recipe of this run, with every default.\n"
@@ -229,7 +230,7 @@ class RunFolder:
 
     def _check_model(self, recipe: Recipe) -> None:
         """Raise FileExistsError if `save_model` could not write: the user is told before the training, not after it."""
-        kinds = {multitask.PARTS: recipe.model.heads, segmenter.PARTS: recipe.model.pyramid}
+        kinds = {OF_TASKS: recipe.model.heads, OF_SEGMENTER: recipe.model.pyramid}
         next((parts for parts, given in kinds.items() if given is not None), MODEL).check(self.model)
 
     def _diverged(self) -> bool:

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from zoo import locks
 from zoo.checks import printable
 from zoo.files import telling
+from zoo.locks import hold, unlock
 
 BEGINNING = b'{"pid": '
 ASKING = 0.5  # seconds until a lock that is held is an error: those who only ask hold it for an instant
@@ -68,10 +68,10 @@ class FolderLock:
         except OSError:
             return None
         try:
-            free = locks.hold(handle, shared=True)
+            free = hold(handle, shared=True)
             owner = _owner(handle)
         finally:
-            locks.unlock(handle)
+            unlock(handle)
         free = not _alive(owner) if free is None else free
         return None if free else _described(owner)
 
@@ -97,11 +97,11 @@ class FolderLock:
                 self._take(handle)
             finally:
                 if self._handle != handle:
-                    locks.unlock(handle)
+                    unlock(handle)
 
     def _take(self, handle: int) -> None:
         """Lock the open file and write into it who this is; nothing if the file was removed in between."""
-        locked, owner, host = locks.hold(handle, ASKING), _owner(handle), socket.gethostname()
+        locked, owner, host = hold(handle, ASKING), _owner(handle), socket.gethostname()
         if locked is False or (locked is None and _alive(owner)):
             raise self._refusal(_described(owner))
         if not _same(handle, self.path):
@@ -132,13 +132,13 @@ class FolderLock:
         if self._held_by != os.getpid():
             return
         if os.name == "nt":  # an open file cannot be removed there
-            locks.unlock(self._handle)
+            unlock(self._handle)
             self.path.unlink(missing_ok=True)
         else:
             with suppress(OSError):
                 if _same(self._handle, self.path):
                     self.path.unlink()
-            locks.unlock(self._handle)
+            unlock(self._handle)
         self._held_by = self._handle = None
 
     def _refusal(self, holder: str) -> FileExistsError:
