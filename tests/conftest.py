@@ -79,3 +79,13 @@ def timm_checkpoint(tmp_path):
         return model, path
 
     return make
+
+
+@pytest.fixture
+def make_recipe(request, tmp_path):
+    """Reads the recipe that a file of tests has as its `TEXT`, with overrides."""
+    from zoo.training import load_recipe  # needs zoo[train]
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(request.module.TEXT, "utf-8")
+    return lambda *overrides: load_recipe(path, overrides)

@@ -30,13 +30,6 @@ SELECT = ["model.kwargs.layer={name: select, bases: [spline(grid_size=3), fourie
 MINIBATCHES = ["optim={name: adamw, lr: 2e-2, weight_decay: 0}", "train.batch_size=64", "train.duration=100st"]
 
 
-@pytest.fixture
-def make_recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(TEXT, "utf-8")
-    return lambda *overrides: load_recipe(path, overrides)
-
-
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 

@@ -48,13 +48,6 @@ expect: {metric: test/ink/miou, status: untested}
 """
 
 
-@pytest.fixture
-def make_recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(TEXT, "utf-8")
-    return lambda *overrides: load_recipe(path, overrides)
-
-
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 

@@ -41,13 +41,6 @@ GIVEN = yaml.safe_load(TEXT) | {
 }
 
 
-@pytest.fixture
-def make_recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(TEXT, "utf-8")
-    return lambda *overrides: load_recipe(path, overrides)
-
-
 def leaves(hint, ranges=()):
     """The types within an annotation that are numbers or durations, each with its ranges."""
     if get_origin(hint) is Annotated:

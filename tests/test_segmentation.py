@@ -39,13 +39,6 @@ expect: {metric: test/miou, status: untested}
 """
 
 
-@pytest.fixture
-def make_recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(TEXT, "utf-8")
-    return lambda *overrides: load_recipe(path, overrides)
-
-
 @pytest.fixture(scope="module")
 def canvases():
     return DigitCanvas(test=50).load()

@@ -9,30 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from trainings import TINY
 
-from zoo.training import Trainer, load_recipe
+from zoo.training import Trainer
 from zoo.training.divergence import check_after, check_state
 from zoo.training.folder import MARK
 from zoo.training.records import read_records
 
 ROOT = Path(__file__).parent.parent
-TEXT = """\
-task: {name: classify}
-model: {name: mixer_test, kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 1}}
-data: {name: digits, shift: 0.5}
-train: {duration: 6st, batch_size: 64, eval_every: 6st, checkpoint_every: 2st, log_every: 1st, threads: 1}
-optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
-schedule: {name: constant}
-expect: {metric: test/top1, status: untested}
-"""
+TEXT = TINY
 WILD = ("optim={name: sgd, lr: 1e10, weight_decay: 0}", "train.checkpoint_every=1st")
 TAME = (WILD[0].replace("1e10", "1e-3"), WILD[1])
-
-
-@pytest.fixture
-def make_recipe(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TEXT)
-    return lambda *overrides: load_recipe(tmp_path / "tiny.yaml", overrides)
 
 
 def left(run):

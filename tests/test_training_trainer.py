@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainings import kill_at
 
 import zoo
 from zoo.training import Trainer, evaluate, load_recipe
@@ -41,35 +42,10 @@ expect: {metric: test/top1, status: untested}
 
 
 @pytest.fixture
-def make_recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(TEXT, "utf-8")
-    return lambda *overrides: load_recipe(path, overrides)
-
-
-@pytest.fixture
 def killed_run(make_recipe, tmp_path):
     """The folder of a run that died after the checkpoint of step 10."""
     kill_at(Trainer(make_recipe(), tmp_path / "run"), 11)
     return tmp_path / "run"
-
-
-class Killed(BaseException):
-    """Stands for what ends a process at once: nothing in the trainer may catch it."""
-
-
-def kill_at(trainer, step):
-    """Let the run die before the update of `step`."""
-    update = trainer._update
-
-    def dying(number, *batch):
-        if number == step:
-            raise Killed
-        return update(number, *batch)
-
-    trainer._update = dying
-    with pytest.raises(Killed):
-        trainer.run()
 
 
 def seal(checkpoint):

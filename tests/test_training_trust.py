@@ -12,50 +12,20 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trainings import TINY, kill_at
 
 from zoo import locks
 from zoo.training import Trainer, checkpoints, load_recipe
 from zoo.training.lock import FolderLock
 from zoo.training.records import append_record, keep_records, read_records
 
-TEXT = """\
-task: {name: classify}
-model: {name: mixer_test, kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 10, depth: 1}}
-data: {name: digits, shift: 0.5}
-train: {duration: 6st, batch_size: 64, eval_every: 6st, checkpoint_every: 2st, log_every: 1st, threads: 1}
-optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
-schedule: {name: constant}
-expect: {metric: test/top1, status: untested}
-"""
-
-
-@pytest.fixture
-def make_recipe(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TEXT)
-    return lambda *overrides: load_recipe(tmp_path / "tiny.yaml", overrides)
-
-
-class Killed(BaseException):
-    """Stands for what ends a process at once."""
-
-
-def killed_at(step, trainer):
-    update = trainer._update
-
-    def dying(number, *batch):
-        if number == step:
-            raise Killed
-        return update(number, *batch)
-
-    trainer._update = dying
-    with pytest.raises(Killed):
-        trainer.run()
+TEXT = TINY
 
 
 @pytest.fixture
 def killed_run(make_recipe, tmp_path):
     """The folder of a run that died after the checkpoint of step 4."""
-    killed_at(5, Trainer(make_recipe(), tmp_path / "run"))
+    kill_at(Trainer(make_recipe(), tmp_path / "run"), 5)
     return tmp_path / "run"
 
 
@@ -218,7 +188,7 @@ def test_ones_own_recipe_in_the_output_folder_stays(tmp_path):
     own.write_text("# tuned for weeks\n" + TEXT)
     with pytest.raises(ValueError, match="experiment holds a run of another recipe"):
         Trainer(load_recipe(own, ["optim.lr=1e-2"]), own.parent)
-    killed_at(3, Trainer(load_recipe(own, ["train.eval_every=3st"]), own.parent))
+    kill_at(Trainer(load_recipe(own, ["train.eval_every=3st"]), own.parent), 3)
     metrics = Trainer(load_recipe(own), own.parent).run()
     assert own.read_text() == "# tuned for weeks\n" + TEXT
     assert Trainer(load_recipe(own), tmp_path / "other").run() == metrics
@@ -361,7 +331,7 @@ def test_a_renamed_checkpoint_is_named_and_an_older_one_if_there_is_one(make_rec
 
 def test_another_optimizers_state_does_not_fit(make_recipe, killed_run, checkpoint):
     other = killed_run.with_name("other")
-    killed_at(5, Trainer(make_recipe("model.kwargs.depth=2"), other))
+    kill_at(Trainer(make_recipe("model.kwargs.depth=2"), other), 5)
     shutil.rmtree(checkpoint)
     shutil.copytree(other / "checkpoints" / checkpoint.name, checkpoint)
     with pytest.raises(ValueError, match="cannot be resumed from, since it does not fit the model and the optimizer"):
@@ -375,7 +345,7 @@ def test_what_stands_where_checkpoints_should_neither_ends_the_run_nor_goes(make
     (tmp_path / "run" / "checkpoints" / "step-00000002" / "notes.txt").write_text("precious")
     (tmp_path / "run" / "checkpoints" / "step-00000004").write_text("precious")
     with pytest.warns(UserWarning, match="step-00000004 is where a checkpoint should be, which is not written"):
-        killed_at(3, trainer)
+        kill_at(trainer, 3)
         assert Trainer(make_recipe(), tmp_path / "run").step == 2
         Trainer(make_recipe(), tmp_path / "run").run()
     left = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run" / "checkpoints").glob("*/*"))
