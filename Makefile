@@ -18,9 +18,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 card: $(VENV)/.dev
-	$(BIN)/python -m zoo.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
-	$(BIN)/python -m zoo.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
-	$(BIN)/python -m zoo.training.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
+	$(BIN)/python -m zoo.tools.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
+	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
+	$(BIN)/python -m zoo.training.recipe.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/vs_timm.py

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.kan.linear import KANLinear
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("layers", "memory", "rational", "training")

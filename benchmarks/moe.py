@@ -22,7 +22,7 @@ from timing import forward_of, rounds_of, step_of
 from torch import Tensor, nn
 
 import zoo
-from zoo.blocks.channel.moe.layer import MoE
+from zoo.blocks.moe.layer import MoE
 
 TOKENS, DIM, HIDDEN, EXPERTS, TOP_K = 2048, 384, 1536, 8, 2
 NARROW = 96  # hidden features of an expert of splines

@@ -12,8 +12,8 @@ import statistics
 from pathlib import Path
 
 from zoo.training import Recipe, Trainer, load_recipe
-from zoo.training.comparing import command
-from zoo.training.data import EvaluationBatches
+from zoo.training.data.batches import EvaluationBatches
+from zoo.training.runs.comparing import command
 
 RECIPES = {name: Path(__file__).parent / f"{name}_denoise_digits.yaml" for name in ("hourglass", "conventional")}
 SEEDS = range(5)

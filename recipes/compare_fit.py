@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from zoo.blocks.channel.kan.select import SelectKANLinear
+from zoo.blocks.kan.select import SelectKANLinear
 from zoo.training import Trainer, load_recipe
-from zoo.training.comparing import command
-from zoo.training.formulas import FORMULAS
+from zoo.training.data.formulas import FORMULAS
+from zoo.training.runs.comparing import command
 
 HERE = Path(__file__).parent
 SEEDS = range(5)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import zoo
 from zoo.training import Trainer, load_recipe
-from zoo.training.comparing import command
-from zoo.training.records import read_records
+from zoo.training.runs.comparing import command
+from zoo.training.runs.records import read_records
 
 RECIPES = {name: Path(__file__).parent / f"{name}_denoise_digits.yaml" for name in ("moe", "dense")}
 RUNS = {"moe": ("moe", []), "dense": ("dense", []), "moe, no balance loss": ("moe", ["aux_losses.balance=0"])}

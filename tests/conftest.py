@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo.registry import family_of, register_with_timm
+from zoo.registry import family_of
+from zoo.timm_bridge import register_with_timm
 
 register_with_timm(include_tests=True)  # what timm can do with a model is tried on the tiny variants
 

@@ -162,7 +162,7 @@ def recipes(rng: random.Random, folder: Path) -> Input:
 
 def pictures(rng: random.Random, folder: Path) -> Input:
     """A picture of any format with changed bytes."""
-    from zoo.training.pictures import read_picture
+    from zoo.training.data.pictures import read_picture
 
     suffix, mode = rng.choice(
         [("png", "RGB"), ("png", "P"), ("png", "I;16"), ("jpg", "RGB"), ("jpg", "L"), ("tif", "RGB"), ("tif", "I;16")]
@@ -312,14 +312,14 @@ def _saved(name: str) -> Path:
 def _parameters(kind: str, name: str) -> list[str]:
     import inspect
 
-    from zoo.blocks.register import blocks_of
+    from zoo.slots.table import blocks_of
 
     return list(inspect.signature(blocks_of(kind)[name]).parameters) if name in blocks_of(kind) else []
 
 
 def _some_options(rng: random.Random, kind: str, name: str) -> list[str]:
-    from zoo.blocks.register import blocks_of
     from zoo.slots import options_of
+    from zoo.slots.table import blocks_of
 
     known = options_of(blocks_of(kind)[name]) if name in blocks_of(kind) else []
     return rng.sample([*known, "drop", "x"], k=min(rng.choice((0, 1, 1, 1, 2)), len(known) + 2))

@@ -5,9 +5,9 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo.blocks.channel.kan.grid import update_grid
-from zoo.blocks.channel.kan.select import Selectable
-from zoo.blocks.channel.kan.sparsity import prune
+from zoo.blocks.kan.select import Selectable
+from zoo.tools.kan.grid import update_grid
+from zoo.tools.kan.sparsity import prune
 
 
 def select(model: torch.nn.Module) -> None:

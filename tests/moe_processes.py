@@ -19,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import zoo
 from zoo.blocks.base import MetaBlock
-from zoo.parallel import clip_grad_norm_, expert_parameters, share_losses, whole_state_dict
+from zoo.tools.moe.parallel import clip_grad_norm_, expert_parameters, share_losses, whole_state_dict
 from zoo.training import Trainer, load_recipe
 
-IMPORTED_ONCE = ["timm", "torch.distributed.fsdp", "zoo.training", "zoo.models.vit"]
+IMPORTED_ONCE = ["timm", "torch.distributed.fsdp", "zoo.training", "zoo.models.vision.vit"]
 BATCH = 8
 ALL_LOSSES = "top_k(losses=('balance', 'importance', 'z', 'concentration'))"
 

@@ -10,11 +10,11 @@ import torch
 from conftest import TEST_VARIANTS, TINY_VARIANTS
 
 import zoo
-from zoo.arguments import SLOT_ARGUMENTS
+from zoo.build.arguments import SLOT_ARGUMENTS
 from zoo.checks import allows_none, hints_of
-from zoo.models.hierarchical import Hierarchical
-from zoo.models.published import Counted, Published
+from zoo.family import Counted, Published
 from zoo.registry import ModelInfo, families, family_of
+from zoo.skeletons.hierarchical import Hierarchical
 from zoo.slots import Slot
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import zoo
 from zoo.blocks.base import merge_aux
-from zoo.blocks.channel.moe.balance import rebalance
-from zoo.blocks.register import _BLOCKS, register
+from zoo.slots.table import _BLOCKS, register
+from zoo.tools.moe.balance import rebalance
 from zoo.training.segmenter import Pyramid, Segmenter
 
 

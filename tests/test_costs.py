@@ -6,7 +6,7 @@ import pytest
 from conftest import FULL_VARIANTS, TINY_VARIANTS
 
 import zoo
-from zoo.models.published import FIGURES
+from zoo.family import FIGURES
 from zoo.registry import families
 
 ROWS = {name: row for family in families().values() for name, row in family.published.items()}

@@ -11,7 +11,7 @@ from conftest import losses_of_twenty_steps
 import zoo
 from recipes import compare_denoise
 from zoo.training import load_recipe
-from zoo.training.config import differences
+from zoo.training.recipe.recipe import differences
 
 HOURGLASS, CONVENTIONAL = compare_denoise.RECIPES.values()
 

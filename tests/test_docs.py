@@ -7,7 +7,7 @@ import pytest
 from conftest import FULL_VARIANTS, ROOT
 
 import zoo
-import zoo.card
+import zoo.tools.card
 from zoo.registry import families
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -54,7 +54,7 @@ def test_readme_commands_exist():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", families())
 def test_model_card_is_what_the_registry_says(name):
-    assert zoo.card.section(families()[name]) in CARD, "MODEL_CARD.md is old; run `make card`"
+    assert zoo.tools.card.section(families()[name]) in CARD, "MODEL_CARD.md is old; run `make card`"
 
 
 @pytest.mark.parametrize("name", families())
@@ -62,7 +62,7 @@ def test_model_card_has_every_model_of_a_family_and_the_first_as_it_is(name):
     """All else of the card follows from what is compared with the published figures elsewhere."""
     family = families()[name]
     first, *_ = names = zoo.list_models(family=name, include_tags=True)
-    assert zoo.card.row(family, first) in CARD and family.about in CARD, "MODEL_CARD.md is old; run `make card`"
+    assert zoo.tools.card.row(family, first) in CARD and family.about in CARD, "MODEL_CARD.md is old; run `make card`"
     listed = re.findall(r"^\| `([^`]+)`", CARD[CARD.index(f"\n## {name}\n") :].split("\n## ", 2)[1], re.M)
     assert [n.split(".")[0] for n in listed] == [n.split(".")[0] for n in names], "MODEL_CARD.md is old"
 
@@ -80,13 +80,13 @@ def test_cost_and_accuracy_of_a_row_are_at_the_size_of_its_images():
             assert written[0] == pytest.approx(published.macs, rel=0.015), name
     assert macs["convnext_base.fb_in22k_ft_in1k_384"][0] > 2.9 * macs["convnext_base.fb_in22k_ft_in1k"][0]
     for name in ("convnext_tiny.fb_in22k_ft_in1k_384", "m3vit_tiny_patch16_cityscapes"):
-        assert zoo.card.row(families()[zoo.model_info(name).family], name) in CARD, (
+        assert zoo.tools.card.row(families()[zoo.model_info(name).family], name) in CARD, (
             "MODEL_CARD.md is old; run `make card`"
         )
 
 
 def test_model_card_has_the_families_and_nothing_else():
-    assert CARD.startswith(zoo.card.HEADER)
+    assert CARD.startswith(zoo.tools.card.HEADER)
     assert re.findall(r"^## (.*)", CARD, re.M) == list(families())
 
 

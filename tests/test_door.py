@@ -6,7 +6,7 @@ from conftest import TEST_VARIANTS, TINY_VARIANTS, VECTOR_VARIANTS, randomised
 from torch import fx, nn
 
 import zoo
-from zoo.models import backbone, stack
+from zoo.skeletons import image, vectors
 
 ALL = pytest.mark.parametrize("name", TINY_VARIANTS)
 IMAGES = pytest.mark.parametrize("name", TEST_VARIANTS)
@@ -173,8 +173,8 @@ def test_the_door_leaves_nothing_in_what_is_recorded(name, options, monkeypatch)
         return found | {"trace": [node.kind() for node in traced.nodes()]}
 
     with_door = nodes()
-    monkeypatch.setattr(backbone, "check_images", lambda *args: None)
-    monkeypatch.setattr(stack, "check_vectors", lambda *args: None)
+    monkeypatch.setattr(image, "check_images", lambda *args: None)
+    monkeypatch.setattr(vectors, "check_vectors", lambda *args: None)
     assert len(with_door) == 4 and nodes() == with_door
 
 

@@ -71,7 +71,7 @@ def test_sizes_and_classifiers_of_numpy():
 def test_features_are_asked_for_as_before(only, indices):
     model = zoo.create_model("vit_test", features_only=only, out_indices=indices)
     assert len(model(torch.zeros(1, 3, 32, 32))) == 2
-    assert not isinstance(zoo.create_model("vit_test", features_only=0), zoo.models.features.FeatureMaps)
+    assert not isinstance(zoo.create_model("vit_test", features_only=0), zoo.skeletons.features.FeatureMaps)
 
 
 def test_blocks_take_numbers_of_numpy():

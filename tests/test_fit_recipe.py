@@ -12,10 +12,10 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 import zoo
 from recipes import compare_fit
 from zoo.training import Trainer, evaluate, load_recipe
-from zoo.training.data import EvaluationBatches
-from zoo.training.formulas import FORMULAS, Formulas
+from zoo.training.data.batches import EvaluationBatches
+from zoo.training.data.formulas import FORMULAS, Formulas
 from zoo.training.optim import FullBatchLBFGS
-from zoo.training.tasks import Regress
+from zoo.training.tasks.all import Regress
 
 TEXT = """\
 task: {name: regress}

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo.flops import count_flops, register_flop_rule
+from zoo.costs.count import count_flops, register_flop_rule
 
 
 class Run(nn.Module):
@@ -263,7 +263,7 @@ def test_a_rule_of_ones_own():
 def test_a_bad_registration_is_refused():
     with pytest.raises(ValueError, match="'linear' needs its namespace, as in 'aten::linear'"):
         register_flop_rule("linear")(lambda inputs, outputs: 0)
-    with pytest.raises(ValueError, match="'aten::linear' has a rule already: zoo.flops_rules._linear"):
+    with pytest.raises(ValueError, match="'aten::linear' has a rule already: zoo.costs.rules._linear"):
         register_flop_rule("aten::linear")(lambda inputs, outputs: 0)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo.training import Classifier, Dense, MultiTask, parts
-from zoo.training.folder import RunFolder
+from zoo.training.runs.folder import RunFolder
 from zoo.training.segmenter import Pyramid, Segmenter
 
 

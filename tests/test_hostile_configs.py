@@ -13,13 +13,14 @@ import torch
 from conftest import FULL_VARIANTS, randomised
 
 import zoo
-from zoo.arguments import check_arguments
-from zoo.bounds import Metered, check_size
-from zoo.cfgs import classes_of, resolve_cfg
+from zoo.build import assemble
+from zoo.build.arguments import check_arguments
 from zoo.checks import check_type
-from zoo.config import BYTES, naming, read_config, read_json
-from zoo.ranges import Classes, lifted
-from zoo.registry import assemble, family_of
+from zoo.checks.ranges import Classes, lifted
+from zoo.hub.bounds import Metered, check_size
+from zoo.hub.config import BYTES, naming, read_config, read_json
+from zoo.registry import family_of
+from zoo.registry.cfgs import classes_of, resolve_cfg
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
-from zoo.training.config import ELSEWHERE, Model
-from zoo.training.reading import CHARACTERS, DEPTH, NODES
+from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
+from zoo.training.recipe.recipe import ELSEWHERE, Model
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TEXT = """\

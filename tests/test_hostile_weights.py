@@ -289,7 +289,7 @@ def test_channels_are_adapted_only_if_the_model_was_asked_for_with_others(tmp_pa
 
 
 def test_refined_layers_are_compared_by_their_own_sizes(tmp_path):
-    from zoo.blocks.channel.kan.grid import refine
+    from zoo.tools.kan.grid import refine
 
     model = zoo.create_model("kan_test", layer="spline(grid_size=3)")
     refine(model, 6)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.training.data import ImageFolder
-from zoo.training.pictures import read_picture
+from zoo.training.data.batches import ImageFolder
+from zoo.training.data.pictures import read_picture
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from conftest import TEST_VARIANTS, images, randomised
 
 import zoo
 from zoo.blocks.base import MetaBlock
-from zoo.models.isotropic import Isotropic
+from zoo.skeletons.isotropic import Isotropic
 
 pytestmark = pytest.mark.parametrize("name", TEST_VARIANTS)
 

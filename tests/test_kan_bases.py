@@ -10,15 +10,15 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks import KANLinear
 from zoo.blocks.base import parameters_without_decay
-from zoo.blocks.basis import base
-from zoo.blocks.basis.chebyshev import Chebyshev
-from zoo.blocks.basis.fourier import Fourier
-from zoo.blocks.basis.gaussian import Gaussian
-from zoo.blocks.basis.rational import Rational
-from zoo.blocks.basis.sech import SechSquared
-from zoo.blocks.basis.wavelet import Wavelet
+from zoo.blocks.kan.bases import base
+from zoo.blocks.kan.bases.chebyshev import Chebyshev
+from zoo.blocks.kan.bases.fourier import Fourier
+from zoo.blocks.kan.bases.gaussian import Gaussian
+from zoo.blocks.kan.bases.rational import Rational
+from zoo.blocks.kan.bases.sech import SechSquared
+from zoo.blocks.kan.bases.wavelet import Wavelet
+from zoo.blocks.kan.linear import KANLinear
 from zoo.blocks.linear import initialise
 
 BASES = [

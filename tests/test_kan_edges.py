@@ -11,13 +11,14 @@ from conftest import relative_error
 from torch import nn
 
 import zoo
-from zoo.blocks.channel.kan import edges, grid
-from zoo.blocks.channel.kan.edges import edge_function, edge_sizes, edge_values
-from zoo.blocks.channel.kan.grid import refine, update_grid
-from zoo.blocks.channel.kan.linear import KANLinear
-from zoo.blocks.channel.kan.plot import plot
-from zoo.blocks.channel.kan.record import record_inputs
-from zoo.blocks.channel.kan.sparsity import edge_scores, penalties, prune
+from zoo.blocks.kan import edges
+from zoo.blocks.kan.edges import edge_function, edge_sizes, edge_values
+from zoo.blocks.kan.linear import KANLinear
+from zoo.tools.kan import grid
+from zoo.tools.kan.grid import refine, update_grid
+from zoo.tools.kan.plot import plot
+from zoo.tools.kan.record import record_inputs
+from zoo.tools.kan.sparsity import edge_scores, penalties, prune
 
 
 def layer_of(inputs: int = 3, outputs: int = 4, *args, **options) -> KANLinear:

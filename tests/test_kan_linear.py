@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks.basis import base as basis_base
-from zoo.blocks.basis.spline import Spline
-from zoo.blocks.channel.kan import linear
-from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.kan import linear
+from zoo.blocks.kan.bases import base as basis_base
+from zoo.blocks.kan.bases.spline import Spline
+from zoo.blocks.kan.linear import KANLinear
 from zoo.blocks.linear import initialise
 
 ORDERS = range(6)
@@ -350,7 +350,7 @@ def test_costs():
 def test_a_large_input_needs_little_memory():
     code = """
 import resource, torch
-from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.kan.linear import KANLinear
 layer, x = KANLinear(512, 512), torch.randn(65536, 512, requires_grad=True)
 layer(x).sum().backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

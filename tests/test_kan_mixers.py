@@ -7,7 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks import KANLinear
+from zoo.blocks.kan.linear import KANLinear
 from zoo.blocks.token.kan_conv import KANConv2d
 
 MIXERS = ["spline_kan", "rbf_kan", "chebyshev_kan", "fourier_kan", "wavelet_kan", "rational_kan", "select_kan"]

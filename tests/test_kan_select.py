@@ -8,9 +8,9 @@ from conftest import images, relative_error
 from torch.autograd import gradcheck, gradgradcheck
 
 import zoo
-from zoo.blocks import KANLinear
 from zoo.blocks.base import parameters_without_decay
-from zoo.blocks.channel.kan.select import SPACES, Gates, SelectKANLinear
+from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kan.select import SPACES, Gates, SelectKANLinear
 from zoo.blocks.linear import initialise
 from zoo.blocks.token.select_kan_conv import SelectKANConv2d
 

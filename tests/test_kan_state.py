@@ -15,14 +15,14 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 import zoo
-from zoo.blocks import KANLinear
-from zoo.blocks.channel.kan.edges import edge_sizes
-from zoo.blocks.channel.kan.grid import refine, update_grid
-from zoo.blocks.channel.kan.select import Selectable, SelectKANLinear
-from zoo.blocks.channel.kan.sparsity import prune
+from zoo.blocks.kan.edges import edge_sizes
+from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kan.select import Selectable, SelectKANLinear
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.blocks.token.select_kan_conv import SelectKANConv2d
+from zoo.tools.kan.grid import refine, update_grid
+from zoo.tools.kan.sparsity import prune
 
 FEW = ("spline(grid_size=2, order=2)", "chebyshev(degree=2)", "wavelet(num=2)")
 X = torch.linspace(-2, 2, 60).view(20, 3).sin() * 2

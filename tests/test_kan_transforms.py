@@ -9,10 +9,10 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import zoo
-from zoo.blocks import KANLinear
 from zoo.blocks.channel.gr_kan import GRKAN
-from zoo.blocks.channel.kan.edges import edge_sizes
-from zoo.blocks.channel.kan.select import SelectKANLinear
+from zoo.blocks.kan.edges import edge_sizes
+from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kan.select import SelectKANLinear
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.blocks.token.select_kan_conv import SelectKANConv2d

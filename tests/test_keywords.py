@@ -11,7 +11,7 @@ from moe_processes import mesh_of, start, wrap
 from torch import nn
 
 import zoo
-from zoo.blocks.register import _BLOCKS, register
+from zoo.slots.table import _BLOCKS, register
 from zoo.training.segmenter import Pyramid, Segmenter
 
 ROUTER = {"name": "task", "tasks": 3, "noise": 0.0, "losses": ["importance"]}

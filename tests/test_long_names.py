@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.blocks import KANLinear
+from zoo.blocks.kan.linear import KANLinear
 from zoo.blocks.linear import INITS, Linear
 from zoo.blocks.scale import LayerScale
-from zoo.catalogue import block_info
 from zoo.checks import some, unknown
+from zoo.tools.catalogue import block_info
 
 WORDS = {
     "letters": "x" * 5000,

@@ -8,10 +8,10 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from zoo.blocks.channel.moe.dispatch import Capacity, Dropless
-from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.routers.top_k import TopK
-from zoo.blocks.channel.moe.routing import Routing, count_choices, join
+from zoo.blocks.moe.dispatch import Capacity, Dropless
+from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.top_k import TopK
+from zoo.blocks.moe.routing import Routing, count_choices, join
 
 EXPERTS = 4
 

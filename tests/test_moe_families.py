@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks.channel.moe.layer import MoE
+from zoo.blocks.moe.layer import MoE
 from zoo.blocks.token.position_bias import OffsetMlp
 from zoo.blocks.token.token_mlp import TokenMlp
 from zoo.blocks.token.token_moe import ReRepresent, TokenMoE
 from zoo.blocks.token.window import WindowAttention
-from zoo.models.swin_moe import COUNTED as SWIN
+from zoo.models.vision.swin_moe import COUNTED as SWIN
 
 
 def parameters(name: str) -> int:

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 import zoo
 from zoo.blocks.channel.glu import Glu
 from zoo.blocks.channel.mlp import Mlp
-from zoo.blocks.channel.moe.experts.grouped import GluExperts, MlpExperts
-from zoo.blocks.channel.moe.experts.mixers import MixerExperts
-from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.kernels import experts as kernel
 from zoo.blocks.kernels import grouped, onednn
-from zoo.blocks.register import blocks_of
+from zoo.blocks.moe.experts.grouped import GluExperts, MlpExperts
+from zoo.blocks.moe.experts.mixers import MixerExperts
+from zoo.blocks.moe.layer import MoE
+from zoo.slots.table import blocks_of
 
 ROUTERS = sorted(blocks_of("router"))
 EXPERTS = [

@@ -3,9 +3,9 @@
 import torch
 
 import zoo
-from zoo.blocks.channel.moe.experts.modulated import ModulatedExperts
-from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.routing import Plan
+from zoo.blocks.moe.experts.modulated import ModulatedExperts
+from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routing import Plan
 
 
 def test_what_is_shared_runs_once_a_token_and_counts_as_active():

@@ -11,7 +11,7 @@ from conftest import losses_of_twenty_steps
 import zoo
 from recipes import compare_moe
 from zoo.training import load_recipe
-from zoo.training.config import differences
+from zoo.training.recipe.recipe import differences
 
 MOE, DENSE = compare_moe.RECIPES.values()
 

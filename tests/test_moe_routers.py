@@ -11,21 +11,21 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.blocks.base import parameters_without_decay
-from zoo.blocks.channel.moe import losses
-from zoo.blocks.channel.moe.balance import rebalance
-from zoo.blocks.channel.moe.routers.base import Router
-from zoo.blocks.channel.moe.routers.cosine import Cosine
-from zoo.blocks.channel.moe.routers.expert_choice import ExpertChoice
-from zoo.blocks.channel.moe.routers.gumbel import Gumbel
-from zoo.blocks.channel.moe.routers.importance import Importance
-from zoo.blocks.channel.moe.routers.relu import ReLU
-from zoo.blocks.channel.moe.routers.remap import Remap
-from zoo.blocks.channel.moe.routers.sigmoid import Sigmoid
-from zoo.blocks.channel.moe.routers.task import Task
-from zoo.blocks.channel.moe.routers.top_k import TopK
 from zoo.blocks.linear import initialise
-from zoo.blocks.register import blocks_of
+from zoo.blocks.moe import losses
+from zoo.blocks.moe.routers.base import Router
+from zoo.blocks.moe.routers.cosine import Cosine
+from zoo.blocks.moe.routers.expert_choice import ExpertChoice
+from zoo.blocks.moe.routers.gumbel import Gumbel
+from zoo.blocks.moe.routers.importance import Importance
+from zoo.blocks.moe.routers.relu import ReLU
+from zoo.blocks.moe.routers.remap import Remap
+from zoo.blocks.moe.routers.sigmoid import Sigmoid
+from zoo.blocks.moe.routers.task import Task
+from zoo.blocks.moe.routers.top_k import TopK
 from zoo.slots import build_block
+from zoo.slots.table import blocks_of
+from zoo.tools.moe.balance import rebalance
 from zoo.training import Trainer, load_recipe
 
 DIM, EXPERTS, CHOICES = 6, 5, 2

@@ -8,10 +8,10 @@ from conftest import images, randomised, relative_error
 from torch import nn
 
 import zoo
-from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.record import choices_of
-from zoo.blocks.channel.moe.routers.remap import Remap
-from zoo.blocks.channel.moe.routers.task import Task
+from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.remap import Remap
+from zoo.blocks.moe.routers.task import Task
+from zoo.tools.moe.record import choices_of
 
 ROUTERS = [
     "top_k",

@@ -13,11 +13,11 @@ from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 
 import zoo
-from zoo.blocks.channel.moe.dispatch import Capacity
-from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.routers.expert_choice import ExpertChoice
 from zoo.blocks.kernels import grouped, guard
-from zoo.blocks.register import blocks_of
+from zoo.blocks.moe.dispatch import Capacity
+from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.expert_choice import ExpertChoice
+from zoo.slots.table import blocks_of
 
 ROUTERS = [
     *sorted(set(blocks_of("router")) - {"remap"}),

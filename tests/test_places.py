@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from zoo.training import Trainer, dump_recipe, load_recipe
-from zoo.training.records import read_records
+from zoo.training.runs.records import read_records
 
 TEXT = """\
 task: {name: classify}

@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.arguments import check_arguments
-from zoo.blocks import Mlp
-from zoo.blocks.register import KINDS, blocks_of
-from zoo.catalogue import page
+from zoo.blocks.channel.mlp import Mlp
+from zoo.build.arguments import check_arguments
 from zoo.checks import Interval, check_argument, check_type, checked, hints_of, words_of
-from zoo.families import families
-from zoo.ranges import Length
-from zoo.slot import OneSlot, Slots
+from zoo.checks.ranges import Length
+from zoo.registry.discovery import families
 from zoo.slots import options_of
+from zoo.slots.slot import OneSlot, Slots
+from zoo.slots.table import KINDS, blocks_of
+from zoo.tools.catalogue import page
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = [(kind, name) for kind in KINDS for name in blocks_of(kind)]

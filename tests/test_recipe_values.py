@@ -11,16 +11,17 @@ import yaml
 from conftest import ROOT
 
 from zoo.checks import Interval
-from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe, reference
-from zoo.training.config import Expect, Model, Recipe
-from zoo.training.data import Data
-from zoo.training.digits import Digits
+from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
+from zoo.training.data.batches import Data
+from zoo.training.data.digits import Digits
 from zoo.training.multitask import Classifier
 from zoo.training.optim import Optim, Schedule
-from zoo.training.reading import compose
-from zoo.training.schema import Duration, build, hints, plain
+from zoo.training.recipe import reference
+from zoo.training.recipe.reading import compose
+from zoo.training.recipe.recipe import Expect, Model, Recipe
+from zoo.training.recipe.schema import Duration, build, hints, plain
 from zoo.training.segmenter import Pyramid
-from zoo.training.tasks import Classify, Denoise, Edges, Task
+from zoo.training.tasks.all import Classify, Denoise, Edges, Task
 
 DATACLASSES = [cls for _, cls in reference.sections()]
 TEXT = """\

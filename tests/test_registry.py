@@ -138,7 +138,7 @@ def test_timm_keeps_its_own():
     assert len(TIMM_VARIANTS) == 63
     for name in TIMM_VARIANTS:
         assert timm.models.model_entrypoint(name).__module__.startswith("timm.")
-    assert type(zoo.create_model("mixer_s32_224", device="meta")).__module__ == "zoo.models.isotropic"
+    assert type(zoo.create_model("mixer_s32_224", device="meta")).__module__ == "zoo.skeletons.isotropic"
 
 
 def test_the_configuration_of_a_tag_is_timms():
@@ -170,7 +170,15 @@ def test_published_tags_are_timms():
 
 
 def test_import_is_lazy():
-    lazy = ("fvcore", "sklearn", "accelerate", "zoo.hub", "zoo.parallel", "zoo.exchange", "zoo.training")
+    lazy = (
+        "fvcore",
+        "sklearn",
+        "accelerate",
+        "zoo.hub",
+        "zoo.tools.moe.parallel",
+        "zoo.tools.moe.exchange",
+        "zoo.training",
+    )
     code = f"import sys, zoo; print([m for m in {lazy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
@@ -181,7 +189,7 @@ FAMILY = '''
 
 Paper: none. Code: none. Weights: none.
 """
-from zoo.models.isotropic import Isotropic
+from zoo.skeletons.isotropic import Isotropic
 
 MODEL = Isotropic
 DEFAULTS = dict(img_size=32, patch_size=8, token_mixer=["pool", "double"], channel_mixer="glu", num_classes=5)
@@ -192,7 +200,7 @@ RULES = []
 
 MIXER = '''
 from torch import nn
-from zoo.blocks.register import register
+from zoo.slots.table import register
 
 @register("token_mixer", "double")
 class Double(nn.Module):
@@ -218,7 +226,7 @@ zoo.models.__path__.append({str(tmp_path / "models")!r})
 zoo.blocks.token.__path__.append({str(tmp_path / "token")!r})
 import zoo.registry
 zoo.registry.families.cache_clear()
-zoo.registry.register_with_timm()
+zoo.timm_bridge.register_with_timm()
 import timm, torch, zoo
 assert zoo.list_models("temp*") == ["temp_small"], zoo.list_models("temp*")
 x = torch.randn(2, 3, 32, 32)
@@ -274,7 +282,7 @@ import zoo
 new = set(timm.list_models()) - before
 assert "kat_tiny_patch16_224" in new and not [name for name in new if name.endswith("_test")], new
 assert zoo.create_model("kat_test").num_classes == zoo.model_info("kat_test").pretrained_cfg["num_classes"] == 10
-zoo.registry.register_with_timm(include_tests=True)
+zoo.timm_bridge.register_with_timm(include_tests=True)
 assert timm.create_model("kat_test").num_classes == 10 and timm.is_model("kat_tiny_patch16_224")
 print("none")
 """
@@ -304,7 +312,7 @@ def family_file(**changes: str | None) -> str:
         "RULES": "RULES = []",
     } | changes
     header = '"""Temp: a family in one file.\n\nPaper: none. Code: none. Weights: none.\n"""\n'
-    return "\n".join([header, "from zoo.models.isotropic import Isotropic", *filter(None, lines.values())]) + "\n"
+    return "\n".join([header, "from zoo.skeletons.isotropic import Isotropic", *filter(None, lines.values())]) + "\n"
 
 
 WRONG_FILES = {
@@ -328,7 +336,7 @@ WRONG_FILES = {
     ),
     "a variant is no mapping": (family_file(VARIANTS='VARIANTS = {"temp_x": 3}'), "its variant 'temp_x' is a int"),
     "a figure has no variant": (
-        family_file(PUBLISHED='from zoo.models.published import Published\nPUBLISHED = {"temp_smal": Published(1.0)}'),
+        family_file(PUBLISHED='from zoo.family import Published\nPUBLISHED = {"temp_smal": Published(1.0)}'),
         "PUBLISHED has no variant for 'temp_smal'; did you mean 'temp_small'",
     ),
     "a figure is a number": (family_file(PUBLISHED='PUBLISHED = {"temp_small": 3.0}'), "is a float; it must be"),
@@ -336,7 +344,7 @@ WRONG_FILES = {
     "it has no header": (family_file().split('"""')[2], "it has no header; write what it is, its paper"),
     "a variant has another's name": (
         family_file(VARIANTS='VARIANTS = {"vit_base_patch16_224": dict(dim=8, depth=2)}'),
-        "names the variant 'vit_base_patch16_224', which zoo.models.vit has",
+        "names the variant 'vit_base_patch16_224', which zoo.models.vision.vit has",
     ),
 }
 
@@ -383,7 +391,7 @@ zoo.models.__path__.append({str(tmp_path / "models")!r})
 zoo.blocks.token.__path__.append({str(tmp_path / "token")!r})
 import zoo.registry
 zoo.registry.families.cache_clear()
-zoo.registry.register_with_timm()
+zoo.timm_bridge.register_with_timm()
 zoo.create_model("mixer_test", token_mixer="pool")
 print(len(zoo.list_models()) > 100)
 """

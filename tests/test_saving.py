@@ -27,8 +27,8 @@ from saving import (
 )
 
 import zoo
-from zoo import locks
-from zoo.files import replacing, staging
+from zoo.storage import locks
+from zoo.storage.files import replacing, staging
 from zoo.training import parts
 
 two_kinds = pytest.mark.parametrize("make", [plain, segmenter])  # `tasks` is saved by the code of `segmenter`
@@ -62,7 +62,7 @@ def test_a_save_between_the_name_and_the_weights_harms_no_reader(make, tmp_path,
             save(left.pop(), tmp_path)
         return read(path)
 
-    monkeypatch.setattr("zoo.hub.read_state_dict", late)
+    monkeypatch.setattr("zoo.hub.folder.read_state_dict", late)
     assert same(reopened(old, tmp_path), new)
 
 
@@ -79,7 +79,7 @@ def test_whatever_a_reader_meets_it_reads_again_if_a_save_came_between(make, err
             raise error("unable to open file")
         return read(path)
 
-    monkeypatch.setattr("zoo.hub.read_state_dict", failing)
+    monkeypatch.setattr("zoo.hub.folder.read_state_dict", failing)
     assert same(reopened(old, tmp_path), new)
 
 
@@ -90,11 +90,11 @@ def test_a_save_while_the_model_is_built_harms_no_reader(tmp_path, monkeypatch):
 
     def slow(*args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr("zoo.hub.assemble", build)
+            patch.setattr("zoo.hub.folder.assemble", build)
             save(new, tmp_path)
         return build(*args, **kwargs)
 
-    monkeypatch.setattr("zoo.hub.assemble", slow)
+    monkeypatch.setattr("zoo.hub.folder.assemble", slow)
     opened = zoo.create_model(f"local-dir:{tmp_path}")
     assert same(opened, old)  # whose files are gone from the folder by now
 
@@ -125,7 +125,7 @@ def test_what_was_not_exchanged_is_read_once(tmp_path):
         return reopened(model, tmp_path)
 
     with pytest.raises(FileNotFoundError, match="model.safetensors"):
-        zoo.pointers.steady(tmp_path / "config.json", read)
+        zoo.storage.pointers.steady(tmp_path / "config.json", read)
     assert len(calls) == 1
 
 
@@ -271,7 +271,7 @@ def test_what_safetensors_leaves_of_a_file_when_it_is_killed_is_cleared(make, tm
         kill_self()
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.hub.save_file", half)
+        patch.setattr("zoo.hub.folder.save_file", half)
         process = started(save, new, tmp_path)
         process.join()
     assert process.exitcode == -signal.SIGKILL and len(names(tmp_path)) == 3

@@ -11,15 +11,15 @@ from conftest import TEST_VARIANTS
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
 import zoo
-from zoo.models.hierarchical import Hierarchical
 from zoo.registry import family_of
+from zoo.skeletons.hierarchical import Hierarchical
 from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe, parts
-from zoo.training.data import Digits, EvaluationBatches, TrainingBatches
-from zoo.training.digits import TILE, CanvasSplit, DigitCanvas
+from zoo.training.data.batches import Digits, EvaluationBatches, TrainingBatches
+from zoo.training.data.digit_canvas import TILE, CanvasSplit, DigitCanvas
+from zoo.training.data.splits import TensorSplit
 from zoo.training.optim import param_groups
 from zoo.training.segmenter import PyramidHead
-from zoo.training.splits import TensorSplit
-from zoo.training.tasks import Segment
+from zoo.training.tasks.all import Segment
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "segment_digits.yaml"
 HIERARCHICAL = [name for name in TEST_VARIANTS if issubclass(family_of(name).model, Hierarchical)]

@@ -8,8 +8,8 @@ from conftest import TEST_VARIANTS, images, randomised
 from torch import nn
 
 import zoo
-from zoo.blocks.register import _BLOCKS, register
-from zoo.models.hierarchical import Hierarchical
+from zoo.skeletons.hierarchical import Hierarchical
+from zoo.slots.table import _BLOCKS, register
 
 ALL = pytest.mark.parametrize("name", TEST_VARIANTS)
 HOSTILE = [

@@ -9,9 +9,9 @@ from torch import nn
 
 import zoo
 from zoo.blocks.channel.mlp import Mlp
-from zoo.blocks.register import KINDS, blocks_of
 from zoo.checks import unknown
 from zoo.slots import RANKS, Slot, build_block, dump_slots, parse_slot, resolve_slots, resolve_stage_slots
+from zoo.slots.table import KINDS, blocks_of
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_defaults_are_given_only_to_blocks_that_take_them_and_never_win():
 def test_every_block_is_listed_and_documented():
     for kind in ("token_mixer", "channel_mixer", "norm"):
         for name in zoo.list_blocks(kind):
-            cls = zoo.blocks.register.blocks_of(kind).get(name)
+            cls = zoo.slots.table.blocks_of(kind).get(name)
             if cls is None:  # a mixer called none is no module
                 continue
             missing = [
@@ -241,7 +241,7 @@ def test_a_block_of_ones_own():
         with pytest.raises(ValueError, match="'twice' is taken by"):
             zoo.register_block("channel_mixer", "twice")(type("Other", (nn.Module,), {}))
     finally:
-        del zoo.blocks.register._BLOCKS["channel_mixer"]["twice"]
+        del zoo.slots.table._BLOCKS["channel_mixer"]["twice"]
 
 
 def test_a_block_works_alone():

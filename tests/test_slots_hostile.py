@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 
 import zoo
-from zoo.slot import DEEPEST, LONGEST, MOST, copied, parse_slot
 from zoo.slots import resolve_slots, resolve_stage_slots
+from zoo.slots.slot import DEEPEST, LONGEST, MOST, copied, parse_slot
 
 
 def nested(depth, slot="mlp"):

@@ -8,9 +8,9 @@ import torch
 from conftest import VECTOR_VARIANTS, images, randomised
 
 import zoo
-from zoo.blocks.channel.kan.grid import refine
-from zoo.blocks.channel.kan.linear import KANLinear
+from zoo.blocks.kan.linear import KANLinear
 from zoo.registry import family_of
+from zoo.tools.kan.grid import refine
 
 LAYERS = ["none", *zoo.list_blocks("basis"), "select(bases=['spline', 'fourier'])"]
 

@@ -35,7 +35,7 @@ def run(code: str, *flags: str, **environment: str) -> str:
 
 EVERYTHING = """
 import sys, tempfile, torch, zoo
-from zoo.card import section
+from zoo.tools.card import section
 from zoo.registry import families
 model = zoo.create_model("vmoe_test").eval()
 y = model(torch.ones(2, *model.input_size))

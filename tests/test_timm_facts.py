@@ -8,8 +8,8 @@ import torch
 from conftest import ALL_VARIANTS, TEST_VARIANTS, TIMM_VARIANTS, VECTOR_VARIANTS, images
 
 import zoo
-from zoo.models.hierarchical import Hierarchical
 from zoo.registry import family_of
+from zoo.skeletons.hierarchical import Hierarchical
 
 FAMILIES = sorted({family_of(name).name for name in TEST_VARIANTS})
 # A variant of every family, the same each time, and of those that timm has some more.

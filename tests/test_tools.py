@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
-from zoo.blocks.channel.moe.routers.base import Router
+from zoo.blocks.moe.routers.base import Router
 
 LAYERS = (nn.Linear, nn.Conv2d)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from zoo.training import RecipeError, dump_recipe, load_recipe
-from zoo.training.config import differences
-from zoo.training.schema import Duration
+from zoo.training.recipe.recipe import differences
+from zoo.training.recipe.schema import Duration
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from zoo.training import RecipeError, Trainer, load_recipe
-from zoo.training.config import differences, dump_recipe
-from zoo.training.data import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader
-from zoo.training.splits import random_affine
-from zoo.training.tasks import Classify, Denoise
+from zoo.training.data.batches import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader
+from zoo.training.data.splits import random_affine
+from zoo.training.recipe.recipe import differences, dump_recipe
+from zoo.training.tasks.all import Classify, Denoise
 
 
 @pytest.fixture(scope="module")

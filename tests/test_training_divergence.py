@@ -13,8 +13,8 @@ from trainings import TINY
 
 from zoo.training import Trainer
 from zoo.training.divergence import check_after, check_state
-from zoo.training.folder import MARK
-from zoo.training.records import read_records
+from zoo.training.runs.folder import MARK
+from zoo.training.runs.records import read_records
 
 ROOT = Path(__file__).parent.parent
 TEXT = TINY

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from zoo.training import Trainer, load_recipe
-from zoo.training.checkpoints import read_checkpoint
+from zoo.training.runs.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TEXT = """\

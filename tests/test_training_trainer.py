@@ -17,7 +17,7 @@ from trainings import kill_at
 import zoo
 from zoo.training import Trainer, evaluate, load_recipe
 from zoo.training.optim import Schedule, create_scheduler, param_groups
-from zoo.training.schema import Duration
+from zoo.training.recipe.schema import Duration
 
 ROOT = Path(__file__).parent.parent
 TEXT = """\

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from trainings import TINY, kill_at
 
-from zoo import locks
-from zoo.training import Trainer, checkpoints, load_recipe
-from zoo.training.lock import FolderLock
-from zoo.training.records import append_record, keep_records, read_records
+from zoo.storage import locks
+from zoo.training import Trainer, load_recipe
+from zoo.training.runs import checkpoints
+from zoo.training.runs.lock import FolderLock
+from zoo.training.runs.records import append_record, keep_records, read_records
 
 TEXT = TINY
 

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo.blocks.channel.moe.layer import MoE
 from zoo.blocks.kernels import guard, onednn
+from zoo.blocks.moe.layer import MoE
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from test_official import FILES as OFFICIAL
 from test_official import read as read_official
 
 import zoo
-from zoo.blocks.channel.kan.grid import refine
+from zoo.tools.kan.grid import refine
 from zoo.weights import drop, read_state_dict, remap, rename, reshape, stack, take_state_dict, transpose, unwrapped
 
 

@@ -18,7 +18,7 @@ import torch
 
 import zoo
 from zoo.training import Trainer, load_recipe
-from zoo.training.checkpoints import find_checkpoints, read_checkpoint
+from zoo.training.runs.checkpoints import find_checkpoints, read_checkpoint
 
 torch.set_num_threads(1)
 

@@ -7,27 +7,27 @@ model = zoo.create_model("mixer_s16_224", channel_mixer="glu", num_classes=10)
 
 import importlib as _importlib
 
-from zoo.registry import register_with_timm as _register_with_timm
+from zoo.timm_bridge import register_with_timm as _register_with_timm
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_model": "registry",
+    "create_model": "create",
     "list_models": "registry",
     "model_info": "registry",
     "create_block": "slots",
     "list_blocks": "slots",
     "register_block": "slots",
-    "block_info": "catalogue",
+    "block_info": "tools.catalogue",
     "save_pretrained": "hub",
-    "count_flops": "flops",
-    "upcycle": "upcycling",
-    "prune_experts": "surgery",
-    "add_expert": "surgery",
-    "add_task": "surgery",
-    "expert_load": "blocks.channel.moe.plot",
-    "plot_expert_load": "blocks.channel.moe.plot",
-    "expert_parallel": "parallel",
+    "count_flops": "costs.count",
+    "upcycle": "tools.moe.upcycle",
+    "prune_experts": "tools.moe.surgery",
+    "add_expert": "tools.moe.surgery",
+    "add_task": "tools.moe.surgery",
+    "expert_load": "tools.moe.plot",
+    "plot_expert_load": "tools.moe.plot",
+    "expert_parallel": "tools.moe.parallel",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -4,7 +4,7 @@
 use. By name, with options in a string, blocks are made by `zoo.create_block`.
 """
 
-from zoo.blocks.register import find_class as _find_class
+from zoo.slots.table import find_class as _find_class
 
 
 def __getattr__(name: str):

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
-from zoo.blocks.register import register
 from zoo.checks import NARROWER
+from zoo.slots.table import register
 
 for _name, _cls in {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}.items():
     register("act", _name)(_cls)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.scale import LayerScale
 from zoo.checks import checked
-from zoo.ranges import Grid, RateBelowOne, Scale, Width
+from zoo.checks.ranges import Grid, RateBelowOne, Scale, Width
 
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
+
+from zoo.checks import shown, unboxed
 
 TRANSFORM = "timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
 
@@ -82,3 +85,16 @@ def no_images(x: Tensor, channels: int) -> Exception:
 def kind_of(x: object) -> str:
     """What something that is no tensor is, in words."""
     return f"an object of type {type(x).__module__}.{type(x).__qualname__}".replace(" builtins.", " ")
+
+
+def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
+    """A positive (height, width), from itself or from one side of a square.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    size = size.tolist() if isinstance(size, np.ndarray) else unboxed(size)
+    pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, (list, tuple)) else ()
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"{what} is {shown(size)}; it must be a positive integer or (height, width) of two")
+    return pair

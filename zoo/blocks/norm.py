@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.register import register
-from zoo.ranges import Eps, Scale, Width
+from zoo.checks.ranges import Eps, Scale, Width
+from zoo.slots.table import register
 
 
 @register("norm", "layernorm")

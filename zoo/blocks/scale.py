@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checks import checked
-from zoo.ranges import Scale, Width
+from zoo.checks.ranges import Scale, Width
 
 
 @checked

@@ -6,10 +6,10 @@
 Needs the packages of `pip install 'zoo[train]'`.
 """
 
-from zoo.training.config import Recipe, dump_recipe, load_recipe
 from zoo.training.evaluate import evaluate
 from zoo.training.multitask import Classifier, Dense, MultiTask
-from zoo.training.reading import RecipeError
+from zoo.training.recipe.reading import RecipeError
+from zoo.training.recipe.recipe import Recipe, dump_recipe, load_recipe
 from zoo.training.segmenter import Pyramid, Segmenter
 from zoo.training.trainer import Trainer
 

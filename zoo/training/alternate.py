@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.training.data import TrainingBatches
+from zoo.training.data.batches import TrainingBatches
+from zoo.training.data.splits import Split
 from zoo.training.seeds import TURN, generator
-from zoo.training.splits import Split
 
 
 class AlternatingBatches(Dataset):

@@ -8,8 +8,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from zoo.training.config import Recipe
-from zoo.training.data import EvaluationBatches, Split, loader
+from zoo.training.data.batches import EvaluationBatches, Split, loader
+from zoo.training.recipe.recipe import Recipe
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

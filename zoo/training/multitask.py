@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.blocks.channel.moe.record import Batches, pairs
 from zoo.checks import Interval, check_path, printable, shown, unknown
-from zoo.surgery import add_task, count_tasks, keep_tasks, prune_experts
+from zoo.tools.moe.record import Batches, pairs
+from zoo.tools.moe.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.parts import Parts, unallocated
-from zoo.training.reading import compose
-from zoo.training.schema import Section, build, plain
+from zoo.training.recipe.reading import compose
+from zoo.training.recipe.schema import Section, build, plain
 from zoo.training.segmenter import Pyramid, PyramidHead
 from zoo.weights import load_alike, remap
 

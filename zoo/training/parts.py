@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.bounds import Sizes
 from zoo.checks import printable, shown
-from zoo.config import naming
-from zoo.files import folder_at, is_file
 from zoo.hub import is_saved, remove_saved
-from zoo.pointers import Pointer, steady
+from zoo.hub.bounds import Sizes
+from zoo.hub.config import naming
+from zoo.storage.files import folder_at, is_file
+from zoo.storage.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from torchvision.ops import FeaturePyramidNetwork
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.checks import Interval, check_path, printable
-from zoo.config import naming
+from zoo.hub.config import naming
 from zoo.training.parts import Parts, unallocated
-from zoo.training.reading import compose
-from zoo.training.schema import Section, build, plain
+from zoo.training.recipe.reading import compose
+from zoo.training.recipe.schema import Section, build, plain
 from zoo.weights import load_alike
 
 PARTS = Parts("Segmenter", "backbone", "head.safetensors")

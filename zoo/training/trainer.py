@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.blocks.base import Aux
-from zoo.blocks.channel.kan.select import Selectable
-from zoo.blocks.channel.moe.balance import rebalance
+from zoo.blocks.kan.select import Selectable
 from zoo.checks import printable, shown, unknown
-from zoo.parallel import share_losses
+from zoo.tools.moe.balance import rebalance
+from zoo.tools.moe.parallel import share_losses
 from zoo.training.alternate import AlternatingBatches
-from zoo.training.config import Recipe, measured_part
-from zoo.training.data import TrainingBatches, loader
+from zoo.training.data.batches import TrainingBatches, loader
+from zoo.training.data.splits import Split
 from zoo.training.divergence import check_after, check_before, check_state
 from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
-from zoo.training.folder import RunFolder
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.processes import in_main
-from zoo.training.records import numbers
-from zoo.training.schema import Duration
+from zoo.training.recipe.recipe import Recipe, measured_part
+from zoo.training.recipe.schema import Duration
+from zoo.training.runs.folder import RunFolder
+from zoo.training.runs.records import numbers
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
-from zoo.training.splits import Split
 from zoo.training.state import restore_state, whole_state, with_options
-from zoo.training.tasks import check_images
+from zoo.training.tasks.all import check_images
 
 
 class Trainer:

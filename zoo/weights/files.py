@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.checks import printable, shown
-from zoo.files import is_file
-from zoo.locks import Turns
+from zoo.storage.files import is_file
+from zoo.storage.locks import Turns
 
 # Under which a checkpoint may hold its weights. Averaged ones go first, as in timm: they are the ones to evaluate.
 HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")

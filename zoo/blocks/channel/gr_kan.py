@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import INITS, Linear, hidden_width, linear
-from zoo.blocks.register import register
 from zoo.checks import Known, checked
-from zoo.ranges import Count, Rate, Ratio, Width
+from zoo.checks.ranges import Count, Rate, Ratio, Width
+from zoo.slots.table import register
 
 GROUPS = 8
 

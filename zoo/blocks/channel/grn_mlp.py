@@ -6,9 +6,9 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import InitName, Linear, hidden_width, is_bare, linear, linear_act
-from zoo.blocks.register import register
-from zoo.ranges import Rate, Ratio, Width
+from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
+from zoo.slots.table import register
 
 EPS = 1e-6
 

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
-from zoo.blocks.register import register
-from zoo.ranges import Rate, Ratio, Width
+from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
+from zoo.slots.table import register
 
 
 @register("channel_mixer", "mlp")

@@ -2,7 +2,7 @@
 
 Each such evaluation is many small tensor operations, and how many of them depends on the path taken (fused, in place, a
 GPU kernel). Its cost is a property of the formula. So while costs are being counted - and only then - a module traces
-one operator instead, which says what the formula costs; `zoo.flops_rules` has the rule for it.
+one operator instead, which says what the formula costs; `zoo.costs.rules` has the rule for it.
 """
 
 from collections.abc import Iterator

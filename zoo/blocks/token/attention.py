@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import INITS, Linear, leave, linear
-from zoo.blocks.register import register
 from zoo.checks import Known
-from zoo.ranges import Count, Rate, Width
+from zoo.checks.ranges import Count, Rate, Width
+from zoo.slots.table import register
 
 PLAIN_LIMIT = 1024  # positions
 

@@ -4,8 +4,8 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.linear import InitName
-from zoo.blocks.register import register
-from zoo.ranges import OddSide, Width
+from zoo.checks.ranges import OddSide, Width
+from zoo.slots.table import register
 
 fx.wrap("as_image")
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from zoo.blocks.register import register
-from zoo.ranges import Width
+from zoo.checks.ranges import Width
+from zoo.slots.table import register
 
 
 @register("token_mixer", "identity")

@@ -4,16 +4,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.channel.kan.linear import Edges, Held, eager, plain_backward, product_precision, without_autocast
-from zoo.blocks.channel.kan.select import WIDE_SPACES
 from zoo.blocks.conv import as_image
+from zoo.blocks.kan.linear import Edges, Held, eager, plain_backward, product_precision, without_autocast
+from zoo.blocks.kan.select import WIDE_SPACES
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.register import register
 from zoo.checks import checked
-from zoo.ranges import Count, Deviation, OddSide, Rate, Side, Width
+from zoo.checks.ranges import Count, Deviation, OddSide, Rate, Side, Width
 from zoo.slots import SlotLike
+from zoo.slots.table import register
 
 fx.wrap("as_image")
 
@@ -29,7 +29,7 @@ class KANConv2d(Edges, nn.Module):
     Args:
         in_channels, out_channels: Number of channels; both divisible by `groups`.
         kernel_size: Side of the kernel, odd.
-        basis, base, bias, scale, options: As for `zoo.blocks.channel.kan.linear.KANLinear`.
+        basis, base, bias, scale, options: As for `zoo.blocks.kan.linear.KANLinear`.
         stride: Distance of the windows.
         groups: The channels are cut into so many groups, and each is convolved by itself.
 

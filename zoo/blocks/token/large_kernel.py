@@ -8,9 +8,9 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
 from zoo.blocks.linear import InitName, Linear, is_bare, linear
-from zoo.blocks.register import register
 from zoo.checks import Interval
-from zoo.ranges import Odd, Size, Width
+from zoo.checks.ranges import Odd, Size, Width
+from zoo.slots.table import register
 
 fx.wrap("as_image")
 

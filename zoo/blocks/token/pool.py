@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from zoo.blocks.conv import as_image, depthwise_nhwc
 from zoo.blocks.kernels import guard
-from zoo.blocks.register import register
-from zoo.ranges import OddSide, Width
+from zoo.checks.ranges import OddSide, Width
+from zoo.slots.table import register
 
 LEAST_ELEMENTS = 2**17  # below, the sums of `_pool_by_sums` cost more than they save (Zen 4, one thread)
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.linear import resample_tokens
-from zoo.blocks.register import register
-from zoo.ranges import Grid, Width
+from zoo.checks.ranges import Grid, Width
+from zoo.slots.table import register
 
 
 @register("token_mixer", "random")

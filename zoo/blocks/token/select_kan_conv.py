@@ -5,15 +5,15 @@ from functools import partial
 from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux
-from zoo.blocks.basis.spaces import Bases, Spaces
-from zoo.blocks.channel.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.conv import as_image
+from zoo.blocks.kan.bases.spaces import Bases, Spaces
+from zoo.blocks.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.register import register
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.checks import checked
-from zoo.ranges import Deviation, OddSide, Rate, Side, Temperature, Width
+from zoo.checks.ranges import Deviation, OddSide, Rate, Side, Temperature, Width
 from zoo.slots import SlotLike
+from zoo.slots.table import register
 
 fx.wrap("as_image")
 
@@ -22,7 +22,7 @@ fx.wrap("as_image")
 class SelectKANConv2d(Selectable, KANConv2d):
     """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
 
-    See `zoo.blocks.channel.kan.select.SelectKANLinear` for how to train it, and for what changes by `select`.
+    See `zoo.blocks.kan.select.SelectKANLinear` for how to train it, and for what changes by `select`.
 
     Args:
         in_channels, out_channels: Number of channels.
@@ -84,7 +84,7 @@ class SelectKANConv2d(Selectable, KANConv2d):
 class SelectKANConv(nn.Module):
     """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
 
-    See `zoo.blocks.channel.kan.select.SelectKANLinear` for how to train it. A sequence is an image of height 1. Returns
+    See `zoo.blocks.kan.select.SelectKANLinear` for how to train it. A sequence is an image of height 1. Returns
     ``(y, aux)`` with ``loss/selection`` and ``stat/selection``.
 
     Args:

@@ -4,9 +4,9 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
-from zoo.blocks.register import register
-from zoo.ranges import OddSide, Rate, Ratio, Width
+from zoo.checks.ranges import OddSide, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
+from zoo.slots.table import register
 
 fx.wrap("as_image")
 

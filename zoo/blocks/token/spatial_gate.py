@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from zoo.blocks.linear import InitName, Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
-from zoo.blocks.register import register
-from zoo.ranges import Grid, Rate, Ratio, Width
+from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
+from zoo.slots.table import register
 
 
 @register("token_mixer", "spatial_gate")

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.linear import InitName, TokenLinear, hidden_width
-from zoo.blocks.register import register
-from zoo.ranges import Grid, Rate, Ratio, Width
+from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
+from zoo.slots.table import register
 
 
 @register("token_mixer", "token_mlp")

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock, keywords_of
-from zoo.blocks.channel.moe.layer import MoE
-from zoo.blocks.channel.moe.routers.base import Router
-from zoo.blocks.channel.moe.routers.remap import Remap
 from zoo.blocks.linear import InitName, Linear, TokenLinear, hidden_width, linear, resample_tokens
-from zoo.blocks.register import register
-from zoo.ranges import Count, Grid, Rate, Ratio, Width
+from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.base import Router
+from zoo.blocks.moe.routers.remap import Remap
+from zoo.checks.ranges import Count, Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_block
+from zoo.slots.table import register
 
 
 @register("token_mixer", "token_moe")
@@ -24,7 +24,7 @@ class TokenMoE(nn.Module):
         top_k: Number of perceptrons of a channel, where the router does not decide that by itself.
         ratio: Hidden width of a perceptron over `dim` (over the channels, as in `token_mlp`).
         hidden: Hidden width itself, instead of `ratio`.
-        router, dispatch: Slots, as in `zoo.blocks.channel.moe.layer.MoE`.
+        router, dispatch: Slots, as in `zoo.blocks.moe.layer.MoE`.
         group: Number of samples whose channels are routed together; None for the whole batch.
         act: An activation slot.
         drop: Dropout in the perceptrons.

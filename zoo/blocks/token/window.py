@@ -9,10 +9,9 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.embed import to_pair
+from zoo.blocks.images import to_pair
 from zoo.blocks.kernels import guard, onednn
 from zoo.blocks.linear import InitName, Linear, init_, is_bare, linear
-from zoo.blocks.register import register
 from zoo.blocks.tables import Tables
 from zoo.blocks.token.attention import attend_heads
 from zoo.blocks.token.partition import (
@@ -25,7 +24,8 @@ from zoo.blocks.token.partition import (
     window_order,
 )
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
-from zoo.ranges import Count, Grid, Index, Rate, Sides, Width
+from zoo.checks.ranges import Count, Grid, Index, Rate, Sides, Width
+from zoo.slots.table import register
 
 for _name in ("cut_windows", "image_of_grid", "merge_windows"):
     fx.wrap(_name)

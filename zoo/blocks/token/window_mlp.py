@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.linear import InitName, init_, resample_tokens
-from zoo.blocks.register import register
 from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
-from zoo.ranges import Count, Grid, Side, Width
+from zoo.checks.ranges import Count, Grid, Side, Width
+from zoo.slots.table import register
 
 fx.wrap("image_of_grid")
 

@@ -1,1 +1,0 @@
-"""Kolmogorov-Arnold layers: a learnt function on every edge, as a sum over a basis of `zoo.blocks.basis`."""

@@ -1,0 +1,33 @@
+"""From features to an image."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.linear import InitName, Linear, linear
+from zoo.checks.ranges import Width
+
+
+class ImageHead(nn.Module):
+    """A linear map from one vector to a whole image.
+
+    Shape: ``(B, dim) -> (B, channels, height, width)``.
+
+    Example:
+        >>> import torch
+        >>> ImageHead(8, (1, 4, 4))(torch.randn(2, 8)).shape
+        torch.Size([2, 1, 4, 4])
+
+    Source: the output projection of arXiv 2510.01796.
+    Differs: none known.
+    Cost: dim x channels x height x width MACs.
+    """
+
+    def __init__(
+        self, dim: Width, size: tuple[int, int, int], *, init: InitName = "trunc_normal", device=None, dtype=None
+    ):
+        super().__init__()
+        self.size = tuple(size)
+        channels, height, width = size
+        self.proj = Linear(dim, channels * height * width, init=init, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.proj).unflatten(-1, self.size)

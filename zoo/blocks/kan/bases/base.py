@@ -1,0 +1,103 @@
+"""What a basis is, and the limits of the numbers it sees."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from zoo.checks.ranges import Width
+
+CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
+
+
+class Basis(nn.Module):
+    """Functions of one number, evaluated on every feature.
+
+    A basis derives from this, sets `num` and `macs`, and writes `values`. Where more speed is wanted it writes `fill`
+    and `pull_back` too, which neither autograd nor a compiler ever sees; by default they are made of `values`.
+
+    Attributes:
+        num: Number of functions.
+        macs: Multiply-accumulates of evaluating all of them at one number. Additions of constants, exponentials, sines,
+            divisions and comparisons are none.
+        features: Number of features.
+        base: Activation slot of the base function that suits it; ``none`` for no base term.
+    """
+
+    num: int
+    macs: int
+    base = "silu"
+    no_decay: tuple[str, ...] = ()
+
+    def __init__(self, features: Width):
+        super().__init__()
+        self.features = features
+
+    def values(self, x: Tensor) -> Tensor:
+        """Every function of every feature, in plain operations that autograd and compilers take.
+
+        Shape: ``(*, features) -> (*, num, features)``.
+        """
+        raise NotImplementedError
+
+    def fill(self, x: Tensor, out: Tensor) -> None:
+        """Write `values` into `out`, which may be of lower precision.
+
+        Shape: ``(N, features)``, into ``(N, num, features)``.
+        """
+        for rows in self._chunks(x):
+            out[rows] = self.values(x[rows])
+
+    def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of ``(values(x) * grad).sum()`` by `x` and by the parameters, in the order of `parameters()`.
+
+        Shape: ``(N, features)`` and ``(N, num, features)`` -> ``(N, features)`` and the parameters' own.
+        """
+        by_x, totals = torch.empty_like(x), [torch.zeros_like(p) for p in self.parameters()]
+        for rows in self._chunks(x):
+            with torch.enable_grad():
+                part = x[rows].detach().requires_grad_()
+                values = self.values(part)
+            by_x[rows], *found = torch.autograd.grad(values, (part, *self.parameters()), grad[rows].to(values.dtype))
+            for total, one in zip(totals, found, strict=True):
+                total += one
+        return by_x, *totals
+
+    def _chunks(self, x: Tensor) -> Iterator[slice]:
+        """Ranges of rows whose values fit into the cache; on a GPU all rows at once."""
+        size = max(1, CHUNK // (self.num * self.features)) if x.device.type == "cpu" else max(1, len(x))
+        return (slice(start, min(start + size, len(x))) for start in range(0, len(x), size))
+
+    def _rooms(self, x: Tensor, out: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The chunks, each with a place to write its values to in the precision of `x`.
+
+        That is the place in `out`, or where `out` is of another precision one that is copied there afterwards.
+        """
+        spare = None
+        for rows in self._chunks(x):
+            target = out[rows]
+            if out.dtype == x.dtype:
+                yield rows, target
+                continue
+            spare = x.new_empty(target.shape) if spare is None else spare
+            yield rows, spare[: len(target)]
+            target.copy_(spare[: len(target)])
+
+    def extra_repr(self) -> str:
+        return f"num={self.num}, features={self.features}"
+
+
+def finite(x: Tensor) -> Tensor:
+    """`x` with infinities, and what is beyond the square root of the largest number, brought back to that bound.
+
+    There the bases have long become constant or zero, and the base term still has room for its sum over the features.
+    So an infinite input gives what a very large one gives, and never a NaN; a NaN stays a NaN.
+    """
+    bound = math.sqrt(torch.finfo(x.dtype).max)
+    return x.clamp(-bound, bound)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision that functions are evaluated in: fp32 at least."""
+    return torch.promote_types(dtype, torch.float32)

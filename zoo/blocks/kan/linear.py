@@ -1,0 +1,309 @@
+"""KANLinear: a linear map with a learnt function on every edge."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.blocks.kan.bases.base import Basis, finite, wide
+from zoo.blocks.kernels import cost, guard, onednn
+from zoo.blocks.kernels.autograd import gradients, held, parameters_of
+from zoo.blocks.kernels.reading import reading
+from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.linear import init_
+from zoo.checks import checked
+from zoo.checks.ranges import Deviation, Width
+from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
+
+BLOCK = 2**23  # elements of the evaluated basis that are held at a time
+
+
+class Edges:
+    """What the edges of a layer are made of: a basis, and a base function or None. Layers derive from this."""
+
+    basis: Basis
+    base: nn.Module | None
+    weight: nn.Parameter  # (outputs, rows, ...): the base term if there is one, and the functions of the basis
+    plain: str  # torch's layer without learnt functions
+
+    def _make_edges(
+        self, features: int, basis: SlotLike, options: dict, base: SlotLike | None, scale: float | None, device, dtype
+    ) -> int:
+        """Build basis and base function; gives the number of rows of the weight."""
+        slot = parse_slot(basis)
+        slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
+        self.basis = build_block("basis", slot, features, device=device, dtype=dtype)
+        if self.basis is None:
+            raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use {self.plain}")
+        base = self.basis.base if base is None else base
+        self.base = None if base == "none" else build_act(parse_slot(base, "base"), device=device, dtype=dtype)
+        self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
+        return self.basis.num + (self.base is not None)
+
+    def _draw(self) -> None:
+        """Draw the weights anew; the basis looks after its own."""
+        with torch.no_grad():
+            self.coefficients.normal_(std=self.scale * self.coefficients[0].numel() ** -0.5)
+        if self.base is not None:
+            init_(self.weight[:, 0], None, "torch")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Coefficients of the basis, (outputs, num, ...): a view into `weight`."""
+        return self.weight[:, int(self.base is not None) :]
+
+    def function_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Those of the basis, and of the base function: in the order of the gradients of `_pull_back`."""
+        return *parameters_of(self.basis), *(() if self.base is None else parameters_of(self.base))
+
+    def functions(self, x: Tensor) -> Tensor:
+        """The base function and the basis functions of every input, in plain operations.
+
+        Shape: ``(*, features) -> (*, rows, features)``.
+        """
+        if cost.counting():
+            values = cost.evaluation(x, self.basis.num, self.basis.macs)
+        else:
+            x = finite(x.to(wide(x.dtype)))
+            values = self.basis.values(x)
+        return values if self.base is None else torch.cat([self.base(x).unsqueeze(-2), values], -2)
+
+    def _fill(self, x: Tensor, out: Tensor) -> None:
+        """Write `functions` into ``(N, rows, features)``."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is not None:
+            out[:, 0] = self.base(x)
+        self.basis.fill(x, out[:, int(self.base is not None) :])
+
+    def _pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Gradients by `x`, by the parameters of the basis, and by those of the base function."""
+        x = finite(x.to(wide(x.dtype)))
+        if self.base is None:
+            return self.basis.pull_back(x, grad)
+        by_x, *others = self.basis.pull_back(x, grad[:, 1:])
+        with torch.enable_grad():
+            value = self.base(x.requires_grad_())
+        by_base, *more = torch.autograd.grad(value, (x, *self.base.parameters()), grad[:, 0].to(value.dtype))
+        return by_x + by_base, *others, *more
+
+
+class Held(Edges):
+    """The functions of a layer with the tensors that it has now, for its backward pass."""
+
+    def __init__(self, edges: Edges):
+        self.basis, self.base = held(edges.basis), None if edges.base is None else held(edges.base)
+
+
+@checked
+class KANLinear(Edges, nn.Module):
+    """A Kolmogorov-Arnold layer: each output is a sum of learnt functions, one of each input.
+
+    The function of an edge is a weighted sum of the functions of a basis and of a base function (SiLU). All functions
+    are evaluated once an input, and one matrix product does the sums of all edges. In eager mode that happens block by
+    block, in training too: if there is more than one, only the input is kept for the backward pass, which evaluates the
+    basis again.
+
+    An infinite input gives what a very large finite one gives (see `zoo.blocks.kan.bases.base.finite`); NaN gives NaN.
+
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs.
+        basis: A slot of `zoo.list_blocks("basis")`.
+        base: Activation slot of the base function; ``none`` for no base term, and by default what suits the basis.
+        bias: Add a bias to the outputs.
+        scale: Standard deviation of what the basis contributes to an output at the start, relative to its inputs, for
+            functions of size one; by default 0.1, or 1 where there is no base term.
+        options: Options of the basis: ``grid_size=5, order=3``.
+
+    Shape: ``(*, in_features) -> (*, out_features)``.
+
+    Example:
+        >>> layer = KANLinear(4, 3, basis="spline", grid_size=5, order=3)
+        >>> layer(torch.randn(2, 7, 4)).shape, tuple(layer.weight.shape)
+        (torch.Size([2, 7, 3]), (3, 9, 4))
+
+    Source: Liu et al., "KAN: Kolmogorov-Arnold Networks" (arXiv 2404.19756), equations 2.10 and 2.11;
+        KindXiaoming/pykan, Blealtan/efficient-kan, ZiyaoLi/fast-kan.
+    Differs: an edge has one factor for its base term and one a basis function, and no further scales: those of pykan
+        and efficient-kan multiply its coefficients and can be multiplied into `weight`.
+    Cost: rows x in_features x out_features MACs a position, with a row a basis function and one for the base term;
+        and what the basis costs, for each input.
+    Raises: ValueError for a basis or an option that is unknown, or inputs of another width or precision.
+    """
+
+    plain = "torch.nn.Linear"
+
+    def __init__(
+        self,
+        in_features: Width,
+        out_features: Width,
+        basis: SlotLike = "spline",
+        *,
+        base: SlotLike | None = None,
+        bias: bool = False,
+        scale: Deviation | None = None,
+        device=None,
+        dtype=None,
+        **options,
+    ):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        rows = self._make_edges(in_features, basis, options, base, scale, device, dtype)
+        self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        # 1 for an edge, 0 for one that was pruned. In the precision of the weight, so that it can be averaged with it.
+        self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew and bring pruned edges back; the basis looks after its own."""
+        self.alive.fill_(1)
+        self._draw()
+
+    def take_sizes(self, state: Mapping[str, Tensor]) -> None:
+        """Take the sizes of a layer whose grid was refined before it was saved; its own weights are lost.
+
+        Args:
+            state: The saved layer's tensors, by the names of this layer's `state_dict()`.
+        """
+        knots = state.get("basis.knots")
+        if knots is None or not hasattr(self.basis, "set_knots") or (knots.ndim, state["weight"].ndim) != (2, 3):
+            return  # what does not fit is listed when it is loaded
+        rows = state["weight"].shape[1]
+        if rows != self.weight.shape[1]:
+            self.basis.set_knots(knots)
+            shape = (self.out_features, rows, self.in_features)
+            self.weight = nn.Parameter(self.weight.new_zeros(shape), self.weight.requires_grad)
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        if self.alive.dtype is torch.bool:  # assigned from a state saved when it was of that type
+            self.alive = self.alive.to(self.weight.dtype)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether some edge is not wholly there; True too where the values cannot be read, as in a compiler."""
+        return not whole(self.alive)
+
+    def edge_weight(self) -> Tensor:
+        """`weight` as the forward pass uses it: without the pruned edges."""
+        if cost.counting():  # the mask is no part of what the layer costs
+            return self.weight
+        return self.weight * self.alive[:, None] if self.pruned else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_leaf(self, x)
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
+        weight, parameters = self.edge_weight(), self.function_parameters()
+        precision = product_precision("KANLinear", x, weight)
+        if eager(x) and guard.plain(weight, *parameters):
+            with without_autocast(x):
+                y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
+            y = y.view(*x.shape[:-1], self.out_features)
+        else:
+            functions = self.functions(x).flatten(-2).to(precision)
+            y = F.linear(functions, weight.flatten(1).to(precision))
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Expand(torch.autograd.Function):
+    """``F.linear(functions(x), weight)`` block by block, forwards and backwards.
+
+    What fits into one block is kept for the backward pass; of a longer input only the input itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, layer: KANLinear, precision: torch.dtype, x: Tensor, weight: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.layer, ctx.precision = Held(layer) if any(ctx.needs_input_grad) else None, precision
+        matrix = weight.flatten(1).to(precision)
+        y, kept = torch.empty(len(x), len(weight), dtype=precision, device=x.device), None
+        for rows, functions in _blocks(layer, x, matrix):
+            y[rows] = _product(functions, matrix)
+            kept = functions if len(functions) == len(x) else None
+        ctx.save_for_backward(x, weight, kept, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, kept, *parameters = ctx.saved_tensors
+        inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
+        if not plain_backward(grad):
+            with torch.enable_grad():
+                y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
+            return None, None, *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
+        matrix = weight.flatten(1).to(ctx.precision)
+        by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
+        by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
+        totals: list[Tensor] = []
+        for rows, functions in _blocks(layer, x, matrix) if kept is None else [(slice(len(x)), kept)]:
+            if by_weight is not None:
+                by_weight += _product(grad[rows].t(), functions.t())
+            if by_x is not None:
+                by_functions = _product(grad[rows], matrix.t()).view(-1, *weight.shape[1:])
+                by_x[rows], *found = layer._pull_back(x[rows], by_functions)
+                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        by_weight = None if by_weight is None else by_weight.view_as(weight)
+        return None, None, by_x, by_weight, *(totals or [None] * len(parameters))
+
+
+def _blocks(layer: KANLinear, x: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Ranges of rows, and the functions on these rows as a matrix; each overwrites the one before it."""
+    width = matrix.shape[1]
+    size = max(1, BLOCK // width)
+    buffer = torch.empty(min(size, len(x)), width, dtype=matrix.dtype, device=x.device)
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
+        functions = buffer[: rows.stop - start]
+        layer._fill(x[rows], functions.view(len(functions), -1, x.shape[1]))
+        yield rows, functions
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.t()``, by the faster of the two libraries that torch has on the CPU."""
+    return onednn.linear(a, b, None) if onednn.usable(a, b) else F.linear(a, b)
+
+
+def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
+    """The precision that functions are multiplied with a weight in: autocast's, or that of both.
+
+    Raises:
+        ValueError: They differ, and no autocast is on; `layer` is the name in the message.
+    """
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    if x.dtype != weight.dtype:
+        raise ValueError(f"{layer} of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)")
+    return weight.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Within it, autocast is off; where it is off already this costs nothing."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def eager(x: Tensor) -> bool:
+    """Whether nobody watches who would not see into a custom backward pass, and nobody counts costs."""
+    return guard.plain(x) and not cost.counting()
+
+
+def plain_backward(grad: Tensor) -> bool:
+    """Whether a backward pass may run in place: no gradient of the gradient can be asked for, nor several at once."""
+    return not torch.is_grad_enabled() and guard.plain(grad)
+
+
+@reading(otherwise=False, compare=False)
+def whole(alive: Tensor) -> bool:
+    """Whether no edge is pruned."""
+    return alive.amin().item() == 1 and alive.amax().item() == 1

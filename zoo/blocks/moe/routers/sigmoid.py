@@ -1,0 +1,86 @@
+"""Sigmoid scores, balanced by a bias on the choice instead of a loss: the router of DeepSeek-V3."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.linear import InitName
+from zoo.blocks.moe.routers.base import Router
+from zoo.blocks.moe.routing import Routing
+from zoo.checks.ranges import Count, Deviation, Scale, Width
+from zoo.slots.table import register
+
+
+@register("router", "sigmoid")
+class Sigmoid(Router):
+    """Sigmoids of linear logits; each token takes the `top_k` experts with the highest sum of score and bias.
+
+    The bias is no parameter: `zoo.tools.moe.balance.rebalance` moves it after each step of the optimizer, up
+    where an expert got less than its share and down where it got more. It acts on the choice alone, not on the weights,
+    and is kept in fp32 whatever the model is moved to.
+
+    Args:
+        normalize: The weights of a token are divided by their sum; by default where there is more than one, since a
+            single weight would be 1 and teach nothing.
+        scale: Factor on the weights.
+        rate: Step of the bias.
+        losses: Names of the losses to report, of scores that are divided by their sum: ``balance`` (with the layer's
+            ``group=1`` the sequence-wise balance loss of the paper), ``importance``, ``z``, ``concentration``.
+        init: A scheme of `zoo.blocks.linear.INITS`.
+
+    Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
+
+    Example:
+        >>> router = Sigmoid(8, 4, 2)
+        >>> router.bias += torch.tensor([9.0, 0.0, 9.0, 0.0])
+        >>> router(torch.randn(1, 5, 8)).experts.unique()
+        tensor([0, 2])
+
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report" (arXiv 2412.19437), equations 12 to 20; Wang et al.,
+        "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts" (arXiv 2408.15664), algorithm 1.
+    Differs: experts are not grouped by the machines they are on.
+    Cost: dim x num_experts MACs a token.
+    Raises: ValueError for a negative rate, an unknown loss, or a `top_k` that is not from 1 to the number of experts.
+    """
+
+    def __init__(
+        self,
+        dim: Width,
+        num_experts: Count,
+        top_k: Count,
+        *,
+        normalize: bool | None = None,
+        scale: Scale = 1.0,
+        rate: Deviation = 0.001,
+        losses: str | tuple[str, ...] = (),
+        init: InitName = "trunc_normal",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
+        self.normalize, self.scale, self.rate = top_k > 1 if normalize is None else normalize, scale, rate
+        self.register_buffer("bias", torch.empty(num_experts, device=device, dtype=torch.float32))
+        self.reset_parameters()
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the weights of a token have the sum 1, so that equal experts make a dense layer."""
+        return self.normalize and self.scale == 1
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)
+
+    def route(self, logits: Tensor) -> Routing:
+        scores = logits.sigmoid()
+        experts = (scores.detach() + self.bias).topk(self.top_k, -1).indices
+        gates = scores.gather(-1, experts)
+        if self.normalize:
+            gates = gates / gates.sum(-1, keepdim=True).clamp_min(1e-20)
+        aux = self.common_losses(logits, scores / scores.sum(-1, keepdim=True).clamp_min(1e-20), experts)
+        return self.routing(experts, gates * self.scale, aux, full=True)
+
+    def _apply(self, fn, recurse=True):
+        bias = self.bias
+        super()._apply(fn, recurse)
+        if self.bias.dtype is not torch.float32:  # bf16 would swallow the steps
+            self.bias = bias.to(self.bias.device)
+        return self

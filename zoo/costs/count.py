@@ -1,0 +1,345 @@
+"""Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
+
+import re
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo.blocks.kernels.cost import while_counting
+from zoo.checks import check_type, printable, shown, unboxed
+from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
+from zoo.costs.twin import inner, twin_of
+from zoo.skeletons.image import Backbone
+from zoo.storage.locks import Turns
+from zoo.weights.pretrained import SIZE
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
+    from fvcore.nn.jit_analysis import JitModelAnalysis
+
+# One thread traces at a time: fvcore changes the filters of warnings, which all share, and two at once would put back
+# each other's. Forward passes need not wait.
+_TRACING = Turns()
+
+__all__ = ["FlopReport", "count_flops", "register_flop_rule"]
+
+
+@dataclass(frozen=True)
+class FlopReport:
+    """What a model costs. Totals are for one sample; one MAC is one multiplication with one addition.
+
+    Attributes:
+        params: Number of parameters; one that several modules share counts once. Buffers are no parameters.
+        active_params: Those that one token uses; fewer than `params` where a module has an ``active_fraction``.
+        macs: Multiply-accumulates that the forward pass executes.
+        by_module: MACs by module name, with those of the modules inside it; "" is the whole model.
+        params_by_module: Parameters by module name, likewise.
+        by_operator: MACs by operator.
+        uncounted: Number of calls of each operator that does arithmetic, or may, and has no rule.
+        input_shapes: Shape of each input that was traced, with the batch dimension.
+        batch_size: Number of samples in these inputs.
+    """
+
+    params: int
+    active_params: int
+    macs: int
+    by_module: dict[str, int]
+    params_by_module: dict[str, int]
+    by_operator: dict[str, int]
+    uncounted: dict[str, int]
+    input_shapes: tuple[tuple[int, ...], ...]
+    batch_size: int
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of one sample: two a MAC."""
+        return 2 * self.macs
+
+    @property
+    def active_macs(self) -> int:
+        """Multiply-accumulates that one token needs: all, since a mixture of experts carries out nothing else."""
+        return self.macs
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self, depth: int = 1) -> str:
+        """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
+        names = [n for n in self.by_module if n and n.count(".") < depth]
+        rows = [("  " * n.count(".") + n, self.params_by_module[n], self.by_module[n]) for n in names]
+        if names:
+            outer = [n for n in names if "." not in n]
+            params = self.params - sum(self.params_by_module[n] for n in outer)
+            macs = self.macs - sum(self.by_module[n] for n in outer)
+            rows.append(("(outside of these)", max(params, 0), macs))  # parameters that modules share make it negative
+        cells = [("module", "parameters", "MACs", "share")]
+        cells += [(name, _cell(p), _cell(m), self._share(m)) for name, p, m in rows if p or m]
+        cells += [("total", _cell(self.params), _cell(self.macs), self._share(self.macs)), None]
+        cells += [("operator", "", "MACs", "share")]
+        cells += [(name, "", _cell(m), self._share(m)) for name, m in Counter(self.by_operator).most_common()]
+
+        widths = [max(len(row[i]) for row in cells if row) for i in range(4)]
+        lines = [self._summary(), ""]
+        for row in cells:
+            columns = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] if row else []
+            lines.append("  ".join(columns))
+        if self.uncounted:
+            calls = ", ".join(f"{name} {n}" for name, n in Counter(self.uncounted).most_common())
+            lines += ["", *textwrap.wrap(f"Not counted as MACs (operator and calls): {calls}", 100)]
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.input_shapes)
+        line = f"{_human(self.params)} parameters, {_human(self.macs)} MACs ({_human(self.flops)} FLOPs) a sample"
+        line += f", input {shapes}"
+        if self.active_params != self.params:
+            line += f"\nactive for one token: {_human(self.active_params)} parameters"
+        return line
+
+    def _share(self, macs: int) -> str:
+        return f"{macs / self.macs if self.macs else 0:.1%}"
+
+
+def _human(number: int) -> str:
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if round(number / scale, 2) >= 1:
+            return f"{number / scale:.2f} {unit}"
+    return str(number)
+
+
+def _cell(number: int) -> str:
+    text = _human(number)
+    return text if " " in text else f"{text}  "  # digits under digits, with a unit or without
+
+
+def count_flops(
+    model: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    inputs: Sequence[Tensor] | None = None,
+    batch_size: int | None = None,
+) -> FlopReport:
+    """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.
+
+    One multiplication with the addition that follows is one MAC. Counted are linear maps, matrix products, einsum,
+    convolutions, attention (both products, fused or not; a mask or causality takes nothing off), grouped products,
+    Fourier transforms (2.5 n log2 n for n complex points, half of that for real ones; the customary 5 n log2 n FLOPs),
+    learnt functions of single numbers (splines, rationals and the other bases of `zoo.blocks.channel.kan`: what their
+    docstrings say) and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and element-wise
+    products have no MACs; the report lists them by name, and so it does every operator that zoo does not know. Left out
+    are what only moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
+
+    The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
+    the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
+
+    A module of which one token uses only a part, such as the experts of a mixture, says so in ``active_fraction``, the
+    share of the parameters in it that one token uses; it is 1 if absent.
+
+    What stands around modules is looked through wherever it stands, and the names are those without it: `torch.compile`
+    (also ``module.compile()`` and compiled methods), data parallelism, and averages of weights.
+
+    Args:
+        model: A module on any device, of any dtype, in any mode.
+        input_size: Shape of one sample, ``(C, H, W)`` for an image; by default ``model.input_size``, or else
+            ``model.pretrained_cfg["input_size"]``.
+        inputs: The tensors that the model is called with, instead of `input_size`.
+        batch_size: Number of samples traced, 1 by default; with `inputs` the number of samples in these, by default the
+            size of the first dimension of the first. All totals are divided by it and rounded.
+
+    Example:
+        >>> count_flops(nn.Linear(8, 4), (8,)).macs
+        32
+
+    Raises:
+        ValueError: The input size is not known, or given twice, there is no sample, an active fraction is not in
+            (0, 1], or the model cannot be traced on this input.
+        TypeError: The model is no module, a size is no sequence of whole numbers, or an input no tensor.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"count_flops takes a module, such as one of zoo.create_model, not {shown(model)}, a {type(model).__name__}"
+        )
+    model, batch_size = inner(model), unboxed(batch_size)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size is {shown(batch_size)}; it must be a number of samples, 1 or more")
+    if inputs is None:
+        shape = (batch_size or 1, *_input_size(model, input_size))
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        inputs = (_without_values(shape, next(floats, None)),)
+    elif input_size is not None:
+        raise ValueError("count_flops takes input_size or inputs, not both")
+    inputs = _tensors(inputs)
+    batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
+    if not batch_size:
+        raise ValueError("inputs hold a batch of no samples, and costs are those of one; give at least one")
+
+    analysis, model = _analyse(model, inputs)
+    by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
+    params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
+    return FlopReport(
+        params=params[""],
+        active_params=_active_params(model),
+        macs=by_module[""],
+        by_module=by_module,
+        params_by_module=params,
+        by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
+        uncounted=_short_names(analysis.unsupported_ops()),
+        input_shapes=tuple(tuple(x.shape) for x in inputs),
+        batch_size=batch_size,
+    )
+
+
+def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if isinstance(given, Tensor):
+        raise TypeError(f"input_size is a tensor of shape {tuple(given.shape)}; give a tensor as inputs=")
+    given = given.tolist() if isinstance(given, np.ndarray) else unboxed(given)
+    if given is not None:
+        check_type("input_size", given, SIZE)
+    size = next((s for s in (given, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    if size is None:
+        raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
+    if given and isinstance(model, Backbone) and (len(given) != 3 or given[0] != model.in_chans):
+        raise ValueError(
+            f"input_size is {shown(given)}; it must be that of one image, ({model.in_chans}, height, width), and the "
+            "number of images is batch_size="
+        )
+    return tuple(size)
+
+
+def _without_values(shape: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype, device="meta")
+    except RuntimeError:  # what torch says of more bytes than it counts
+        raise ValueError(f"an input of shape {shown(shape)} is larger than any memory; give smaller sizes") from None
+
+
+def _tensors(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if not isinstance(inputs, Sequence) or not all(isinstance(x, Tensor) for x in inputs):
+        raise TypeError(f"inputs is {shown(inputs)}; it must be a tensor, or a list of those that the model takes")
+    if not inputs:
+        raise ValueError("inputs is empty; give the tensors that the model is called with")
+    return tuple(inputs)
+
+
+def _active_params(model: nn.Module) -> int:
+    fractions: dict[str, float] = {}
+    active: dict[nn.Parameter, float] = {}
+    for name, module in model.named_modules():  # outer modules first
+        own = getattr(module, "active_fraction", 1.0)
+        if not 0 < own <= 1:
+            where = name or type(module).__name__
+            raise ValueError(f"active_fraction of module {where!r} is {own}; it must be in (0, 1]")
+        fractions[name] = own * (fractions[name.rpartition(".")[0]] if name else 1.0)
+        for parameter in module.parameters(recurse=False):
+            active[parameter] = max(fractions[name], active.get(parameter, 0.0))
+    return round(sum(p.numel() * fraction for p, fraction in active.items()))
+
+
+def _short_names(counts: Counter) -> dict[str, int]:
+    short: Counter = Counter()
+    for name, count in counts.items():
+        short[_short_name(name)] += count
+    return dict(short)
+
+
+def _short_name(name: str) -> str:
+    """torch's own operators without namespace, and `relu_` as `relu`; others as they are."""
+    return name[6:].strip("_") if name.startswith("aten::") else name
+
+
+class _MacAnalysis(JitModelAnalysis):
+    """fvcore's analysis of a traced model, with zoo's rules and zoo's list of what does no arithmetic."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
+        super().__init__(model, inputs)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
+
+    def _should_ignore_node(self, node) -> bool:
+        # fvcore's own list has relu, clamp, max and others that compute.
+        if node.kind() in NO_ARITHMETIC:
+            return node.kind() != "prim::Constant" or _is_scalar(next(node.outputs()))
+        return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
+
+
+def _handle(name: str, rule: Rule) -> Callable[[list, list], Counter]:
+    def handle(inputs: list, outputs: list) -> Counter:
+        return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
+
+    return handle
+
+
+def _value(value):
+    """A value of the traced graph as a rule sees it (see `zoo.costs.rules`)."""
+    if value.isCompleteTensor():
+        return torch.Size(value.type().sizes())
+    if value.node().kind() in ("prim::ListConstruct", "prim::TupleConstruct"):
+        return [_value(v) for v in value.node().inputs()]
+    return value.toIValue()
+
+
+def _is_scalar(value) -> bool:
+    kind = value.type().kind()
+    return value.type().sizes() == [] if kind == "TensorType" else kind != "ListType"
+
+
+def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
+    """The analysis, and the copy of the model that it is of."""
+    home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    by_value = any(getattr(module, "cost_by_value", False) for module in model.modules())
+    for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
+        try:
+            return _trace(model, inputs, device)
+        except Exception as failure:
+            error = failure
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    reason = re.sub(r"\btensor\((\d+)\)", r"\1", str(error))  # the tracer's sizes are tensors
+    raise ValueError(
+        f"{type(model).__name__} cannot be traced on input of shape {printable(shapes)} "
+        f"({type(error).__name__}: {printable(reason)}); "
+        "give input_size= or inputs= that its forward takes, and leave out TorchScript, reentrant checkpointing and "
+        "functions outside of modules that torch.compile has compiled"
+    ) from error
+
+
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
+    on_meta = device.type == "meta"
+    # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
+    with torch.inference_mode(False), torch.no_grad(), while_counting(), _TRACING.mine():
+        inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
+        twin = twin_of(model, on_meta)
+        analysis = _MacAnalysis(twin, inputs)
+        with _MetaConvolutions() if on_meta else nullcontext():
+            analysis.total()
+    return analysis, twin
+
+
+_TRACER = torch._C._parse_dispatch_key("Tracer")
+
+
+class _MetaConvolutions(TorchDispatchMode):
+    """Lets the tracer of torch.jit see convolutions on the meta device.
+
+    It records not `convolution` but the `_convolution` that other devices call inside; meta calls nothing inside, and
+    fails over the traced sizes. So `_convolution` is called, and recorded, here, and gets its shape from `convolution`.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if func is aten.convolution.default:
+            included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+            with torch._C._ForceDispatchKeyGuard(included, excluded.remove(_TRACER)), self:
+                return aten._convolution.default(*args, False, False, True, True)
+        if func is aten._convolution.default:
+            return aten.convolution.default(*args[:9])
+        return func(*args, **(kwargs or {}))

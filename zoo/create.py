@@ -1,0 +1,95 @@
+"""The one door: a model by name, or from a folder."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm.models
+from torch import nn
+
+from zoo.build import assemble
+from zoo.checks import check_type, shown, unknown
+from zoo.checks.ranges import lifted
+from zoo.registry import family_of, resolve_cfg
+from zoo.weights import fetch_state_dict, load_weights, read_state_dict
+
+SOURCES = ("local-dir", "hf-hub")
+
+
+def create_model(
+    model_name: str,
+    pretrained: bool | None = None,
+    pretrained_cfg: str | Mapping | None = None,
+    pretrained_cfg_overlay: Mapping | None = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    *,
+    bounded: bool = True,
+    **kwargs,
+) -> nn.Module:
+    """Create a model by name, with timm's signature.
+
+    Example:
+        >>> model = create_model("vit_test", num_classes=3, channel_mixer="glu", depth=2)
+        >>> model(__import__("torch").randn(1, 3, 32, 32)).shape
+        torch.Size([1, 3])
+
+    Args:
+        model_name: ``architecture``, ``architecture.tag`` or ``local-dir:folder`` of `zoo.save_pretrained`.
+        pretrained: Load the released weights. A folder's weights are loaded unless this is False.
+        pretrained_cfg: A tag, or a whole configuration, in place of the name's.
+        pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
+        checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
+        cache_dir: Where downloads are kept.
+        bounded: Depth and sizes have upper ends (`zoo.checks.ranges`), and a folder is opened only if its
+            configuration asks for no more than its weights hold; False lifts both, for a folder that you trust.
+        kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
+            ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
+            for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
+            a first convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
+            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`). None is a value for
+            slots and for what can be None, such as ``layer_scale``; elsewhere it means "not given", as in timm.
+
+    Raises:
+        ValueError: A name, tag, argument, slot or option is unknown, an argument is one that nothing in the model
+            takes, or weights do not fit; the message says what would.
+        TypeError: The name, or an option, is of the wrong type.
+    """
+    check_type("model_name", model_name, str)
+    check_type("pretrained", pretrained, bool | None)
+    check_type("bounded", bounded, bool)
+    if checkpoint_path and kwargs.get("features_only"):
+        raise ValueError(
+            "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
+            f'pretrained_cfg_overlay={{"file": {shown(str(checkpoint_path))}}}'
+        )
+    source, _, rest = model_name.partition(":")
+    if rest:
+        if source not in SOURCES:
+            raise ValueError(unknown(f"model source {shown(source)} of {shown(model_name)}", source, SOURCES))
+        if pretrained_cfg or pretrained_cfg_overlay:
+            raise ValueError(
+                f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out"
+            )
+        from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
+
+        model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
+    else:
+        if any(mark in model_name for mark in "/\\"):
+            raise ValueError(f"model {shown(model_name)} looks like a folder; write {shown(f'local-dir:{model_name}')}")
+        arch, tag = timm.models.split_model_name_tag(model_name)
+        family = family_of(arch)
+        cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
+        with lifted(not bounded):
+            model = assemble(
+                arch,
+                family,
+                family.arguments(arch),
+                cfg,
+                kwargs,
+                load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
+            )
+    if checkpoint_path:
+        rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
+        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)
+    return model

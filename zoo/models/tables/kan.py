@@ -1,0 +1,33 @@
+"""KAN: stacks of Kolmogorov-Arnold layers, for fitting functions and for tables; and the perceptrons beside them.
+
+Paper: Liu et al., "KAN: Kolmogorov-Arnold Networks", arXiv 2404.19756.
+Code:  KindXiaoming/pykan (MIT), Blealtan/efficient-kan (MIT), ZiyaoLi/fast-kan (Apache-2.0).
+Weights: none released.
+
+A variant is its widths and what its layers are. `kan_function` is the paper's [2, 5, 1]; `kan_digits` and `kan_image`
+are the [64, 64, 10] and [784, 64, 10] of the public examples. The `mlp_*` variants are linear layers with SiLU between,
+with at least as many parameters as their `kan_*` twins. Which of the two is better at what was measured: see
+benchmarks/RESULTS.md and the recipes.
+"""
+
+from zoo.skeletons.vectors import Stack
+
+MODEL = Stack
+TASKS = ("regression", "classification")
+
+DEFAULTS = dict(layer="spline(grid_size=5, order=3)")
+
+VARIANTS = {
+    "kan_function": dict(in_chans=2, hidden=[5], num_classes=1),
+    "kan_digits": dict(in_chans=64, hidden=[64], num_classes=10),
+    "kan_image": dict(in_chans=784, hidden=[64], num_classes=10),
+    "mlp_function": dict(in_chans=2, hidden=[10, 10], num_classes=1, layer="none"),
+    "mlp_digits": dict(in_chans=64, hidden=[192, 160], num_classes=10, layer="none"),
+    "mlp_image": dict(in_chans=784, hidden=[512, 108], num_classes=10, layer="none"),
+    "kan_test": dict(in_chans=3, hidden=[4], num_classes=2),
+    "mlp_test": dict(in_chans=3, hidden=[4], num_classes=2, layer="none"),
+}
+
+PUBLISHED = {}
+
+RULES = []

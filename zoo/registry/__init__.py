@@ -1,0 +1,19 @@
+"""Families and variants as data: which there are, and what is known of them."""
+
+from zoo.family import Family
+from zoo.registry.cfgs import cfgs_of, classes_of, made_cfgs, resolve_cfg
+from zoo.registry.discovery import families, family_of
+from zoo.registry.listing import ModelInfo, list_models, model_info
+
+__all__ = [
+    "Family",
+    "ModelInfo",
+    "cfgs_of",
+    "classes_of",
+    "families",
+    "family_of",
+    "list_models",
+    "made_cfgs",
+    "model_info",
+    "resolve_cfg",
+]

@@ -1,0 +1,139 @@
+"""Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
+
+from torch import Tensor, nn
+
+from zoo.blocks.base import Aux, mean_losses, merge_aux
+from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kan.select import SelectKANLinear
+from zoo.blocks.kernels.symbolic import is_symbol, settled
+from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.checks import check_type, unboxed
+from zoo.checks.ranges import Channels, Classes, RateBelowOne, Widths
+from zoo.skeletons.inputs import check_vectors
+from zoo.skeletons.model import Model
+from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
+
+
+class Stack(Model):
+    """Layers of given widths: Kolmogorov-Arnold layers, linear ones with activations between, or a mixture.
+
+    Args:
+        in_chans: Number of inputs.
+        num_classes: Number of outputs; 0 for the last hidden layer's features.
+        hidden: Widths between the two.
+        layer: What the layers are: a slot for all, or a list with one a layer. The name of a basis of
+            `zoo.list_blocks("basis")`, with its options, makes a `KANLinear`; ``select(bases=[…])`` a
+            `SelectKANLinear`; ``none`` a linear map, followed by `act` unless it is the last.
+        act: Activation slot between linear layers.
+        norm: Slot of a norm before every layer but the first.
+        bias: Biases of the layers; by default linear layers have one and Kolmogorov-Arnold layers do not.
+        drop_rate: Dropout before the last layer.
+
+    Shape: ``(*, in_chans) -> (*, num_classes)``.
+
+    Example:
+        >>> model = Stack(in_chans=2, hidden=[5], num_classes=1, layer="spline(grid_size=5)")
+        >>> import torch
+        >>> model(torch.zeros(7, 2)).shape, sum(p.numel() for p in model.parameters())
+        (torch.Size([7, 1]), 135)
+
+    Raises:
+        ValueError: A width, a slot or an option is none that can be built; the message says which and what can.
+    """
+
+    vision = False
+    works_with = {"act": ("layer=none",)}
+
+    def __init__(
+        self,
+        *,
+        in_chans: Channels,
+        num_classes: Classes,
+        hidden: Widths,
+        layer: SlotsLike = "spline",
+        act: SlotLike = "silu",
+        norm: SlotsLike = "none",
+        bias: bool | None = None,
+        drop_rate: RateBelowOne = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
+        super().__init__()
+        widths = [in_chans, *hidden]
+        slots = resolve_slots(layer, len(widths), "layer")
+        self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
+        self.input_size = (in_chans,)
+        self.num_features = self.head_hidden_size = widths[-1]
+        dd, norm_slot = {"device": device, "dtype": dtype}, self.config["norm"][0]
+        body: list[nn.Module] = []
+        for i, width in enumerate(widths[1:]):
+            body += [self._layer(slots[i], widths[i], width, **dd)]
+            if slots[i].name == "none":
+                body += [build_act(act, **dd)]
+            if norm_slot.name != "none":
+                body += [build_block("norm", norm_slot, width, **dd)]
+        self.body = nn.Sequential(*body)
+        self.head_drop = nn.Dropout(drop_rate) if drop_rate > 0 else None
+        self._set_head(num_classes, **dd)
+
+    def _layer(self, slot: Slot, in_features: int, out_features: int, **dd) -> nn.Module:
+        bias = {} if self.config["bias"] is None else {"bias": self.config["bias"]}
+        if slot.name == "none":
+            return Linear(in_features, out_features, init="torch", **bias, **dd)
+        if slot.name == "select":
+            return SelectKANLinear(in_features, out_features, **slot.options, **bias, **dd)
+        return KANLinear(in_features, out_features, slot, **bias, **dd)
+
+    def _set_head(self, num_classes: int, device=None, dtype=None) -> None:
+        check_type("num_classes", num_classes, Classes)
+        self.num_classes = self.config["num_classes"] = num_classes
+        slot = self.config["layer"][-1]
+        dd = {"device": device, "dtype": dtype}
+        self.head = self._layer(slot, self.num_features, num_classes, **dd) if num_classes else nn.Identity()
+
+    def chain(self) -> list[nn.Module]:
+        """The modules that are applied one after the other, for tools that follow a signal through them."""
+        return [*self.body, *([] if self.head_drop is None else [self.head_drop]), self.head]
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer; an identity if `num_classes` is 0."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Exchange the last layer for a newly initialised one, or for none."""
+        num_classes = unboxed(num_classes)
+        weight = next(self.parameters())
+        self._set_head(num_classes, weight.device, weight.dtype)
+        self.head.train(self.training)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the last layer sees: ``(*, in_chans) -> (*, num_features)``.
+
+        Raises:
+            TypeError: The input is no tensor, or not of the numbers that the model computes with.
+            ValueError: The last dimension of the input is not `in_chans`.
+        """
+        body = self.body
+        if not is_symbol(x):
+            check_vectors(self, body, x, self.input_size[0])
+        if not is_bare(body, nn.Sequential):
+            return body(x)
+        for module in body:
+            x = linear(x, module)
+        return x
+
+    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
+        """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
+
+        Raises:
+            TypeError, ValueError: As `forward_features`.
+        """
+        return_aux = settled(return_aux, False)
+        x = self.forward_features(x)
+        if self.head_drop is not None:
+            x = self.head_drop(x)
+        x = linear(x, self.head)
+        if not return_aux:
+            return x
+        return x, mean_losses(merge_aux([m.gates.aux() for m in self.chain() if isinstance(m, SelectKANLinear)]))

@@ -1,0 +1,126 @@
+"""Data sets by name, and batches that are a pure function of the recipe's seed and the step.
+
+A data set is a dataclass: its `name` and fields are what a recipe's `data:` section may say, and `load()` gives its
+splits as `{"train": Split, "validation": Split, "test": Split}` (the last may be absent). To add one, write the class
+and put it into the union `Data`; nothing else is edited.
+
+Nothing here keeps a position: the batch of a step is computed from the seed and the step alone, so a resumed run sees
+the images, in the order and with the augmentation, that the uninterrupted run would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.training.data.digit_canvas import DigitCanvas
+from zoo.training.data.digits import Digits
+from zoo.training.data.formulas import Formulas
+from zoo.training.data.image_folder import ImageFolder
+from zoo.training.data.splits import Split
+from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator
+from zoo.training.tasks.all import Task
+
+Data = Digits | DigitCanvas | ImageFolder | Formulas
+
+
+class TrainingBatches(Dataset):
+    """Batch number `step` of training as item `step`: reshuffled every epoch, the last partial batch dropped.
+
+    `batch_size` is that of the whole run: each of `world` processes gets its share of the same batch, so the order of
+    the data does not depend on how many there are.
+    """
+
+    def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        if batch_size > len(split) or batch_size % world:
+            raise ValueError(
+                f"train.batch_size is {batch_size}; it is that of all processes together, so it must be a multiple of "
+                f"their number, {world}, and at most that of the training images, {len(split)}"
+            )
+        self.split, self.task, self.batch_size = split, task, batch_size
+        self.seed, self.rank, self.world = seed, rank, world
+        self.steps_per_epoch = len(split) // batch_size
+        self._shuffled: tuple[int, Tensor] | None = None  # the latest epoch and its order
+
+    @property
+    def share(self) -> int:
+        """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
+        return self.batch_size // self.world
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
+        batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
+        images, labels, readable = self.split.fetch_readable(
+            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
+        )
+        if not readable.all():
+            images, labels = images[readable], labels[readable]
+            if not len(images):
+                raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
+        return self.task.example(images, labels, generator(self.seed, CORRUPT, step, self.rank))
+
+
+class EvaluationBatches(Dataset):
+    """A split in its own order, as (inputs, targets, counts); what a task draws at random is fixed for every image.
+
+    Each of `world` processes gets equally many images; those that only fill up have 0 in `counts` (the others 1), and
+    so have those that stand for pictures which cannot be read.
+    """
+
+    def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.split, self.task, self.batch_size, self.seed = split, task, batch_size, seed
+        self.indices = list(range(rank, -(-len(split) // world) * world, world))
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+        images, labels, readable = self.split.fetch_readable(
+            [min(index, len(self.split) - 1) for index in indices], None
+        )
+        examples = [
+            self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
+            for i, index in enumerate(indices)
+        ]
+        inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
+        counts = torch.tensor([float(index < len(self.split)) for index in indices])
+        return inputs, targets, counts * readable
+
+
+def loader(batches: Dataset, numbers: range) -> Iterator[tuple[Tensor, ...]]:
+    """The batches of these numbers, fetched ahead by the data set's worker processes, or by this one if it has none.
+
+    Raises:
+        ValueError: what a worker raised, in its words alone: torch would add where in the worker that was.
+    """
+    pin = torch.cuda.is_available()  # what makes the copy to a GPU run beside its work
+    options = {"batch_size": None, "sampler": numbers, "num_workers": batches.split.workers, "pin_memory": pin}
+    for batch in DataLoader(_Carrying(batches), **options):
+        if isinstance(batch, _Problem):
+            raise ValueError(batch.text)
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A ValueError on its way out of a worker process."""
+
+    text: str
+
+
+class _Carrying(Dataset):
+    """Batches, with a `_Problem` in the place of one that raises a ValueError."""
+
+    def __init__(self, batches: Dataset):
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...] | _Problem:
+        try:
+            return self.batches[number]
+        except ValueError as error:
+            return _Problem(str(error))

@@ -1,0 +1,304 @@
+"""A recipe: one YAML file, read into the dataclasses below.
+
+Their fields are all a recipe may say; what a field means is said beside it. An unknown key, a wrong type, a bare number
+for a duration are errors with file and line (`schema.py`).
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from torch import nn
+
+import zoo
+from zoo.checks import Interval, check_path, shown, unknown
+from zoo.training.data.batches import Data, ImageFolder
+from zoo.training.data.splits import Split
+from zoo.training.multitask import Head, MultiTask
+from zoo.training.optim import Optim, Schedule
+from zoo.training.recipe.reading import compose, override, read
+from zoo.training.recipe.schema import (
+    LONGEST,
+    Count,
+    Duration,
+    Lasting,
+    Length,
+    Misfit,
+    Positive,
+    Section,
+    Seed,
+    build,
+    plain,
+)
+from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.tasks.all import Task
+
+# Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
+ELSEWHERE = {
+    "model_name": "give it as model.name",
+    "device": "the run chooses where it trains",
+    "dtype": "set train.precision",
+    "features_only": "set model.pyramid, which makes a segmenter of the feature maps",
+    "backbone": "give it as model.name",
+    "trunk": "give it as model.name",
+    "pyramid": "set model.pyramid",
+    "heads": "set model.heads",
+    "self": "no model takes it",
+}
+FEW = 64  # threads that every machine can start, however few processors it has
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    """The model of `zoo.create_model(name, **kwargs)`, or what stands on it: a segmenter, a model for several tasks."""
+
+    name: str  # as `zoo.create_model` takes it
+    kwargs: dict[str, Any] = field(default_factory=dict)  # its other arguments, which it checks itself
+    pyramid: Pyramid | None = None  # what makes it a segmenter
+    heads: dict[str, Head] | None = None  # what makes it a model for several tasks: the head of each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (name for name in ELSEWHERE if name in self.kwargs):
+            raise Misfit(f"kwargs.{name} is no argument for a recipe: {ELSEWHERE[name]}", f"kwargs.{name}")
+        if self.pyramid is not None and self.heads is not None:
+            raise Misfit("pyramid is the head of a single task, and heads has one for each: remove pyramid", "pyramid")
+
+    def create(self) -> nn.Module:
+        """A new model; the global generators give its weights."""
+        if self.heads is not None:
+            return MultiTask(self.name, self.heads, **self.kwargs)
+        if self.pyramid is None:
+            return zoo.create_model(self.name, **self.kwargs)
+        return Segmenter(self.name, self.pyramid, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Train(Section):
+    """The loop."""
+
+    duration: Length  # of the whole training
+    batch_size: Count  # of the whole run, over all processes
+    eval_every: Length  # how often the validation split is measured
+    checkpoint_every: Length  # how often what a run goes on from is written
+    seed: Seed = 0  # of the weights, the order of the data and whatever else is random
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, weights stay in fp32
+    grad_clip: Positive | None = None  # largest norm of all gradients together; null: no clipping
+    # Decay of an average of the weights, which is then what is evaluated and saved; null: no average.
+    ema: Annotated[float, Interval(above=0, below=1)] | None = None
+    log_every: Length = Duration(10, "st")  # how often the loss is written down
+    # When each node of an S-KAN keeps its best space alone: `SelectKANLinear.select`; null: never.
+    select: Annotated[Duration, Lasting(0, LONGEST)] | None = None
+    # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
+    threads: Annotated[int, Interval(1, 1024)] | None = None
+
+    def check_threads(self) -> None:
+        """Check that this machine can start the threads: each takes memory and a place in the system's table.
+
+        Raises:
+            ValueError: They are many, and more than there are processors; torch would end the process.
+        """
+        most = max(os.cpu_count() or 1, FEW)
+        if (self.threads or 1) > most:
+            raise ValueError(f"train.threads is {self.threads}; on this machine it must be at most {most}, or null")
+
+
+@dataclass(frozen=True)
+class Expect(Section):
+    """What the recipe gives, if it was run: a number without a run is never written."""
+
+    metric: str  # split/name, such as test/top1; of several tasks split/task/name
+    status: Literal["reproduced", "untested"]  # reproduced: value is what a run gave
+    value: Annotated[float, Interval(-(10**9), 10**9)] | None = None  # of the metric
+    tolerance: Annotated[float, Interval(0, 10**9)] | None = None  # a run agrees if it is at most this far from value
+    hardware: str | None = None  # on which it was run
+    time: str | None = None  # that it took
+    note: str | None = None  # how value and tolerance were found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_metric()
+        run = {"value": self.value, "tolerance": self.tolerance, "hardware": self.hardware, "time": self.time}
+        if self.status == "reproduced" and None in run.values():
+            missing = ", ".join(name for name, given in run.items() if given is None)
+            raise Misfit(f"status is reproduced, so {missing} must be given (or status: untested)", "status")
+        if self.status == "untested" and self.value is not None:
+            raise Misfit(
+                "status is untested, so there is no value: run the recipe, or cite the number in the note", "value"
+            )
+
+    def _check_metric(self) -> None:
+        """Check that some task reports the metric of some data; whether the recipe's do, `Recipe.check` asks."""
+        words = self.metric.split("/")
+        if len(words) not in (2, 3):
+            form = "split/metric, such as test/top1, or of several tasks split/task/metric"
+            raise Misfit(f"metric is {shown(self.metric)}; it must be {form}", "metric")
+        parts = {part for data in get_args(Data) for part in data.measured_on}
+        names = {name for task in get_args(Task) for name in task.reports}
+        for what, given, known in (("split", words[0], parts), ("number", words[-1], names)):
+            if given not in known:
+                raise Misfit(unknown(f"the {what} of metric {shown(self.metric)}", given, known), "metric")
+
+    def compare(self, metrics: dict[str, float]) -> str:
+        """Say how the metrics of a run stand to this."""
+        if self.metric not in metrics:
+            return unknown(f"expect.metric {shown(self.metric)}", self.metric, metrics)
+        if self.value is None:
+            return f"{self.metric} {metrics[self.metric]:.4g}: the recipe is untested, there is nothing to compare with"
+        agrees = abs(metrics[self.metric] - self.value) <= self.tolerance
+        expected = f"expected {self.value:g} within {self.tolerance:g}"
+        return f"{self.metric} {metrics[self.metric]:.4g}: {expected}, {'met' if agrees else 'MISSED'}"
+
+
+@dataclass(frozen=True)
+class Objective(Section):
+    """One of several tasks: what it is, on which data, and the weight of its loss."""
+
+    task: Task  # what is learnt
+    data: Data  # from what
+    weight: Positive = 1.0  # of its loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Section):
+    """All that decides a run: of one task, which is `task` on `data`, or of several, which are `tasks` by their names.
+
+    Several share the model, and bring batches in turn (`AlternatingBatches`).
+    """
+
+    task: Task | None = None  # what is learnt
+    tasks: dict[str, Objective] | None = None  # in place of task and data: several, by their names
+    model: Model  # what learns it
+    data: Data | None = None  # from what
+    train: Train  # how long, how large, how often
+    optim: Optim  # the optimizer
+    schedule: Schedule  # the learning rate over the training
+    expect: Expect  # what comes of it
+    # Weight of each loss/<name> that the model returns; one below 0 is a reward.
+    aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._settle_tasks()
+        self._check_schedule()
+
+    def _settle_tasks(self) -> None:
+        alone = {"task": self.task, "data": self.data}
+        if self.tasks is None:
+            for key, given in alone.items():
+                if given is None:
+                    raise ValueError(f"missing key {key!r}, a section (or tasks, of which each has its own)")
+            if self.model.heads is not None:
+                raise Misfit(
+                    "model.heads has a head for each of several tasks: set tasks, or remove model.heads", "model.heads"
+                )
+            object.__setattr__(self, "data", self._with_channels(self.data))
+            return
+        for key, given in alone.items():
+            if given is not None:
+                raise Misfit(
+                    f"{key} and tasks are both given, but each of several tasks has its own: remove {key}", key
+                )
+        heads = self.model.heads or {}
+        if self.tasks.keys() != heads.keys() or not self.tasks:
+            names = f"tasks are {shown(sorted(self.tasks))}, model.heads {shown(sorted(heads))}"
+            raise Misfit(f"{names}: give each task its head", "tasks")
+        settled = {n: dataclasses.replace(one, data=self._with_channels(one.data)) for n, one in self.tasks.items()}
+        object.__setattr__(self, "tasks", settled)
+
+    def _check_schedule(self) -> None:
+        """Check the rate against the length of the training, as far as that is known without the data."""
+        warmup, duration = self.schedule.warmup, self.train.duration
+        epochs = (warmup.unit, duration.unit) == ("st", "ep")  # of which each has one step or more
+        if not epochs and warmup.count >= max(duration.count, 1):
+            raise Misfit(f"schedule.warmup is {warmup}, but the whole training has {duration}", "schedule.warmup")
+        if self.schedule.min_lr > self.optim.lr:
+            low, high = self.schedule.min_lr, self.optim.lr
+            raise Misfit(f"schedule.min_lr is {low}; it must be at most optim.lr, {high}", "schedule.min_lr")
+
+    def _with_channels(self, data: Data) -> Data:
+        """The data, with what is left open about channels taken from the model's arguments."""
+        return data.with_channels_of(self.model.kwargs) if isinstance(data, ImageFolder) else data
+
+    def reports(self, part: str) -> list[str]:
+        """What a run reports of a part of the data, such as test/top1; of several tasks, such as test/ink/miou."""
+        names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
+        return ["/".join(filter(None, (part, *both))) for both in names]
+
+    def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
+        """Check what only the machine and the data can tell, which are the splits of each task by its name.
+
+        Raises:
+            ValueError: there are too many threads; or the run will not report what is expected of it. Where only the
+                data's test part is not there, that is a warning.
+        """
+        self.train.check_threads()
+        reported = self.reports(measured_part(data))
+        if self.expect.metric not in reported:
+            message = unknown(f"expect.metric {shown(self.expect.metric)}", self.expect.metric, reported, "reported")
+            message = f"{message}; set expect.metric to one of them, or expect={{metric: {reported[0]}, …}}"
+            if self.expect.metric.replace("test/", "validation/", 1) not in reported:
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=3)  # one's own data in the place of the recipe's, without a test part
+
+    @property
+    def objectives(self) -> dict[str, Objective]:
+        """The tasks by their names; a single one has the name ""."""
+        return {"": Objective(self.task, self.data)} if self.tasks is None else self.tasks
+
+
+def measured_part(data: Mapping[str, Mapping[str, Split]]) -> str:
+    """The part that a trained model is measured on: test, or validation if the data of some task have none."""
+    return "test" if all("test" in splits for splits in data.values()) else "validation"
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.sub=value` each, applied in order.
+
+    Raises:
+        RecipeError: the recipe or an override cannot be used as written; the message says where and why.
+        FileNotFoundError: there is no such file.
+        TypeError: an argument is of another type.
+    """
+    check_path("path", path, "a recipe's YAML file")
+    if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
+        raise TypeError(f"overrides is a list of texts such as ['train.batch_size=32'], not {shown(overrides)}")
+    path = Path(path)
+    node = compose(read(path), str(path))
+    for assignment in overrides:
+        override(node, assignment)
+    return build(Recipe, node)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out; `load_recipe` reads the same recipe from it."""
+    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`key: old -> new` wherever two recipes train differently; how often they log, save or evaluate is no matter."""
+    trees = plain(old), plain(new)
+    for tree in trees:
+        del tree["expect"]
+    before, after = map(_flat, trees)
+    for flat in (before, after):
+        for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
+            del flat[key]
+    keys = sorted(before.keys() | after.keys())
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat

@@ -1,0 +1,149 @@
+"""The keys of a recipe as a page, docs/recipe.md, written from the dataclasses that read them.
+
+`python -m zoo.training.recipe.reference` prints it; `make card` writes it.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from zoo.checks import Rule
+from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
+from zoo.training.recipe.recipe import Recipe
+from zoo.training.recipe.schema import BITS, Duration, hints, plain
+
+HEADER = f"""\
+# Keys of a recipe
+
+Written by `make card` from the dataclasses of `zoo/training/`; do not edit it by hand.
+
+A recipe is a YAML file of the sections below; `key.sub=value` on the command line changes one value of it. A value of
+another type, or out of its range, is an error with file, line and key, and so is a key that is not listed. A duration
+is a whole number with a unit, `5ep` for epochs or `2000st` for optimizer steps; its range is that of the number.
+
+A number is finite. Under `model.kwargs`, where the keys are the model's own, a whole number has at most {BITS} bits. A
+text has no control characters but line breaks and tabs. What YAML 1.1 and 1.2 read differently is refused: `010`,
+`1:30`, dates without quotes; so are tags and `<<`. Anchors are read. A recipe has at most {CHARACTERS:,} bytes and
+{NODES:,} keys and values, every alias written out, and is nested at most {DEPTH} deep.
+"""
+COLUMNS = ("key", "type", "range", "default", "meaning")
+
+
+def page() -> str:
+    """The whole text of docs/recipe.md."""
+    return HEADER + "".join(section(path, cls) for path, cls in sections())
+
+
+def sections() -> list[tuple[str, type]]:
+    """Every dataclass that a recipe may hold, under the highest key where it stands, in the order of the keys."""
+    found, level = {Recipe: ""}, {Recipe: ""}
+    while level:
+        below = {}
+        for cls, path in level.items():
+            for name, hint in hints(cls).items():
+                below |= {
+                    inner: key for inner, key in _classes(hint, f"{path}.{name}".strip(".")) if inner not in found
+                }
+        found, level = found | below, below
+    order = ["", *hints(Recipe)]
+    return sorted(((path, cls) for cls, path in found.items()), key=lambda one: order.index(one[0].partition(".")[0]))
+
+
+def section(path: str, cls: type) -> str:
+    """What the page says of one dataclass."""
+    name = None if "name" in hints(cls) else getattr(cls, "name", None)  # that which says which of several it is
+    title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
+    about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
+    lines = ["", f"## {title}", "", about]
+    rows = [row(cls, field) for field in dataclasses.fields(cls)]
+    if rows:
+        lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]
+    return "\n".join(lines) + "\n"
+
+
+def row(cls: type, field: dataclasses.Field) -> str:
+    """The line of one key."""
+    hint = hints(cls)[field.name]
+    ranges = dict.fromkeys(map(str, ranges_of(hint)))
+    cells = (f"`{field.name}`", kind(hint), "; ".join(ranges), default(field), comments(cls)[field.name])
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def kind(hint: Any) -> str:
+    """The type of a value in words.
+
+    Example:
+        >>> from zoo.checks import Interval
+        >>> kind(tuple[Annotated[float, Interval(0, 1)], ...] | None), kind(Literal["ep", "st"])
+        ('list of numbers, or null', 'one of `ep`, `st`')
+    """
+    arguments, origin = get_args(hint), get_origin(hint)
+    if origin is Annotated:
+        return kind(arguments[0])
+    if origin in (Union, types.UnionType):
+        some = [one for one in arguments if one is not type(None)]
+        words = "section with a `name`" if len(some) > 1 else kind(some[0])
+        return words + (", or null" if type(None) in arguments else "")
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{one}`" for one in arguments)
+    if origin is tuple:
+        return f"list of {kind(arguments[0])}s"
+    if origin is dict:
+        return f"{kind(arguments[1])} by name"
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", Duration: "duration", Any: "any"}
+    return words.get(hint, "section")
+
+
+def ranges_of(hint: Any) -> Iterator[Rule]:
+    """The rules within an annotation: ranges, numbers of entries, and whatever else a value is held to."""
+    if get_origin(hint) is Annotated:
+        yield from (one for one in hint.__metadata__ if isinstance(one, Rule))
+    for one in () if get_origin(hint) is Literal else get_args(hint):
+        yield from ranges_of(one)
+
+
+def default(field: dataclasses.Field) -> str:
+    """What a key has when it is left out."""
+    if field.default_factory is not dataclasses.MISSING:
+        return "none"
+    if field.default is dataclasses.MISSING:
+        return "must be given"
+    return f"`{'null' if field.default is None else plain(field.default)}`"
+
+
+@functools.cache
+def comments(cls: type) -> dict[str, str]:
+    """What is said of each field in its source: in a comment on its line, or in the lines of comment above it."""
+    found = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        lines = textwrap.dedent(inspect.getsource(base)).splitlines()
+        for statement in ast.parse("\n".join(lines)).body[0].body:
+            if isinstance(statement, ast.AnnAssign):
+                above = [
+                    *itertools.takewhile(
+                        lambda line: line.lstrip().startswith("#"), lines[: statement.lineno - 1][::-1]
+                    )
+                ]
+                beside = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+                said = [beside] if "#" in beside else above[::-1]
+                text = " ".join(line.strip().removeprefix("# ") for line in said)
+                found[statement.target.id] = text[:1].upper() + text[1:].rstrip(".")
+    return found
+
+
+def _classes(hint: Any, path: str) -> Iterator[tuple[type, str]]:
+    """The dataclasses within an annotation, and the key at which each stands."""
+    if dataclasses.is_dataclass(hint) and hint is not Duration:
+        yield hint, path
+    for one in () if get_origin(hint) in (Literal, Annotated) else get_args(hint):
+        yield from _classes(one, f"{path}.<name>" if get_origin(hint) is dict else path)
+
+
+if __name__ == "__main__":
+    print(page(), end="")

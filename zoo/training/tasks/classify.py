@@ -1,0 +1,42 @@
+"""Single-label classification."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.checks import Interval
+from zoo.training.data.splits import Split
+from zoo.training.recipe.schema import Section
+from zoo.training.tasks.base import Means, check_classes, check_images
+
+
+@dataclass(frozen=True)
+class Classify(Section, Means):
+    """Single-label classification: cross entropy; `top1` in percent, and `loss`."""
+
+    name: ClassVar[str] = "classify"
+    reports: ClassVar[tuple[str, ...]] = ("top1", "loss")
+    label_smoothing: Annotated[float, Interval(0, below=1)] = 0.0  # what a label gives away, to all classes alike
+
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_images(model, split, head)
+        if split.kind == "pixel":
+            key = "task.name" if head is None else f"tasks.{head.rpartition('.')[2]}.task.name"
+            raise ValueError(f"the data has a label for every pixel, not for every image: set {key}=segment")
+        if getattr(model, "per_pixel", False):
+            remedy = "remove model.pyramid" if head is None else f"set {head}.name=classifier"
+            raise ValueError(f"the model gives logits for every pixel, not for every image: {remedy}")
+        check_classes(model, split, f"{head or 'model.kwargs'}.num_classes")
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        correct = outputs.argmax(-1) == targets
+        return {"top1": 100.0 * correct, "loss": F.cross_entropy(outputs, targets, reduction="none")}

@@ -1,0 +1,43 @@
+"""Image to image."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.checks import Interval
+from zoo.training.data.splits import Split
+from zoo.training.recipe.schema import Section
+from zoo.training.tasks.base import Means, check_images
+
+
+@dataclass(frozen=True)
+class Denoise(Section, Means):
+    """Image to image: remove Gaussian noise of standard deviation `sigma` from images in [0, 1].
+
+    Trained on the mean squared error; measured by `psnr`, in dB, of the output clamped to [0, 1].
+    The noisy input itself is not clamped: the noise stays Gaussian.
+    """
+
+    name: ClassVar[str] = "denoise"
+    reports: ClassVar[tuple[str, ...]] = ("psnr",)
+    sigma: Annotated[float, Interval(above=0, most=100)]  # standard deviation of the noise; images are in [0, 1]
+
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_images(model, split)
+        if head is not None:
+            raise ValueError(f"{head} gives logits, not images: denoise is no task among several")
+        if model.num_classes != 0:
+            raise ValueError(f"the model gives {model.num_classes} logits, not images: set model.kwargs.head=image")
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return images + self.sigma * torch.randn(images.shape, generator=rng), images
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        error = (outputs.clamp(0, 1) - targets).square().flatten(1).mean(1)
+        return {"psnr": -10 * error.clamp(min=1e-10).log10()}  # at most 100 dB, for an image restored exactly

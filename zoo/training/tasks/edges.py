@@ -1,0 +1,63 @@
+"""Outlines, for every pixel."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.training.data.splits import Split
+from zoo.training.recipe.schema import Positive, Section
+from zoo.training.tasks.base import check_per_pixel
+
+
+@dataclass(frozen=True)
+class Edges(Section):
+    """The outlines of what is labelled, for every pixel: one logit each, and binary cross entropy.
+
+    A pixel is on an edge if one of the four beside it has another label. `f1`, in percent, is the harmonic mean of
+    `precision` and `recall` of the pixels whose logit is above 0, all of them counted over all pixels of the split, and
+    an edge that is one pixel off counts as missed; and `loss`.
+    """
+
+    name: ClassVar[str] = "edges"
+    reports: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
+    edge_weight: Positive = 1.0  # of a pixel on an edge in the loss; one off it has 1
+
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        check_per_pixel(model, split, 1, head)
+        if model.num_classes != 1:
+            key = f"{head or 'model.pyramid'}.num_classes"
+            raise ValueError(f"the model has {model.num_classes} logits a pixel, and an edge takes one: set {key}=1")
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        edges = torch.zeros_like(labels, dtype=torch.bool)
+        for axis in (1, 2):
+            count = labels.shape[axis] - 1
+            differ = labels.narrow(axis, 0, count) != labels.narrow(axis, 1, count)
+            edges.narrow(axis, 0, count).logical_or_(differ)
+            edges.narrow(axis, 1, count).logical_or_(differ)
+        return images, edges.float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(outputs, targets).mean()
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        weight = outputs.new_tensor(self.edge_weight)
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets, pos_weight=weight, reduction="none")
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        found, edge = outputs[:, 0] > 0, targets > 0
+        counts = {"found": found, "edges": edge, "hits": found & edge, "loss": self._loss(outputs, targets)}
+        means = {"loss": counts.pop("loss").mean((1, 2))}
+        return {name: pixels.sum((1, 2)) for name, pixels in counts.items()} | means
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        hits, found, edges = (sums[name].item() for name in ("hits", "found", "edges"))
+        return {
+            "f1": 100 * 2 * hits / max(found + edges, 1),
+            "precision": 100 * hits / max(found, 1),
+            "recall": 100 * hits / max(edges, 1),
+            "loss": sums["loss"].item() / images,
+        }

@@ -1,0 +1,46 @@
+"""Numbers from numbers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.training.data.splits import Split
+from zoo.training.recipe.schema import Section
+
+
+@dataclass(frozen=True)
+class Regress(Section):
+    """Numbers from numbers: mean squared error; `rmse`, the root of its mean over all points and outputs."""
+
+    name: ClassVar[str] = "regress"
+    reports: ClassVar[tuple[str, ...]] = ("rmse",)
+
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        if split.kind != "vector":
+            raise ValueError("the data has images, not vectors with numbers to fit: set data.name=formulas")
+        inputs = split.fetch([0], None)[0].shape[1]
+        if getattr(model, "input_size", None) != (inputs,):
+            raise ValueError(
+                f"the data has vectors of {inputs} numbers, which the model does not take: "
+                f"set model.kwargs.in_chans={inputs}, of a model for vectors such as kan_function"
+            )
+        if model.num_classes != split.num_classes:
+            raise ValueError(
+                f"the model gives {model.num_classes} numbers, the data has {split.num_classes}: "
+                f"set model.kwargs.num_classes={split.num_classes}"
+            )
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"mse": (outputs - targets).square().mean(1)}
+
+    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        return {"rmse": (sums["mse"].item() / images) ** 0.5}
