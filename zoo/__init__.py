@@ -32,8 +32,6 @@ _PUBLIC = {
 
 __all__ = sorted(_PUBLIC)
 
-_register_with_timm()
-
 
 def __getattr__(name: str):
     if name not in _PUBLIC:
@@ -43,3 +41,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_register_with_timm()

@@ -2,9 +2,7 @@
 
 import difflib
 import functools
-import importlib
 import inspect
-import pkgutil
 import sys
 import traceback
 import warnings
@@ -12,6 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from zoo.checks import in_a_line, shown, unknown
+from zoo.discovery import modules_of, modules_outside
 from zoo.family import Counted, Family, Published
 from zoo.skeletons.model import Model
 from zoo.weights import Rule
@@ -29,16 +28,15 @@ def families() -> dict[str, Family]:
     A file that cannot be imported or read is left out, with a warning that names it: what is wrong with one family must
     not take the others away.
     """
-    package = importlib.import_module("zoo.models")
     found, owners = {}, {}
-    for info in pkgutil.walk_packages(package.__path__, "zoo.models.", onerror=lambda name: None):
-        name = info.name
+    for module in (*modules_of("zoo.models"), *modules_outside()):
+        name = module.__name__
         try:
-            family = read_family(importlib.import_module(name))
+            family = read_family(module)
             for variant in family.variants if family else ():
                 if variant in owners:
                     raise ValueError(f"it names the variant {variant!r}, which {owners[variant]} has; give it another")
-        except Exception as error:  # whatever a file may raise when it is run
+        except Exception as error:  # whatever its values may raise when they are looked at
             warnings.warn(f"{name} is left out: {what_is_wrong(error)}", stacklevel=2)
             continue
         if family is not None:

@@ -1,15 +1,13 @@
 """The table of blocks: kind and name -> class, filled by discovery of the files in this folder."""
 
-import importlib
-import pkgutil
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
 from torch import nn
 
-from zoo.checks import checked, in_a_line, shown
+from zoo.checks import checked, shown
+from zoo.discovery import modules_of, modules_outside
 
 KINDS = (
     *("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample"),
@@ -67,11 +65,4 @@ def _modules() -> tuple:
 
     A file that cannot be imported is left out, with a warning that names it; its blocks are unknown then.
     """
-    package = importlib.import_module("zoo.blocks")
-    found = []
-    for info in pkgutil.walk_packages(package.__path__, "zoo.blocks.", onerror=lambda name: None):
-        try:
-            found.append(importlib.import_module(info.name))
-        except Exception as error:  # whatever a file may raise when it is run
-            warnings.warn(f"{info.name} is left out: {in_a_line(error)}", stacklevel=2)
-    return tuple(found)
+    return (*modules_of("zoo.blocks"), *modules_outside())
