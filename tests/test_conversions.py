@@ -9,9 +9,9 @@ from torch import nn
 
 import zoo
 from zoo.blocks.channel.gr_kan import COEFFICIENTS
-from zoo.blocks.linear import INITS
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.blocks.token.select_kan_conv import SelectKANConv2d
+from zoo.slots.table import blocks_of
 
 MIXERS = [(kind, name) for kind in ("token_mixer", "channel_mixer", "norm") for name in zoo.list_blocks(kind)]
 PARTS = [
@@ -24,7 +24,7 @@ PARTS = [
     ),
     *(("mixer_test", {"channel_mixer": {"name": "mlp", "act": name}}) for name in zoo.list_blocks("act")),
     *(("mixer_test", {"channel_mixer": f"gr_kan(rational='{name}')"}) for name in COEFFICIENTS),
-    *(("mixer_test", {"channel_mixer": f"gr_kan(weights='{name}')"}) for name in INITS),
+    *(("mixer_test", {"channel_mixer": f"gr_kan(weights='{name}')"}) for name in blocks_of("init")),
     *(("kan_function", {"layer": name}) for name in [*zoo.list_blocks("basis"), "select", "none"]),
     *(("mixer_test", {"stem": name}) for name in zoo.list_blocks("stem") if name != "none"),
 ]

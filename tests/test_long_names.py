@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import zoo
+from zoo.blocks.init import Scheme
 from zoo.blocks.kan.linear import KANLinear
-from zoo.blocks.linear import INITS, Linear
+from zoo.blocks.linear import Linear
 from zoo.blocks.scale import LayerScale
 from zoo.checks import some, unknown
 from zoo.tools.catalogue import block_info
@@ -100,8 +101,13 @@ def test_a_dtype_is_one_of_torch():
         vit(dtype=torch.zeros(1))
 
 
-def test_a_scheme_that_was_added_is_known(monkeypatch):
+def test_a_scheme_that_was_added_is_known():
     with pytest.raises(ValueError, match="init 'ones' is unknown"):
         vit(init="ones")
-    monkeypatch.setitem(INITS, "ones", lambda weight, bias: weight.fill_(1))
+
+    class Ones(Scheme):
+        def fill_weight(self, weight):
+            weight.fill_(1)
+
+    zoo.register_block("init", "ones")(Ones)
     assert (vit(init="ones").blocks[0].channel_mixer.fc1.weight == 1).all()

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.init import Init
 from zoo.blocks.kernels import depthwise, guard
-from zoo.blocks.linear import Init, is_bare, make_layer
+from zoo.blocks.linear import is_bare, make_layer
 
 
 def Conv2d(

@@ -1,79 +1,13 @@
 """Linear maps over channels and over tokens, each with its published initialisation."""
 
-import math
-from collections.abc import Callable
-from typing import Annotated
-
 import torch
-from timm.layers import lecun_normal_, resample_abs_pos_embed, trunc_normal_
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.act import StarReLU
+from zoo.blocks.init import Init, InitLike, init_
 from zoo.blocks.kernels import onednn
-from zoo.checks import Known, check_type
-
-
-def _torch_default(weight: Tensor, bias: Tensor | None) -> None:
-    bound = weight[0].numel() ** -0.5
-    nn.init.uniform_(weight, -bound, bound)
-    if bias is not None:
-        nn.init.uniform_(bias, -bound, bound)
-
-
-def _with(fill_weight, fill_bias=nn.init.zeros_):
-    def fill(weight: Tensor, bias: Tensor | None) -> None:
-        fill_weight(weight)
-        if bias is not None:
-            fill_bias(bias)
-
-    return fill
-
-
-INITS = {
-    "trunc_normal": _with(lambda w: trunc_normal_(w, std=0.02)),  # DeiT, ResMLP
-    "trunc_normal_005": _with(lambda w: trunc_normal_(w, std=0.005)),  # SwinV2-MoE
-    "xavier": _with(nn.init.xavier_uniform_, lambda b: nn.init.normal_(b, std=1e-6)),  # ViT, gMLP
-    "lecun": _with(lecun_normal_),  # Flax's default: MLP-Mixer, ViT's patch embedding
-    "zeros": _with(nn.init.zeros_),
-    "prior": _with(nn.init.zeros_, lambda b: nn.init.constant_(b, -math.log(len(b)))),  # V-MoE: each of n classes 1 / n
-    "open_gate": _with(lambda w: nn.init.normal_(w, std=1e-6), nn.init.ones_),  # gMLP's and gMixer's gates
-    "torch": _torch_default,
-}
-
-
-InitName = Annotated[str, Known(INITS)]
-
-# A scheme of `INITS`; one for each of several matrices in a weight; or a function that fills weight and bias in place.
-Init = str | tuple[str, ...] | Callable[[Tensor, Tensor | None], None]
-
-
-def init_(weight: Tensor, bias: Tensor | None, scheme: Init) -> None:
-    """Fill a weight ``(out, in, ...)`` and its bias in place by a scheme of `INITS`, or by a function of both.
-
-    Low-precision tensors are filled through fp32: drawn in bf16, a truncated normal has outliers at its bounds.
-
-    A tuple of schemes is for a weight of several matrices stacked on the output side, each initialised by itself: a
-    fan computed over a whole query-key-value projection would be wrong for each of the three.
-
-    Raises:
-        ValueError: A scheme is unknown.
-    """
-    if callable(scheme):
-        scheme(weight, bias)
-        return
-    schemes = (scheme,) if isinstance(scheme, str) else scheme
-    for one in schemes:
-        check_type("init", one, InitName)
-    biases = [None] * len(schemes) if bias is None else bias.chunk(len(schemes))
-    with torch.no_grad():
-        for one, part, part_bias in zip(schemes, weight.chunk(len(schemes)), biases, strict=True):
-            given = (part, part_bias)
-            wide = [None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in given]
-            INITS[one](*wide)
-            for tensor, values in zip(given, wide, strict=True):
-                if tensor is not None and values is not tensor:
-                    tensor.copy_(values)
 
 
 def Linear(
@@ -216,7 +150,7 @@ class TokenLinear(nn.Module):
         in_tokens: int,
         out_tokens: int,
         *,
-        init: InitName | tuple[InitName, ...] = "trunc_normal",
+        init: InitLike | tuple[InitLike, ...] = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
 from zoo.blocks.images import to_pair
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.checks import unboxed
 from zoo.checks.ranges import Channels, Classes, Depths, ImageSides, RateBelowOne, Scale, Sides, Widths
 from zoo.skeletons.checkpointing import run_block
@@ -72,7 +72,7 @@ class Hierarchical(Backbone):
             a list, a cycle within the stage; or a mapping with ``at={index: slot}`` for single blocks or
             ``every={n: slot}`` for each n-th, counted over all stages (see `zoo.slots.resolve_stage_slots`).
         act: Activation slot of all mixers that have one and do not set their own.
-        init: Initialisation of everything that does not set its own, a scheme of `zoo.blocks.linear.INITS`.
+        init: Initialisation of everything that does not set its own, a scheme of `zoo.blocks.init`.
         stem, downsample: Slots of the stem and of what comes before every stage but the first.
         form: Where norms and shortcuts stand in a block: ``pre``, ``post`` or ``serial`` (see
             `zoo.blocks.base.MetaBlock`).
@@ -118,7 +118,7 @@ class Hierarchical(Backbone):
         channel_mixer: SlotsLike,
         norm: SlotsLike = "layernorm",
         act: SlotLike = "gelu",
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         stem: SlotsLike = "patch",
         downsample: SlotsLike = "merge",
         form: Literal[FORMS] = "pre",
@@ -127,7 +127,7 @@ class Hierarchical(Backbone):
         final_norm: SlotsLike = "layernorm",
         pool_first: bool = False,
         head: Literal[tuple(HEADS)] = "linear",
-        head_init: InitName = "trunc_normal",
+        head_init: InitLike = "trunc_normal",
         drop_rate: RateBelowOne = 0.0,
         proj_drop_rate: RateBelowOne = 0.0,
         attn_drop_rate: RateBelowOne = 0.0,

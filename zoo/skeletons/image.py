@@ -11,9 +11,10 @@ from zoo.blocks.head.mlp import MlpHead
 from zoo.blocks.head.pool import pool_tokens
 from zoo.blocks.head.tanh import TanhHead
 from zoo.blocks.images import to_pair
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.linear import Linear, linear
 from zoo.checks import check_type, shown, unboxed
 from zoo.checks.ranges import Classes
 from zoo.skeletons.checkpointing import run_block
@@ -111,7 +112,7 @@ class Backbone(Model):
         global_pool: str,
         *,
         head: str,
-        init: InitName,
+        init: InitLike,
         drop: float,
         device=None,
         dtype=None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.blocks.base import MetaBlock, PatchesOnly
 from zoo.blocks.embed.positions import ClassAndPosition
 from zoo.blocks.images import to_pair
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.checks.ranges import Channels, Classes, Depth, Deviation, ImageSides, RateBelowOne, Scale, Sides, Width
 from zoo.skeletons.image import HEADS, POOLS, Backbone
 from zoo.skeletons.undo import all_or_nothing
@@ -32,7 +32,7 @@ class Isotropic(Backbone):
             ``at={index: slot}`` for single blocks or ``every={n: slot}`` for each n-th (see `zoo.slots.resolve_slots`).
         norm: Slot of the norms before the mixers and before the head.
         act: Activation slot of all mixers that have one and do not set their own.
-        init: Initialisation of the mixers that do not set their own, a scheme of `zoo.blocks.linear.INITS`.
+        init: Initialisation of the mixers that do not set their own, a scheme of `zoo.blocks.init`.
         stem: Slot of the stem.
         stem_init, head_init: Initialisation of the stem and of the head.
         head: ``linear``, a classifier; ``tanh``, one behind a map of the features' width and tanh; or ``image``, a
@@ -81,10 +81,10 @@ class Isotropic(Backbone):
         channel_mixer: SlotsLike,
         norm: SlotsLike = "layernorm",
         act: SlotLike = "gelu",
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         stem: SlotsLike = "patch",
-        stem_init: InitName = "torch",
-        head_init: InitName = "trunc_normal",
+        stem_init: InitLike = "torch",
+        head_init: InitLike = "trunc_normal",
         head: Literal[tuple(HEADS)] = "linear",
         layer_scale: Scale | None = None,
         class_token: bool = False,

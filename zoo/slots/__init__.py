@@ -6,9 +6,9 @@ all its blocks, a list (a cycle over the blocks), or a mapping that exchanges bl
 """
 
 from zoo.slots.build import (
-    NEVER_NONE,
     OF_THE_MODEL,
     RANKS,
+    OfKind,
     build_act,
     build_block,
     check_rank,
@@ -28,7 +28,7 @@ __all__ = [
     "create_block",
     "list_blocks",
     "options_of",
-    "NEVER_NONE",
+    "OfKind",
     "check_rank",
     "exchanges",
     "resolve_slots",

@@ -7,13 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from zoo.checks import check_argument, hints_of, printable, shown, unboxed, unknown
-from zoo.slots.slot import Slot, SlotLike, SlotsLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot and its text
-from zoo.slots.table import blocks_of
-from zoo.slots.table import register as register_block  # noqa: F401 - public as zoo.register_block
+from zoo.checks import Rule, check_argument, hints_of, printable, shown, unboxed, unknown
+from zoo.slots.slot import Slot, SlotLike, parse_slot
+from zoo.slots.table import KINDS, blocks_of, find_block, follows, is_known, kind_of
 from zoo.slots.use import USE, watched
 
-NEVER_NONE = ("router", "dispatch", "experts", "stem", "downsample")  # cannot be left out; a basis says so itself
 OF_THE_MODEL = ("grid", "device", "dtype")  # arguments that no slot may set
 RANKS = frozenset({1, 2})  # what a token mixer works on that does not say so in `spatial`: sequences and images
 
@@ -27,7 +25,8 @@ def build_block(
         kind: A kind of `zoo.slots.table.KINDS`.
         slot: One slot.
         args: Positional arguments of the class (a mixer's `dim`).
-        defaults: Options that the slot may override, passed only if the class takes them.
+        defaults: The model's own values of options, passed to a class that names them in ``follows`` unless the slot
+            has others.
         given: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a
             slot may not set them.
 
@@ -47,13 +46,16 @@ def build_block(
     if kind == "token_mixer" and "grid" in given:
         check_rank(title, cls, given["grid"])
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    passed = {k: v for k, v in {**(defaults or {}), **given}.items() if k in takes or (anything and k in given)}
+    followed = follows(cls)
+    passed = {k: v for k, v in (defaults or {}).items() if k in followed and (k in takes or anything)}
+    passed |= {k: v for k, v in given.items() if k in takes or anything}
     if slot.name is None:
         _check_call(title, kind, cls, args, {**passed, **slot.options})
     with watched() as within:
         block = cls(*args, **{**passed, **slot.options})
-    if not isinstance(block, nn.Module):
-        raise TypeError(f"{kind} {title} made {shown(block)}, a {type(block).__name__}; it must make a module")
+    if not isinstance(block, makes := KINDS[kind].makes):
+        needed = "a module" if makes is nn.Module else f"a {makes.__name__}"
+        raise TypeError(f"{kind} {title} made {shown(block)}, a {type(block).__name__}; it must make {needed}")
     if outer := USE.get():
         outer.note(kind, defaults or (), {k for k in passed if k not in slot.options}, within)
     return block
@@ -79,7 +81,7 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     where = slot.where or kind
     if slot.name is None:
         cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
-        if isinstance(cls, type) and not issubclass(cls, nn.Module):
+        if isinstance(cls, type) and not issubclass(cls, kind_of(kind).makes):
             raise TypeError(
                 f"{where} is the class {shown(cls)}, which makes no module; give a subclass of torch.nn.Module, or a "
                 "name of zoo.list_blocks"
@@ -89,14 +91,11 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
         except ValueError:  # as of what is written in C
             raise TypeError(f"{where} is {shown(cls)}, and what it takes cannot be known; give a class") from None
         return slot.factory, getattr(cls, "__name__", repr(cls))
-    known = blocks_of(kind)
-    if slot.name == "none" and "none" not in known and kind not in NEVER_NONE:
+    if slot.name == "none" and kind_of(kind).optional and "none" not in blocks_of(kind):
         if slot.options:
             raise ValueError(f"{where} none has no options, and {shown(str(slot))} gives some; leave them out")
         return None, "none"
-    if slot.name not in known:
-        raise ValueError(unknown(f"{where} {shown(slot.name)}", slot.name, known))
-    return known[slot.name], f"{where} {slot.name}"
+    return find_block(kind, slot.name, where), f"{where} {slot.name}"
 
 
 def _check_options(title: str, cls: Callable[..., nn.Module], given: Mapping[str, Any], options: Sequence[str]) -> None:
@@ -204,16 +203,51 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
 
 
 def list_blocks(kind: str) -> list[str]:
-    """Names of all blocks of a kind: ``token_mixer``, ``channel_mixer``, ``norm``, ``act``, ``stem``, ``downsample``,
-    ``basis``, ``router``, ``dispatch`` or ``experts``. `create_block` makes each of them.
+    """Names of all blocks of a kind, such as ``token_mixer``, ``norm`` or ``basis``; `create_block` makes each of them.
+
+    Which kinds there are, `zoo.slots.table.KINDS` says.
 
     Example:
         >>> "attention" in list_blocks("token_mixer")
         True
     """
-    return sorted({*blocks_of(kind), *(() if kind in ("basis", *NEVER_NONE) else ("none",))})
+    return sorted({*blocks_of(kind), *(("none",) if kind_of(kind).optional else ())})
 
 
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
     """The activation of a slot. Few have parameters, and classes such as `nn.Tanh` take no device: it is moved."""
     return build_block("act", slot).to(device=device, dtype=dtype)
+
+
+class OfKind(Rule):
+    """A slot of a kind, as an entry of ``Annotated``: its name is one of the table, and its options are that block's.
+
+    Args:
+        kind: The kind.
+        beside: Names that are right too.
+
+    Example:
+        >>> from typing import Annotated
+        >>> from zoo.checks import check_type
+        >>> check_type("mlp: init", "xaver", Annotated[SlotLike, OfKind("init")])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: mlp: init 'xaver' is unknown; did you mean 'xavier'? Known: lecun, ...
+    """
+
+    def __init__(self, kind: str, *beside: str):
+        self.kind, self.beside = kind, beside
+
+    def check(self, what: str, value: SlotLike) -> None:
+        if isinstance(value, str) and (value in self.beside or is_known(self.kind, value)):
+            return
+        slot = parse_slot(value, what)
+        if slot.name is None or (slot.name in self.beside and not slot.options):
+            return
+        if self.beside and slot.name not in blocks_of(self.kind):
+            names = (*self.beside, *blocks_of(self.kind))
+            raise ValueError(unknown(f"{what} {shown(slot.name)}", slot.name, names))
+        cls, title = _class_of(self.kind, slot)
+        _check_options(title, cls, slot.options, options_of(cls))
+
+    def __str__(self) -> str:
+        return f"one of {', '.join((*self.beside, *blocks_of(self.kind)))}"

@@ -1,34 +1,81 @@
-"""The table of blocks: kind and name -> class, filled by discovery of the files in this folder."""
+"""The table of blocks: kind and name -> class, filled by discovery of files in `zoo.blocks` and from outside.
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TypeVar
+A kind of block is declared once, by whoever builds blocks of it; the table itself knows none.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from torch import nn
 
-from zoo.checks import checked, shown
+from zoo.checks import checked, shown, unknown
 from zoo.discovery import modules_of, modules_outside
 
-KINDS = (
-    *("token_mixer", "channel_mixer", "norm", "act", "stem", "downsample"),
-    *("basis", "router", "dispatch", "experts"),  # parts of mixers
-)
+T = TypeVar("T", bound=Callable[..., Any])
 
-_BLOCKS: dict[str, dict[str, type[nn.Module]]] = {kind: {} for kind in KINDS}
-T = TypeVar("T", bound=type[nn.Module])
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of block.
+
+    Attributes:
+        name: What it is called in `register`, `create_block` and `list_blocks`.
+        about: What blocks of it do, in a sentence.
+        optional: Whether a slot may be ``none``, which leaves the block out.
+        makes: The class of what is built; a callable that is no module, such as a scheme of initialisation, says so.
+    """
+
+    name: str
+    about: str
+    optional: bool = False
+    makes: type = nn.Module
+
+
+_KINDS: dict[str, Kind] = {}
+_BLOCKS: dict[str, dict[str, Callable[..., Any]]] = {}
+KINDS: Mapping[str, Kind] = MappingProxyType(_KINDS)
+
+
+def declare(kind: Kind) -> Kind:
+    """Make a kind of block known, so that blocks can be registered under it; twice the same does nothing.
+
+    Raises:
+        ValueError: Another kind has the name already.
+    """
+    if _KINDS.setdefault(kind.name, kind) != kind:
+        raise ValueError(f"the kind of block {shown(kind.name)} is declared already, otherwise; choose another name")
+    _BLOCKS.setdefault(kind.name, {})
+    return kind
+
+
+def kind_of(name: str) -> Kind:
+    """A kind by its name.
+
+    Raises:
+        ValueError: No such kind was declared.
+    """
+    if name not in _KINDS:
+        _modules()  # it may be one of a package from outside
+    if name not in _KINDS:
+        raise ValueError(f"kind {shown(name)} is not one of {', '.join(_KINDS)}")
+    return _KINDS[name]
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class decorator that makes a block known under `name`, so that a slot string can ask for it.
 
     What is given to the constructor of one of zoo's own classes is checked from then on, as a slot's options are (see
-    `zoo.checks.checked`); a class from elsewhere stays as it is, and is checked where a slot builds it.
+    `zoo.checks.checked`); a class from elsewhere stays as it is, and is checked where a slot builds it. What it takes
+    of the options that a model has for all its blocks, a class says in its attribute ``follows``.
 
     Raises:
-        ValueError: The kind is not one of `KINDS`, or another class has the name already.
+        ValueError: The kind was not declared, or another class has the name already.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
+    if kind not in _KINDS:
+        raise ValueError(f"kind {shown(kind)} is not one of {', '.join(_KINDS)}; zoo.slots.table.declare makes another")
 
     def add(cls: T) -> T:
         known = _BLOCKS[kind].setdefault(name, cls)
@@ -37,17 +84,44 @@ def register(kind: str, name: str) -> Callable[[T], T]:
                 f"{kind} {shown(name)} is taken by {known.__module__}.{known.__qualname__}; choose another name"
             )
         _BLOCKS[kind][name] = cls
-        return checked(cls) if cls.__module__.startswith("zoo.") else cls
+        return checked(cls) if isinstance(cls, type) and cls.__module__.startswith("zoo.") else cls
 
     return add
 
 
-def blocks_of(kind: str) -> dict[str, type[nn.Module]]:
-    """All classes of a kind by name. Reads the folder on first use."""
-    if kind not in KINDS:
-        raise ValueError(f"kind {shown(kind)} is not one of {', '.join(KINDS)}")
+def blocks_of(kind: str) -> dict[str, Callable[..., Any]]:
+    """All classes of a kind by name. Reads the folders on first use."""
+    name = kind_of(kind).name
     _modules()
-    return dict(sorted(_BLOCKS[kind].items()))
+    return dict(sorted(_BLOCKS[name].items()))
+
+
+def is_known(kind: str, name: str) -> bool:
+    """Whether a block of that kind and name has been read already; the folders are not."""
+    return name in _BLOCKS.get(kind, ())
+
+
+def find_block(kind: str, name: str, where: str) -> Callable[..., Any]:
+    """What builds a block by its kind and name; the folders are read only for one that is not known yet.
+
+    Args:
+        kind: Its kind.
+        name: Its name.
+        where: What errors call it.
+
+    Raises:
+        ValueError: There is none of that name; the nearest and all there are are said.
+    """
+    known = _BLOCKS.get(kind, {})
+    if name not in known and name not in (known := blocks_of(kind)):
+        raise ValueError(unknown(f"{where} {shown(name)}", name, known))
+    return known[name]
+
+
+def follows(block: Callable[..., Any]) -> tuple[str, ...]:
+    """Those of a model's options for all its blocks that a block takes: what its class says in ``follows``."""
+    cls = block.func if isinstance(block, partial) else block
+    return getattr(cls, "follows", ())
 
 
 def find_class(name: str) -> type[nn.Module]:

@@ -5,8 +5,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from zoo.blocks.channel.kan import TwoLayers
+from zoo.blocks.init import init_
 from zoo.blocks.kan.linear import KANLinear
-from zoo.blocks.linear import init_
 from zoo.checks.ranges import Functions, GridRange, Rate, Ratio, Spread, Width
 from zoo.slots.table import register
 
@@ -40,6 +40,8 @@ class FasterKAN(TwoLayers):
     Cost: 2 x dim x hidden x num + (dim + hidden) x num MACs a position.
     Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear, halves, hidden_width, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, halves, hidden_width, linear
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -19,7 +20,7 @@ class Glu(nn.Module):
         gate_last: The gate is the second half of `fc1`'s outputs (timm's GluMlp) instead of the first (SwiGLUPacked).
         open_gate: Start with gates of ``act(1)``: weights N(0, 1e-6), biases 1.
         drop: Dropout after the gating and after the second map.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(*, dim) -> (*, dim)``.
 
@@ -34,6 +35,8 @@ class Glu(nn.Module):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     def __init__(
         self,
         dim: Width,
@@ -45,7 +48,7 @@ class Glu(nn.Module):
         open_gate: bool = False,
         bias: bool = True,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

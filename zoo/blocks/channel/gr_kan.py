@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.linear import INITS, Linear, hidden_width, linear
+from zoo.blocks.linear import Linear, hidden_width, linear
 from zoo.checks import Known, checked
 from zoo.checks.ranges import Count, Rate, Ratio, Width
+from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
 
 GROUPS = 8
@@ -161,7 +162,7 @@ class GRKAN(nn.Module):
         rational: What the second rational starts from, an `init` of `GroupRational`; the first is the identity.
         bias: Bias on both maps.
         drop: Dropout after each rational.
-        weights: ``variance_preserving``, or a scheme of `zoo.blocks.linear.INITS`.
+        weights: ``variance_preserving``, or a scheme of `zoo.blocks.init`.
 
     Shape: ``(*, dim) -> (*, dim)``.
 
@@ -177,6 +178,8 @@ class GRKAN(nn.Module):
     Raises: ValueError for a hidden width below 1, groups that do not divide a width, or an unknown initialisation.
     """
 
+    follows = ("drop",)
+
     def __init__(
         self,
         dim: Width,
@@ -187,7 +190,7 @@ class GRKAN(nn.Module):
         rational: RationalName = "swish",
         bias: bool = True,
         drop: Rate = 0.0,
-        weights: Annotated[str, Known(INITS, "variance_preserving")] = "variance_preserving",
+        weights: Annotated[SlotLike, OfKind("init", "variance_preserving")] = "variance_preserving",
         device=None,
         dtype=None,
     ):

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import InitName, Linear, hidden_width, is_bare, linear, linear_act
+from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -23,7 +24,7 @@ class GrnMlp(nn.Module):
         act: An activation slot.
         batchnorm: A batch norm behind the second map, which then has no bias (UniRepLKNet).
         drop: Dropout after the activation and at the end.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)``; ``(B, dim)`` is one position.
 
@@ -38,6 +39,8 @@ class GrnMlp(nn.Module):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     per_position = False  # the norm is over the positions of a sample, which the experts of a mixture do not see
 
     def __init__(
@@ -49,7 +52,7 @@ class GrnMlp(nn.Module):
         act: SlotLike = "gelu",
         batchnorm: bool = False,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

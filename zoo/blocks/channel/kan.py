@@ -78,6 +78,8 @@ class SplineKAN(TwoLayers):
     Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
 
+    follows = ("drop",)
+
     def __init__(
         self,
         dim: Width,
@@ -120,6 +122,8 @@ class RbfKAN(TwoLayers):
     Differs: the base term too is of the normed numbers, and the first norm is that of the block around the mixer.
     Cost: 2 x dim x hidden x (num + 1) + (dim + hidden) x num MACs a position; without a base term one row less.
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,
@@ -164,6 +168,8 @@ class ChebyshevKAN(TwoLayers):
     Cost: 2 x dim x hidden x (degree + 1) + (dim + hidden) x (degree - 1) MACs a position.
     """
 
+    follows = ("drop",)
+
     def __init__(
         self,
         dim: Width,
@@ -203,6 +209,8 @@ class FourierKAN(TwoLayers):
     Cost: 4 x dim x hidden x num_frequencies + (dim + hidden) x 4 x (num_frequencies - 1) MACs a position.
     """
 
+    follows = ("drop",)
+
     def __init__(
         self,
         dim: Width,
@@ -241,6 +249,8 @@ class WaveletKAN(TwoLayers):
     Differs: see the basis; a layer norm between the layers in place of the batch norm behind each.
     Cost: 2 x dim x hidden x num + (dim + hidden) x 4 x num MACs a position, with 3 in place of 4 for ``dog``.
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,
@@ -282,6 +292,8 @@ class RationalKAN(TwoLayers):
     Differs: from that paper's mixer, which is `gr_kan`: here each edge has a numerator of its own.
     Cost: 2 x dim x hidden x (m + 1) + (dim + hidden) x (m + n) MACs a position for degrees (m, n).
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,

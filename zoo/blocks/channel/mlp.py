@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -19,7 +20,7 @@ class Mlp(nn.Module):
         bias: Biases on both maps.
         fc2_bias: Bias on the second map, if it is to differ from `bias`.
         drop: Dropout after the activation and after the second map.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(*, dim) -> (*, dim)``.
 
@@ -35,6 +36,8 @@ class Mlp(nn.Module):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     def __init__(
         self,
         dim: Width,
@@ -45,7 +48,7 @@ class Mlp(nn.Module):
         bias: bool = True,
         fc2_bias: bool | None = None,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -85,6 +88,8 @@ class Hourglass(Mlp):
     Raises: ValueError if the bottleneck is not narrower than `dim`.
     """
 
+    follows = ("init", "act", "drop")
+
     def __init__(
         self,
         dim: Width,
@@ -94,7 +99,7 @@ class Hourglass(Mlp):
         act: SlotLike = "gelu",
         bias: bool = True,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.conv import Conv2d, conv_nhwc
 from zoo.blocks.images import conv_grid
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.checks.ranges import KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -18,7 +18,7 @@ class ConvDownsample(nn.Module):
         kernel_size, stride, padding: Of the convolution, in positions.
         norm: A norm slot.
         norm_last: The norm comes after the convolution, not before it.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, H, W, in_dim) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
 
@@ -34,6 +34,8 @@ class ConvDownsample(nn.Module):
     Raises: ValueError if the grid is smaller than one window.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         in_dim: Width,
@@ -44,7 +46,7 @@ class ConvDownsample(nn.Module):
         padding: Padding = 1,
         norm: SlotLike = "none",
         norm_last: bool = False,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -3,7 +3,8 @@
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -16,7 +17,7 @@ class PatchMerging(nn.Module):
     Args:
         norm: A norm slot.
         norm_last: The norm comes after the map, on `dim` channels, not before it, on four times `in_dim`.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), dim)``.
 
@@ -30,6 +31,8 @@ class PatchMerging(nn.Module):
     Cost: 4 x in_dim x dim MACs a position of the result.
     """
 
+    follows = ("init",)
+
     stride = 2
 
     def __init__(
@@ -39,7 +42,7 @@ class PatchMerging(nn.Module):
         *,
         norm: SlotLike = "layernorm",
         norm_last: bool = False,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

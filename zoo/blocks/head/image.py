@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Width
 
 
@@ -22,7 +23,7 @@ class ImageHead(nn.Module):
     """
 
     def __init__(
-        self, dim: Width, size: tuple[int, int, int], *, init: InitName = "trunc_normal", device=None, dtype=None
+        self, dim: Width, size: tuple[int, int, int], *, init: InitLike = "trunc_normal", device=None, dtype=None
     ):
         super().__init__()
         self.size = tuple(size)

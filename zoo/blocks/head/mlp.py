@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Classes, Eps, Rate, Ratio, Width
 
 
@@ -14,7 +15,7 @@ class MlpHead(nn.Module):
         ratio: Hidden width over `dim`.
         drop: Dropout before the second map.
         eps: Of the layer norm.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(*, dim) -> (*, num_classes)``.
 
@@ -36,7 +37,7 @@ class MlpHead(nn.Module):
         ratio: Ratio = 4.0,
         drop: Rate = 0.0,
         eps: Eps = 1e-6,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Classes, Rate, Width
 
 
@@ -10,7 +11,7 @@ class TanhHead(nn.Module):
     """A map of the width of the features, tanh, and a linear classifier.
 
     Args:
-        init: Scheme of the classifier, of `zoo.blocks.linear.INITS`; the first map has ``lecun``.
+        init: Scheme of the classifier, of `zoo.blocks.init`; the first map has ``lecun``.
         drop: Dropout before the classifier.
 
     Shape: ``(*, dim) -> (*, num_classes)``.
@@ -32,7 +33,7 @@ class TanhHead(nn.Module):
         num_classes: Classes,
         *,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

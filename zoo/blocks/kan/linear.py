@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.init import init_
 from zoo.blocks.kan.bases.base import Basis, finite, wide
 from zoo.blocks.kernels import cost, guard, onednn
 from zoo.blocks.kernels.autograd import gradients, held, parameters_of
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.linear import init_
 from zoo.checks import checked
 from zoo.checks.ranges import Deviation, Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot

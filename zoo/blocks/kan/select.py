@@ -324,6 +324,8 @@ class SelectKAN(TwoLayers):
     Raises: ValueError for a hidden width below 1, and what SelectKANLinear refuses.
     """
 
+    follows = ("drop",)
+
     has_aux = True
 
     def __init__(

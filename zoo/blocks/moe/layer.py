@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, keywords_of
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.linear import InitName
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.mixers import MixerExperts
 from zoo.blocks.moe.routing import Routing, count_choices, join, make_plan
@@ -35,7 +35,7 @@ class MoE(nn.Module):
             compete (capacities, expert choice, losses) and to nothing else. With 1, no sample sees another.
         act: Activation slot of the experts that do not set their own; None for what suits them.
         drop: Dropout of the experts that do not set their own.
-        init: Initialisation of what does not set its own, a scheme of `zoo.blocks.linear.INITS`.
+        init: Initialisation of what does not set its own, a scheme of `zoo.blocks.init`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)`` and the auxiliary outputs: the router's losses; ``stat/load``, the share of
         the choices that each expert got, ``(E,)``; ``stat/dropped``, the share of the choices that were dropped;
@@ -54,6 +54,8 @@ class MoE(nn.Module):
         or longer than their number, or a mixture within as an expert or shared; and when it is exported to ONNX.
     """
 
+    follows = ("init", "act", "drop")
+
     has_aux = True
 
     def __init__(
@@ -69,7 +71,7 @@ class MoE(nn.Module):
         group: Count | None = None,
         act: SlotLike | None = None,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -5,8 +5,8 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, conv_grid
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import InitName
 from zoo.checks.ranges import Channels, KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -21,7 +21,7 @@ class ConvStem(nn.Module):
     Args:
         kernel_size, stride, padding: Of the convolution, in pixels.
         norm: A norm slot, applied to the result.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, in_chans, H, W) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
 
@@ -36,6 +36,8 @@ class ConvStem(nn.Module):
     Raises: ValueError if the image has another number of channels or is smaller than one window.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         in_chans: Channels,
@@ -45,7 +47,7 @@ class ConvStem(nn.Module):
         stride: Side = 4,
         padding: Padding = 2,
         norm: SlotLike = "none",
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -4,7 +4,7 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, conv_grid
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.stem.conv import conv_image
 from zoo.checks.ranges import Channels, Width
 from zoo.slots import SlotLike, build_act, build_block
@@ -22,7 +22,7 @@ class DoubleConvStem(nn.Module):
     Args:
         norm: The norm slot.
         act: The activation slot.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, in_chans, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)``.
 
@@ -36,6 +36,8 @@ class DoubleConvStem(nn.Module):
     Raises: ValueError if the image has another number of channels.
     """
 
+    follows = ("init", "act")
+
     stride = 4
 
     def __init__(
@@ -45,7 +47,7 @@ class DoubleConvStem(nn.Module):
         *,
         norm: SlotLike = "layernorm",
         act: SlotLike = "gelu",
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Channels, Seed, Side, Width
 from zoo.slots.table import register
 
@@ -20,7 +21,7 @@ class Lift(nn.Module):
         kind: ``random``: a fixed Gaussian projection of variance 1 / in_features, rebuilt from `seed` and never stored;
             ``trained``: a linear map; ``none``: the values themselves, `dim` being their number.
         seed: Seed of the random projection.
-        init: A scheme of `zoo.blocks.linear.INITS` for the trained map.
+        init: A scheme of `zoo.blocks.init` for the trained map.
         img_size: (height, width) of the image.
 
     Shape: ``(B, in_chans, H, W) -> (B, 1, 1, dim)``.
@@ -36,6 +37,8 @@ class Lift(nn.Module):
     Raises: ValueError for an unknown kind, a width that ``none`` cannot give, or an image of another size.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         in_chans: Channels,
@@ -43,7 +46,7 @@ class Lift(nn.Module):
         *,
         kind: Literal["random", "trained", "none"] = "random",
         seed: Seed = 0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         img_size: tuple[Side, Side],
         device=None,
         dtype=None,

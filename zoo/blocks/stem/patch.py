@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, check_room, to_pair
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import InitName, is_bare
+from zoo.blocks.linear import is_bare
 from zoo.checks.ranges import Channels, Sides, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -26,7 +27,7 @@ class PatchEmbed(nn.Module):
         norm: A norm slot, applied to the patches' vectors.
         remainder: What becomes of rows and columns that fill no whole patch: ``refuse`` them, ``drop`` them at the
             bottom and the right, or ``pad`` them with zeros.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, in_chans, H, W) -> (B, H / patch, W / patch, dim)``.
 
@@ -41,6 +42,8 @@ class PatchEmbed(nn.Module):
         is not a whole number of patches.
     """
 
+    follows = ("init", "patch_size")
+
     def __init__(
         self,
         in_chans: Channels,
@@ -49,7 +52,7 @@ class PatchEmbed(nn.Module):
         patch_size: Sides = 16,
         norm: SlotLike = "none",
         remainder: Literal["refuse", "drop", "pad"] = "refuse",
-        init: InitName = "torch",
+        init: InitLike = "torch",
         device=None,
         dtype=None,
     ):

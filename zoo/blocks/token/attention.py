@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
-from zoo.blocks.linear import INITS, Linear, leave, linear
-from zoo.checks import Known
+from zoo.blocks.linear import Linear, leave, linear
 from zoo.checks.ranges import Count, Rate, Width
+from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
 
 PLAIN_LIMIT = 1024  # positions
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         proj_bias: Bias on the output projection.
         attn_drop: Dropout on the attention weights.
         drop: Dropout after the output projection.
-        init: A scheme of `zoo.blocks.linear.INITS`, to which queries, keys and values are three matrices; or
+        init: A scheme of `zoo.blocks.init`, to which queries, keys and values are three matrices; or
             ``mimetic``: the products of queries with keys and of values with the output begin near to the identity and
             to its negative, as in trained models.
 
@@ -44,6 +44,8 @@ class Attention(nn.Module):
     Raises: ValueError if `dim` is not a multiple of `heads`.
     """
 
+    follows = ("init", "drop", "attn_drop")
+
     mixes_prefix = True
 
     def __init__(
@@ -56,7 +58,7 @@ class Attention(nn.Module):
         proj_bias: bool = True,
         attn_drop: Rate = 0.0,
         drop: Rate = 0.0,
-        init: Annotated[str, Known(INITS, "mimetic")] = "trunc_normal",
+        init: Annotated[SlotLike, OfKind("init", "mimetic")] = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -3,7 +3,7 @@
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.checks.ranges import OddSide, Width
 from zoo.slots.table import register
 
@@ -17,7 +17,7 @@ class DepthwiseConv(nn.Module):
     Args:
         kernel_size: Side of the kernel, odd.
         bias: Whether there is a bias.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size.
 
@@ -33,13 +33,15 @@ class DepthwiseConv(nn.Module):
     Raises: ValueError for an even or non-positive kernel size.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
         *,
         kernel_size: OddSide = 7,
         bias: bool = True,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -192,6 +192,8 @@ class KANConv(nn.Module):
     Raises: ValueError for what `KANConv2d` refuses.
     """
 
+    follows = ("drop",)
+
     def __init__(
         self,
         dim: Width,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
-from zoo.blocks.linear import InitName, Linear, is_bare, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.checks import Interval
 from zoo.checks.ranges import Odd, Size, Width
 from zoo.slots.table import register
@@ -50,7 +51,7 @@ class LargeKernel(nn.Module):
     Args:
         kernel_size: Side of the large kernel, odd. With 3 or 5 there is nothing beside it and one batch norm.
         se_ratio: Hidden width of the squeeze-and-excitation over `dim`; 0 leaves it out.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size; a sequence is an image of
         height 1.
@@ -72,13 +73,15 @@ class LargeKernel(nn.Module):
     Raises: ValueError for an even kernel size or one below 3, or a negative se_ratio.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
         *,
         kernel_size: Annotated[int, Size(3, 1023), Odd()] = 13,
         se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -174,7 +177,7 @@ class SqueezeExcite(nn.Module):
     Cost: 2 x dim x hidden MACs a sample.
     """
 
-    def __init__(self, dim: Width, hidden: int, *, init: InitName = "trunc_normal", device=None, dtype=None):
+    def __init__(self, dim: Width, hidden: int, *, init: InitLike = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.down = Linear(dim, hidden, init=init, device=device, dtype=dtype)
         self.up = Linear(hidden, dim, init=init, device=device, dtype=dtype)

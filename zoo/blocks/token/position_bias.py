@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear
 
 
 def relative_index(window: tuple[int, int], device=None) -> Tensor:
@@ -51,7 +52,7 @@ class OffsetMlp(nn.Sequential):
 
     Args:
         bounded: Bring the biases between 0 and 16; if not, they are ``W2 relu(W1 x + b)``.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(offsets, 2) -> (offsets, heads)``.
     Source: Liu et al., "Swin Transformer V2" (arXiv 2111.09883), section 3.3; without bounds in
@@ -59,7 +60,7 @@ class OffsetMlp(nn.Sequential):
     Cost: 512 x (2 + heads) MACs an offset.
     """
 
-    def __init__(self, heads: int, *, bounded: bool = True, init: InitName = "trunc_normal", device=None, dtype=None):
+    def __init__(self, heads: int, *, bounded: bool = True, init: InitLike = "trunc_normal", device=None, dtype=None):
         super().__init__(
             Linear(2, 512, init=init, device=device, dtype=dtype),
             nn.ReLU(),

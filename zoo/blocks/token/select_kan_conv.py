@@ -108,6 +108,8 @@ class SelectKANConv(nn.Module):
     Raises: ValueError for what `SelectKANConv2d` refuses.
     """
 
+    follows = ("drop",)
+
     has_aux = True
 
     def __init__(

@@ -3,7 +3,8 @@
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
-from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.checks.ranges import OddSide, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -21,7 +22,7 @@ class SepConv(nn.Module):
         act: An activation slot, applied before the convolution.
         bias: Bias on all three maps.
         drop: Dropout after the last map.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size. A sequence is an image of
         height 1.
@@ -38,6 +39,8 @@ class SepConv(nn.Module):
     Raises: ValueError for an even or non-positive kernel, or a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     def __init__(
         self,
         dim: Width,
@@ -47,7 +50,7 @@ class SepConv(nn.Module):
         act: SlotLike = "star_relu",
         bias: bool = False,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, Linear, TokenLinear, linear, linear_act_halves
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.norm import LayerNorm
 from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -20,7 +21,7 @@ class SpatialGate(nn.Module):
         ratio: Hidden width over `dim`, before it is split in two; the split width is ``int(ratio * dim) // 2``.
         act: An activation slot, applied before the split.
         drop: Dropout after the gating and after the last map.
-        init: A scheme of `zoo.blocks.linear.INITS` for the channel projections. The map over positions starts as a
+        init: A scheme of `zoo.blocks.init` for the channel projections. The map over positions starts as a
             gate of one: weights N(0, 1e-6), biases 1.
         grid: Sizes of the position dimensions of the input.
 
@@ -37,6 +38,8 @@ class SpatialGate(nn.Module):
     Raises: ValueError if the hidden width is odd or below 2.
     """
 
+    follows = ("init", "act", "drop")
+
     needs_grid = True
 
     def __init__(
@@ -46,7 +49,7 @@ class SpatialGate(nn.Module):
         ratio: Ratio = 6.0,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: InitName = "xavier",
+        init: InitLike = "xavier",
         grid: Grid,
         device=None,
         dtype=None,

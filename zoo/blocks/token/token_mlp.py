@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName, TokenLinear, hidden_width
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import TokenLinear, hidden_width
 from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -20,7 +21,7 @@ class TokenMlp(nn.Module):
         gated: Multiply the first half of a doubled hidden layer by the activation of the second half (gMixer); the
             gate starts with weights N(0, 1e-6) and biases 1.
         drop: Dropout after the activation and after the second map.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
         grid: Sizes of the position dimensions of the input.
 
     Shape: ``(B, *grid, dim) -> (B, *grid, dim)``.
@@ -35,6 +36,8 @@ class TokenMlp(nn.Module):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     needs_grid = True
 
     def __init__(
@@ -46,7 +49,7 @@ class TokenMlp(nn.Module):
         act: SlotLike = "gelu",
         gated: bool = False,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,
@@ -84,7 +87,7 @@ class ResMlpLinear(nn.Module):
     """One linear map over the positions, the same for every channel: no hidden layer, no activation.
 
     Args:
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
         grid: Sizes of the position dimensions of the input.
 
     Shape: ``(B, *grid, dim) -> (B, *grid, dim)``.
@@ -99,9 +102,11 @@ class ResMlpLinear(nn.Module):
     Raises: nothing of its own.
     """
 
+    follows = ("init",)
+
     needs_grid = True
 
-    def __init__(self, dim: Width, *, init: InitName = "trunc_normal", grid: Grid, device=None, dtype=None):
+    def __init__(self, dim: Width, *, init: InitLike = "trunc_normal", grid: Grid, device=None, dtype=None):
         super().__init__()
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock, keywords_of
-from zoo.blocks.linear import InitName, Linear, TokenLinear, hidden_width, linear, resample_tokens
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
@@ -28,7 +29,7 @@ class TokenMoE(nn.Module):
         group: Number of samples whose channels are routed together; None for the whole batch.
         act: An activation slot.
         drop: Dropout in the perceptrons.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
         grid: Sizes of the position dimensions of the input.
 
     Shape: ``(B, *grid, dim) -> (B, *grid, dim)`` and the auxiliary outputs of the mixture.
@@ -44,6 +45,8 @@ class TokenMoE(nn.Module):
     Cost: positions x num_experts MACs a channel, and 2 x positions x hidden for each of its perceptrons.
     Raises: ValueError for a hidden width below 1, and as `MoE`.
     """
+
+    follows = ("init", "act", "drop")
 
     needs_grid = True
     has_aux = True
@@ -62,7 +65,7 @@ class TokenMoE(nn.Module):
         group: Count | None = None,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,
@@ -161,6 +164,8 @@ class ReRepresent(nn.Module):
     Raises: ValueError if there are no positions or channels within.
     """
 
+    follows = ("init", "act", "drop")
+
     needs_grid = True
     within = {"token_mixer": "block.token_mixer", "channel_mixer": "block.channel_mixer"}  # where the slots' mixers are
 
@@ -175,7 +180,7 @@ class ReRepresent(nn.Module):
         norm: SlotLike = "layernorm",
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

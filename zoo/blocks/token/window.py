@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.images import to_pair
+from zoo.blocks.init import InitLike, init_
 from zoo.blocks.kernels import guard, onednn
-from zoo.blocks.linear import InitName, Linear, init_, is_bare, linear
+from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.tables import Tables
 from zoo.blocks.token.attention import attend_heads
 from zoo.blocks.token.partition import (
@@ -165,7 +166,7 @@ class WindowAttention(Tables):
         pretrained_window: Side of the window that the network was trained with, if it was another.
         attn_drop: Dropout on the attention weights.
         drop: Dropout after the output projection.
-        init: A scheme of `zoo.blocks.linear.INITS`; queries, keys and values are three matrices to it.
+        init: A scheme of `zoo.blocks.init`; queries, keys and values are three matrices to it.
         grid: Sizes of the position dimensions of the input. A sequence has windows of as many positions in a row.
 
     Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids the window stays the same.
@@ -183,6 +184,8 @@ class WindowAttention(Tables):
     Raises: ValueError if `dim` is not a multiple of `heads`, for `pretrained_window` without a network, or for both
         `cosine` and `continuous`.
     """
+
+    follows = ("init", "drop", "attn_drop")
 
     needs_grid = True
     any_grid = True
@@ -203,7 +206,7 @@ class WindowAttention(Tables):
         pretrained_window: Index = 0,
         attn_drop: Rate = 0.0,
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, init_, resample_tokens
+from zoo.blocks.init import InitLike, init_
+from zoo.blocks.linear import resample_tokens
 from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
 from zoo.checks.ranges import Count, Grid, Side, Width
 from zoo.slots.table import register
@@ -21,7 +22,7 @@ class HeadwiseTokenLinear(nn.Module):
     Cost: tokens x tokens MACs a head and column.
     """
 
-    def __init__(self, heads: int, tokens: int, *, init: InitName = "trunc_normal", device=None, dtype=None):
+    def __init__(self, heads: int, tokens: int, *, init: InitLike = "trunc_normal", device=None, dtype=None):
         super().__init__()
         self.heads, self.init = heads, init
         self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, device=device, dtype=dtype))
@@ -56,7 +57,7 @@ class WindowMlp(nn.Module):
         window_size: Side of a window. Where a side of the grid is not longer, the window has that side.
         heads: Number of heads; by default the most that divide `dim` and are at least `head_dim` wide.
         head_dim: Least width of a head where `heads` is not given.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
         grid: Sizes of the position dimensions of the input. A sequence has windows of ``window_size ** 2`` in a row.
 
     Shape: ``(B, *grid, dim) -> (B, *grid, dim)``; on other grids the window stays the same.
@@ -72,6 +73,8 @@ class WindowMlp(nn.Module):
     Raises: ValueError if `dim` is not a multiple of `heads`, or for a `window_size` below 1.
     """
 
+    follows = ("init",)
+
     needs_grid = True
     any_grid = True
     cuts_grid = True
@@ -84,7 +87,7 @@ class WindowMlp(nn.Module):
         window_size: Side = 7,
         heads: Count | None = None,
         head_dim: Width = 32,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         grid: Grid,
         device=None,
         dtype=None,

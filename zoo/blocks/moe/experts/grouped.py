@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.init import InitLike, init_
 from zoo.blocks.kernels import cost, experts, grouped
-from zoo.blocks.linear import InitName, hidden_width, init_, is_bare
+from zoo.blocks.linear import hidden_width, is_bare
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.routing import Plan
 from zoo.checks.ranges import Count, Rate, Ratio, Width
@@ -16,7 +17,7 @@ class GroupedLinear(nn.Module):
     """A linear map for each expert, their weights in one tensor.
 
     Args:
-        init: A scheme of `zoo.blocks.linear.INITS`, or a tuple of them (see `init_`), applied to each expert by itself.
+        init: A scheme of `zoo.blocks.init`, or a tuple of them (see `init_`), applied to each expert by itself.
         same: All experts start alike (V-MoE).
 
     Shape: rows ``(R, in_features)`` sorted by expert, and where each expert's end ``-> (R, out_features)``.
@@ -30,7 +31,7 @@ class GroupedLinear(nn.Module):
         out_features: Width,
         bias: bool = True,
         *,
-        init: InitName | tuple[InitName, ...] = "trunc_normal",
+        init: InitLike | tuple[InitLike, ...] = "trunc_normal",
         same: bool = False,
         device=None,
         dtype=None,
@@ -78,7 +79,7 @@ class MlpExperts(Experts):
         drop: Dropout after the activation and after the second map.
         hidden_drop: Dropout after the activation alone, besides `drop`.
         same: All experts start alike (V-MoE).
-        init: A scheme of `zoo.blocks.linear.INITS`, applied to each expert by itself.
+        init: A scheme of `zoo.blocks.init`, applied to each expert by itself.
 
     Shape: tokens ``(T, dim)`` and their plan ``-> (T, dim)``.
 
@@ -92,6 +93,8 @@ class MlpExperts(Experts):
     Cost: 2 x dim x hidden MACs a choice.
     Raises: ValueError for a hidden width below 1.
     """
+
+    follows = ("init", "act", "drop")
 
     gated = False
 
@@ -108,7 +111,7 @@ class MlpExperts(Experts):
         drop: Rate = 0.0,
         hidden_drop: Rate = 0.0,
         same: bool = False,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -181,6 +184,8 @@ class GluExperts(MlpExperts):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     gated = True
 
     def __init__(
@@ -196,7 +201,7 @@ class GluExperts(MlpExperts):
         drop: Rate = 0.0,
         hidden_drop: Rate = 0.0,
         same: bool = False,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

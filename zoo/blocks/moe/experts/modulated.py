@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from zoo.blocks.channel.mlp import Mlp
-from zoo.blocks.linear import InitName, Linear, linear
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, linear
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routing import Plan
@@ -24,7 +25,7 @@ class ModulatedExperts(Experts):
         hidden: Hidden width itself, instead of `ratio`.
         act: An activation slot.
         drop: Dropout in the shared perceptron.
-        init: A scheme of `zoo.blocks.linear.INITS`, applied to each map by itself.
+        init: A scheme of `zoo.blocks.init`, applied to each map by itself.
 
     Shape: tokens ``(T, dim)`` and their plan ``-> (T, dim)``.
 
@@ -40,6 +41,8 @@ class ModulatedExperts(Experts):
     Raises: ValueError for a hidden width below 1.
     """
 
+    follows = ("init", "act", "drop")
+
     def __init__(
         self,
         dim: Width,
@@ -49,7 +52,7 @@ class ModulatedExperts(Experts):
         hidden: Width | None = None,
         act: SlotLike = "gelu",
         drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

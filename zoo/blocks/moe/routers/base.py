@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.base import Aux
-from zoo.blocks.linear import InitName, Linear, is_bare
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear, is_bare
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.collectives import Processes
 from zoo.blocks.moe.routing import Routing
@@ -26,7 +27,7 @@ class Router(nn.Module):
         num_experts: Number of experts.
         top_k: Number of experts a token chooses, where the router does not decide that itself.
         losses: Names of the losses to report, of `LOSSES`.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
@@ -49,7 +50,7 @@ class Router(nn.Module):
         top_k: Count,
         *,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -71,7 +72,7 @@ class Router(nn.Module):
         """The processes whose tokens the losses are taken over: in evaluation, where one may be alone, its own."""
         return self.processes if self.training else None
 
-    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, **given) -> Routing:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, init_
+from zoo.blocks.init import InitLike, init_
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
 from zoo.checks.ranges import Count, Deviation, Width
@@ -22,7 +22,7 @@ class Cosine(TopK):
 
     Args:
         width: Width of the space that tokens and experts are compared in.
-        init: A scheme of `zoo.blocks.linear.INITS` for the projection into that space.
+        init: A scheme of `zoo.blocks.init` for the projection into that space.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
 
@@ -37,6 +37,8 @@ class Cosine(TopK):
     Raises: ValueError as `TopK`, and for a width below 1.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
@@ -47,7 +49,7 @@ class Cosine(TopK):
         softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -56,7 +58,7 @@ class Cosine(TopK):
             dim, num_experts, top_k, softmax=softmax, noise=noise, losses=losses, init=init, device=device, dtype=dtype
         )
 
-    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
         return CosineGate(dim, self.num_experts, self.width, init=init, device=device, dtype=dtype)
 
 
@@ -69,7 +71,7 @@ class CosineGate(nn.Module):
     no_decay = ("weight", "similarity", "temperature")
     LEAST_TEMPERATURE = 0.01
 
-    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: InitName, device=None, dtype=None):
+    def __init__(self, dim: Width, num_experts: Count, width: Width, *, init: InitLike, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.init = init

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe import sizes
 from zoo.blocks.moe.routers.base import Router, noisy
 from zoo.blocks.moe.routing import Routing
@@ -23,7 +23,7 @@ class ExpertChoice(Router):
         multiple: The number of tokens is raised to a multiple of this (V-MoE: 4).
         noise: Standard deviation, times the number of experts, of noise on the logits in training.
         losses: Names of the losses to report: ``importance``, ``z``, ``concentration``; the load needs none.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens with a choice for each expert, or an empty one.
 
@@ -40,6 +40,8 @@ class ExpertChoice(Router):
         or a `top_k` that is not from 1 to the number of experts.
     """
 
+    follows = ("init",)
+
     LOSSES = ("importance", "z", "concentration")
 
     def __init__(
@@ -52,7 +54,7 @@ class ExpertChoice(Router):
         multiple: Count = 1,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = (),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

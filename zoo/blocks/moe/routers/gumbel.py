@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
 from zoo.checks.ranges import Count, Temperature, Width
@@ -23,7 +23,7 @@ class Gumbel(Router):
         samples: Number of draws in evaluation, the same for every token.
         losses: Names of the losses to report: ``balance``, ``importance``, ``z``, ``concentration``, of the softmax
             without noise.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
 
@@ -40,6 +40,8 @@ class Gumbel(Router):
         not from 1 to the number of experts.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
@@ -49,7 +51,7 @@ class Gumbel(Router):
         temperature: Temperature = 1.0,
         samples: Count = 10,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe import sizes
 from zoo.blocks.moe.routers.top_k import TopK
 from zoo.blocks.moe.routing import Routing
@@ -41,6 +41,8 @@ class Importance(TopK):
     Raises: ValueError as `TopK`, and for a share that is not in (0, 1] or an unknown importance.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
@@ -51,7 +53,7 @@ class Importance(TopK):
         importance: Literal["max", "sum"] = "max",
         noise: Deviation = 1.0,
         losses: str | tuple[str, ...] = ("importance", "load"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.base import Aux
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
@@ -24,7 +24,7 @@ class ReLU(Router):
         eps: What the norm adds to the mean square.
         losses: Names of the losses to report: ``l1``, the mean score of each expert times the tokens it got over
             ``S * top_k / E``; ``balance``, ``importance``, ``concentration``, of scores that are divided by their sum.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens with a choice for each expert, or an empty one.
 
@@ -42,6 +42,8 @@ class ReLU(Router):
         of experts.
     """
 
+    follows = ("init",)
+
     LOSSES = ("l1", "balance", "importance", "concentration")
     no_decay = ("weight",)
 
@@ -53,7 +55,7 @@ class ReLU(Router):
         *,
         eps: PositiveEps = 1e-5,
         losses: str | tuple[str, ...] = ("l1", "balance"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.base import keywords_of
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe.routing import Routing
 from zoo.blocks.tables import Tables
 from zoo.checks.ranges import Count, Index, Width
@@ -43,6 +43,8 @@ class Remap(Tables):
     Raises: ValueError if the experts named do not add up to `num_experts`, or one of them is not there.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
@@ -53,7 +55,7 @@ class Remap(Tables):
         scored: Count | None = None,
         kept: tuple[Index, ...] | None = None,
         split: tuple[Index, ...] = (),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
 from zoo.checks.ranges import Count, Deviation, Scale, Width
@@ -25,7 +25,7 @@ class Sigmoid(Router):
         rate: Step of the bias.
         losses: Names of the losses to report, of scores that are divided by their sum: ``balance`` (with the layer's
             ``group=1`` the sequence-wise balance loss of the paper), ``importance``, ``z``, ``concentration``.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
 
@@ -42,6 +42,8 @@ class Sigmoid(Router):
     Raises: ValueError for a negative rate, an unknown loss, or a `top_k` that is not from 1 to the number of experts.
     """
 
+    follows = ("init",)
+
     def __init__(
         self,
         dim: Width,
@@ -52,7 +54,7 @@ class Sigmoid(Router):
         scale: Scale = 1.0,
         rate: Deviation = 0.001,
         losses: str | tuple[str, ...] = (),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, Linear, init_
+from zoo.blocks.init import InitLike, init_
+from zoo.blocks.linear import Linear
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
@@ -29,7 +30,7 @@ class Task(TopK):
         width: Width of that vector.
         noise: As in `TopK`.
         losses: As in `TopK`.
-        init: A scheme of `zoo.blocks.linear.INITS`, for the gates.
+        init: A scheme of `zoo.blocks.init`, for the gates.
 
     Shape: ``(G, S, dim)``, ``task`` from 0 to ``tasks - 1 ->`` a `Routing` of G * S tokens.
 
@@ -48,6 +49,8 @@ class Task(TopK):
     Raises: ValueError as `TopK`, for an unknown design or less than one task; of a call, for a task that is not there.
     """
 
+    follows = ("init",)
+
     takes = frozenset({"task"})
 
     def __init__(
@@ -61,7 +64,7 @@ class Task(TopK):
         width: Width = 64,
         noise: Deviation = 1.0,
         losses: str | tuple[str, ...] = ("importance", "load"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
@@ -73,7 +76,7 @@ class Task(TopK):
         owner = self.gate if self.embedding is None else self.embedding
         owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
 
-    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
         if self.design == "embedding":
             return Linear(dim + self.width, self.num_experts, False, init=init, device=device, dtype=dtype)
         # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.base import Aux
-from zoo.blocks.linear import InitName
+from zoo.blocks.init import InitLike
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.moe.routing import Routing
@@ -27,7 +27,7 @@ class TopK(Router):
         losses: Names of the losses to report: ``balance``, ``importance``, ``z``, ``concentration``, and where there is
             noise ``load`` (in training) and ``load_importance``: the mean of both as Tutel has it, with unbiased
             variances, and with probabilities where `load` compares logits with the noisy logit of the last choice.
-        init: A scheme of `zoo.blocks.linear.INITS`.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens.
 
@@ -44,6 +44,8 @@ class TopK(Router):
         that is not from 1 to the number of experts.
     """
 
+    follows = ("init",)
+
     LOSSES = (*Router.LOSSES, "load", "load_importance")
 
     def __init__(
@@ -55,7 +57,7 @@ class TopK(Router):
         softmax: Literal["before", "after"] | None = None,
         noise: Deviation = 0.0,
         losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitName = "trunc_normal",
+        init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
     ):
