@@ -1,38 +1,65 @@
 """What every model of zoo has in common, whatever it takes."""
 
+import dataclasses
+import inspect
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.linear import initialise
+from zoo.blocks.mixer import offers, trait
 from zoo.checks import checked
+from zoo.slots import Slot, options_of, parse_slot
+from zoo.slots.table import blocks_of
 
 
 class Model(nn.Module):
-    """A model of the registry. A skeleton derives from this and takes all that builds it as keyword arguments.
+    """A model of the registry. A skeleton derives from this, and declares what builds it as a dataclass.
+
+    All of `Arguments` are keyword arguments of the constructor, beside ``device`` and ``dtype``; a skeleton's arguments
+    derive from those of the skeleton below it, so that what several share is said once.
 
     Attributes:
+        Arguments: A frozen dataclass of what builds the model.
+        slots: Those of the arguments that are slots, and the kind of block that each names.
+        shorthands: Names for single options of a slot, ``{"head_init": "head.init"}``; they may be given as arguments.
+        hands_on: Arguments that work through blocks alone, and what has to take them, with wildcards: the ``kind`` of a
+            block, or ``kind.option``. To ask for one that no block takes is an error.
+        works_with: Arguments that do nothing unless one of some others is true or, as ``argument=name``, has that slot.
         vision: Whether it takes images; then it is a timm model too.
         num_classes: Number of outputs, 0 without a last layer.
         config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
         input_size: Shape of an input, without the batch.
-        hands_on: Arguments that work through blocks alone, and what has to take them, with wildcards: the ``kind`` of a
-            block, or ``kind.option``. To ask for one that no block takes is an error.
-        works_with: Arguments that do nothing unless one of some others is true or, as ``argument=name``, has that slot.
     """
 
+    Arguments: ClassVar[type]
+    slots: ClassVar[Mapping[str, str]] = {}
+    shorthands: ClassVar[Mapping[str, str]] = {}
+    hands_on: ClassVar[Mapping[str, str]] = {}
+    works_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     vision = True
-    hands_on: Mapping[str, str] = {}
-    works_with: Mapping[str, tuple[str, ...]] = {}
     num_classes: int
     config: dict
     input_size: tuple[int, ...]
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        checked(cls)  # a constructor checks what it is given, called by name or not
+        if "Arguments" in vars(cls):
+            cls.__signature__ = _signature(cls.Arguments)
+            checked(cls)  # a constructor checks what it is given, called by name or not
+
+    def __init__(self, *, device=None, dtype=None, **arguments):
+        super().__init__()
+        arguments = self.Arguments(**expanded(type(self), arguments))
+        self.config = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+        self._build(arguments, device=device, dtype=dtype)
+
+    def _build(self, arguments: Any, *, device, dtype) -> None:
+        """Create every module, and write into `config` what was settled of the arguments: slots, sizes."""
+        raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
@@ -52,7 +79,7 @@ class Model(nn.Module):
     @property
     def deployed(self) -> bool:
         """Whether branches of the model are merged for inference."""
-        return any(getattr(m, "deployed", False) for m in self.modules() if m is not self)
+        return any(trait(m, "deployed") for m in self.modules() if m is not self)
 
     def reparameterize(self) -> None:
         """Merge parallel branches and batch norms into single convolutions and matrices, in place, for inference.
@@ -61,10 +88,60 @@ class Model(nn.Module):
         and loads like any other; its branches are gone.
         """
         for module in list(self.modules()):
-            if module is not self and hasattr(module, "reparameterize"):
+            if module is not self and offers(module, "reparameterize"):
                 module.reparameterize()
 
     def init_weights(self) -> None:
         """Initialise everything anew, as is needed after ``model.to_empty(device=...)`` of a model built on meta."""
         for module in reversed(list(self.modules())):  # owners of others' parameters come after these
             initialise(module)
+
+
+def _signature(arguments: type) -> inspect.Signature:
+    """The signature of a constructor that takes the fields of a dataclass by name, ``device`` and ``dtype``."""
+    hints = typing.get_type_hints(arguments, include_extras=True)
+    keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            keyword,
+            default=empty if field.default is dataclasses.MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(arguments)
+    ]
+    place = [inspect.Parameter(name, keyword, default=None) for name in ("device", "dtype")]
+    return inspect.Signature([*parameters, *place])
+
+
+def expanded(model: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with each shorthand as an option of its slot.
+
+    A shorthand that the slot's block has no such option for is left out: `zoo.build.arguments.check_taken` refuses it
+    where a user asked for it, and a configuration that has them all can be read.
+
+    Example:
+        >>> from zoo.skeletons.isotropic import Isotropic
+        >>> expanded(Isotropic, {"head": "linear", "head_init": "zeros"})
+        {'head': Slot(name='linear', options={'init': 'zeros'}, factory=None)}
+    """
+    arguments = dict(arguments)
+    given = {name: arguments.pop(name) for name in model.shorthands if name in arguments}
+    for name, value in given.items():
+        argument, option = model.shorthands[name].split(".")
+        slot = slot_of(model, argument, arguments)
+        if option in options_at(model, argument, slot):
+            arguments[argument] = Slot(slot.name, {**slot.options, option: value}, slot.factory, argument)
+    return arguments
+
+
+def slot_of(model: type[Model], argument: str, arguments: Mapping[str, Any]) -> Slot:
+    """The one slot that an argument is among some arguments, or by default."""
+    slot = arguments.get(argument, inspect.signature(model).parameters[argument].default)
+    return parse_slot(slot[0] if isinstance(slot, (list, tuple)) and len(slot) == 1 else slot, argument)
+
+
+def options_at(model: type[Model], argument: str, slot: Slot) -> list[str]:
+    """Names of the options of the block that a slot names; none for a block that is unknown or left out."""
+    block = slot.factory if slot.name is None else blocks_of(model.slots[argument]).get(slot.name)
+    return [] if block is None else options_of(block)

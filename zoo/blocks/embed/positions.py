@@ -5,8 +5,10 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, fx, nn
 
 from zoo.checks.ranges import Deviation, Rate, Width
+from zoo.slots.table import register
 
 
+@register("embed", "class_and_position")
 class ClassAndPosition(nn.Module):
     """A class token before the patches, and a learnt embedding of each position.
 
@@ -58,7 +60,8 @@ class ClassAndPosition(nn.Module):
             trunc_normal_(self.pos_embed, std=0.02)
 
     @property
-    def _prefix(self) -> int:
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the grid."""
         return 0 if self.cls_token is None else 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ class ClassAndPosition(nn.Module):
         if self.cls_token is not None:
             y = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), y], dim=1)
         if self.pos_embed is not None:
-            y = y + positions_of(x, self.pos_embed, self.grid, self._prefix)
+            y = y + positions_of(x, self.pos_embed, self.grid, self.num_prefix_tokens)
         y = y if self.cls_token is not None else y.view(x.shape)
         return y if self.drop is None else self.drop(y)
 
@@ -74,7 +77,7 @@ class ClassAndPosition(nn.Module):
         """Resample the position embeddings to another grid, in place."""
         if self.pos_embed is not None:
             with torch.no_grad():
-                positions = resample_positions(self.pos_embed, tuple(grid), self.grid, self._prefix)
+                positions = resample_positions(self.pos_embed, tuple(grid), self.grid, self.num_prefix_tokens)
                 self.pos_embed = nn.Parameter(positions.clone(), self.pos_embed.requires_grad)
         self.grid = tuple(grid)
 

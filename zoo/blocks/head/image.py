@@ -4,17 +4,24 @@ from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
-from zoo.checks.ranges import Width
+from zoo.checks.ranges import Channels, Classes, Side, Width
+from zoo.slots.table import register
 
 
+@register("head", "image")
 class ImageHead(nn.Module):
     """A linear map from one vector to a whole image.
+
+    Args:
+        num_classes: Nothing to an image; it is taken since heads are built alike.
+        size: Channels, height and width of the image.
+        init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, dim) -> (B, channels, height, width)``.
 
     Example:
         >>> import torch
-        >>> ImageHead(8, (1, 4, 4))(torch.randn(2, 8)).shape
+        >>> ImageHead(8, size=(1, 4, 4))(torch.randn(2, 8)).shape
         torch.Size([2, 1, 4, 4])
 
     Source: the output projection of arXiv 2510.01796.
@@ -22,8 +29,17 @@ class ImageHead(nn.Module):
     Cost: dim x channels x height x width MACs.
     """
 
+    makes_image = True  # in place of logits
+
     def __init__(
-        self, dim: Width, size: tuple[int, int, int], *, init: InitLike = "trunc_normal", device=None, dtype=None
+        self,
+        dim: Width,
+        num_classes: Classes = 0,
+        *,
+        size: tuple[Channels, Side, Side],
+        init: InitLike = "trunc_normal",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         self.size = tuple(size)

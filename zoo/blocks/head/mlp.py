@@ -6,8 +6,10 @@ from torch.nn import functional as F
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Classes, Eps, Rate, Ratio, Width
+from zoo.slots.table import register
 
 
+@register("head", "mlp")
 class MlpHead(nn.Module):
     """A perceptron as classifier: wide hidden layer, squared ReLU, layer norm, logits.
 
@@ -28,6 +30,8 @@ class MlpHead(nn.Module):
     Differs: the norm's eps is 1e-6 as in timm; the official code has torch's 1e-5, which changes the logits by 1e-5.
     Cost: ratio x dim x (dim + num_classes) MACs.
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,

@@ -5,8 +5,10 @@ from torch import Tensor, nn
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
 from zoo.checks.ranges import Classes, Rate, Width
+from zoo.slots.table import register
 
 
+@register("head", "tanh")
 class TanhHead(nn.Module):
     """A map of the width of the features, tanh, and a linear classifier.
 
@@ -26,6 +28,8 @@ class TanhHead(nn.Module):
     Differs: none known.
     Cost: dim x (dim + num_classes) MACs.
     """
+
+    follows = ("drop",)
 
     def __init__(
         self,

@@ -1,0 +1,28 @@
+"""The linear classifier."""
+
+from torch import nn
+
+from zoo.blocks.init import InitLike
+from zoo.blocks.linear import Linear
+from zoo.checks.ranges import Classes, Width
+from zoo.slots.table import register
+
+
+@register("head", "linear")
+def linear_head(
+    dim: Width, num_classes: Classes, *, init: InitLike = "trunc_normal", device=None, dtype=None
+) -> nn.Linear:
+    """One linear map of the pooled features, of torch's own class.
+
+    Args:
+        init: A scheme of `zoo.blocks.init`.
+
+    Shape: ``(*, dim) -> (*, num_classes)``.
+
+    Example:
+        >>> linear_head(8, 5)
+        Linear(in_features=8, out_features=5, bias=True)
+
+    Cost: dim x num_classes MACs.
+    """
+    return Linear(dim, num_classes, init=init, device=device, dtype=dtype)
