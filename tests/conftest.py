@@ -16,6 +16,7 @@ from zoo.timm_bridge import register_with_timm
 register_with_timm(include_tests=True)  # what timm can do with a model is tried on the tiny variants
 
 ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
 torch.set_num_threads(
     1
 )  # the tests run in as many processes as there are cores; threads would only wait for each other

@@ -6,18 +6,15 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_VARIANTS, randomised
+from conftest import ROOT, TINY_VARIANTS, randomised
 from torch import nn
 
 import zoo
 from zoo.blocks.kernels import cost
 from zoo.registry import families
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(code: str, *flags: str, **environment: str) -> str:

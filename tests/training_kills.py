@@ -1,4 +1,4 @@
-"""Two writers and a reader of one run folder; the writers are killed again and again. Run by test_training_kills.py.
+"""Two writers and a reader of one run folder; the writers are killed again and again. Run by test_kills.py.
 
     python training_kills.py RECIPE FOLDER KILLS SEED
 

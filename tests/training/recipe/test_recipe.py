@@ -1,15 +1,15 @@
 """Recipes are read strictly: what is wrong is named with file, line and remedy, what is right comes back unchanged."""
 
 import re
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from zoo.training import RecipeError, dump_recipe, load_recipe
 from zoo.training.recipe.recipe import differences
 from zoo.training.recipe.schema import Duration
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 TEXT = """\
 task: {name: classify}

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEST_VARIANTS
+from conftest import ROOT, TEST_VARIANTS
 
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
@@ -21,7 +20,7 @@ from zoo.training.optim import param_groups
 from zoo.training.segmenter import PyramidHead
 from zoo.training.tasks.all import Segment
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "segment_digits.yaml"
+RECIPE = ROOT / "recipes" / "segment_digits.yaml"
 HIERARCHICAL = [name for name in TEST_VARIANTS if issubclass(family_of(name).model, Hierarchical)]
 PLAIN = {"noise": 0.0, "background": 0.0, "contrast": 1.0}  # nothing but ink
 

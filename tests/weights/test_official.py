@@ -10,7 +10,7 @@ import re
 import pytest
 import timm.utils
 import torch
-from conftest import ROOT, relative_error
+from conftest import DATA, relative_error
 from safetensors import safe_open
 
 import zoo
@@ -22,7 +22,7 @@ def holds_a_model(path) -> bool:
         return "architecture" in (file.metadata() or {})
 
 
-FILES = [path for path in sorted((ROOT / "tests" / "data").glob("*.safetensors")) if holds_a_model(path)]
+FILES = [path for path in sorted(DATA.glob("*.safetensors")) if holds_a_model(path)]
 
 
 def read(path) -> tuple[str, dict, dict[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, images, randomised, relative_error
+from conftest import DATA, images, randomised, relative_error
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -189,7 +189,7 @@ def test_vmoes_rooms_are_the_configurations(name, trained, evaluated):
 
 
 def reference(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    with safe_open(ROOT / "tests" / "data" / f"{name}.safetensors", "pt") as file:
+    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - it is no mapping
         return json.loads(file.metadata()["arguments"]), tensors
 

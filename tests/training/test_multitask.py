@@ -13,7 +13,7 @@ from conftest import ROOT, TEST_VARIANTS, losses_of_twenty_steps, randomised
 
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
-from test_training_trainer import DRIVER
+from test_trainer import DRIVER
 
 import zoo
 from zoo.blocks.moe.layer import MoE

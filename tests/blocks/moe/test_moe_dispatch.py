@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DATA
 from safetensors.torch import load_file
 
 from zoo.blocks.moe.dispatch import Capacity, Dropless
@@ -61,7 +61,7 @@ def test_places(groups, tokens, choices, factor, priority, seed):
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_official_places(top_k, priority):
     """Tutel's and V-MoE's own code kept these choices of the same noisy logits."""
-    official = load_file(ROOT / "tests/data/moe_routing.safetensors")
+    official = load_file(DATA / "moe_routing.safetensors")
     scores, experts = official["logits"] + official["noise"], 8
     cases = [
         (softmax, Capacity(factor=1.25, rule="tutel", priority=priority), f"tutel.{top_k}.{priority}")

@@ -1,15 +1,14 @@
 """Folders that an earlier layout of the package saved open, and give the outputs that they gave then."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from conftest import DATA
 from safetensors.torch import load_file
 
 import zoo
 from zoo.training import MultiTask, Segmenter
 
-FOLDERS = Path(__file__).parent / "data" / "folders"
+FOLDERS = DATA / "folders"
 
 
 def outputs(name: str) -> dict[str, torch.Tensor]:

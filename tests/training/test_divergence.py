@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 from torch import nn
 from trainings import TINY
@@ -16,7 +17,6 @@ from zoo.training.divergence import check_after, check_state
 from zoo.training.runs.folder import MARK
 from zoo.training.runs.records import read_records
 
-ROOT = Path(__file__).parent.parent
 TEXT = TINY
 WILD = ("optim={name: sgd, lr: 1e10, weight_decay: 0}", "train.checkpoint_every=1st")
 TAME = (WILD[0].replace("1e10", "1e-3"), WILD[1])

@@ -7,11 +7,11 @@ import math
 import pickle
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import zoo
@@ -25,7 +25,6 @@ from zoo.slots.slot import OneSlot, Slots
 from zoo.slots.table import KINDS, blocks_of
 from zoo.tools.catalogue import page
 
-ROOT = Path(__file__).parents[1]
 BLOCKS = [(kind, name) for kind in KINDS for name in blocks_of(kind)]
 SKELETONS = {family.model: next(v for v in family.variants if v.endswith("_test")) for family in families().values()}
 NEEDED = dict(in_chans=3, in_dim=8, num_experts=4, top_k=2, img_size=(8, 8))

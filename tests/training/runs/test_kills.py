@@ -6,17 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
 from zoo.training import Trainer, load_recipe
 from zoo.training.runs.checkpoints import read_checkpoint
 
-ROOT = Path(__file__).parent.parent
 TEXT = """\
 task: {name: classify}
 model:

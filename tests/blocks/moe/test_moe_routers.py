@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DATA
 from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.nn import functional as F
@@ -62,7 +62,7 @@ def weights(routing, groups: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def official() -> dict[str, torch.Tensor]:
     """What Tutel and google-research/vmoe make of the same logits and noise."""
-    return load_file(ROOT / "tests/data/moe_routing.safetensors")
+    return load_file(DATA / "moe_routing.safetensors")
 
 
 def test_every_router_is_here():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 from trainings import kill_at
 
@@ -19,7 +20,6 @@ from zoo.training import Trainer, evaluate, load_recipe
 from zoo.training.optim import Schedule, create_scheduler, param_groups
 from zoo.training.recipe.schema import Duration
 
-ROOT = Path(__file__).parent.parent
 TEXT = """\
 task: {name: classify}
 model:
