@@ -121,7 +121,7 @@ def test_checkpointing_keeps_the_gradients_of_keywords():
 
     @register("channel_mixer", "shifted_by")
     class ShiftedBy(nn.Module):
-        takes = frozenset({"shift"})
+        keywords = frozenset({"shift"})
 
         def __init__(self, dim, *, device=None, dtype=None):
             super().__init__()
@@ -190,7 +190,7 @@ def test_a_keyword_reaches_only_those_that_declare_it():
 
     @register("token_mixer", "masked")
     class Masked(nn.Module):
-        takes = frozenset({"mask"})
+        keywords = frozenset({"mask"})
 
         def __init__(self, dim, *, device=None, dtype=None):
             super().__init__()
@@ -201,7 +201,7 @@ def test_a_keyword_reaches_only_those_that_declare_it():
 
     try:
         model = zoo.create_model("m3vit_test", token_mixer={"at": {-1: "masked", 0: "masked"}})
-        assert model.takes == {"mask", "task"}
+        assert model.keywords == {"mask", "task"}
         x = images(model)
         model(x, mask="given", task=1)
         model(x, task=1)

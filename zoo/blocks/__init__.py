@@ -20,6 +20,7 @@ for _kind in (
     _Kind("downsample", "Between two stages: fewer positions, more channels."),
     _Kind("head", "From features to logits, or to an image."),
     _Kind("init", "A scheme of initialisation, called with a weight and its bias.", makes=_Callable),
+    _Kind("layer", "From vectors to vectors of another width, (*, in_features) -> (*, out_features).", optional=True),
     _Kind("basis", "Functions of one number, of which the edges of a Kolmogorov-Arnold layer are made."),
     _Kind("router", "Chooses experts for tokens."),
     _Kind("dispatch", "Leaves out choices of a router, by capacity."),

@@ -1,8 +1,7 @@
 """MetaBlock, the only residual code of the package, and the way keywords and auxiliary outputs take through it.
 
-What a mixer may take beside its input, it declares: the names of optional keywords of its forward pass, in an attribute
-or property ``takes``. A keyword given to a model reaches the mixers that declare it, and no others. What a mixer gives
-beside its output, it returns: with ``has_aux = True`` it gives ``(y, aux)``.
+What a mixer may take and give beside its input and output, `zoo.blocks.mixer.Mixer` says: keywords that it declares
+reach it, and no other mixer; with ``has_aux = True`` it gives ``(y, aux)``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zoo.blocks.kernels.symbolic import is_symbol
+from zoo.blocks.mixer import Mixer, offers, trait
 from zoo.blocks.scale import LayerScale
 from zoo.checks import checked
 from zoo.checks.ranges import Grid, RateBelowOne, Scale, Width
@@ -93,32 +93,32 @@ class MetaBlock(nn.Module):
     @property
     def has_aux(self) -> bool:
         """Whether a mixer returns auxiliary outputs; one may be exchanged after the block was built."""
-        return _has_aux(self.token_mixer) or _has_aux(self.channel_mixer)
+        return trait(self.token_mixer, "has_aux") or trait(self.channel_mixer, "has_aux")
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that a mixer declares."""
-        return keywords_of(self.token_mixer) | keywords_of(self.channel_mixer)
+        return trait(self.token_mixer, "keywords") | trait(self.channel_mixer, "keywords")
 
-    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []
         if self.form == "serial":
-            y = x if self.token_mixer is None else _mix(self.token_mixer, x, aux, given)
+            y = x if self.token_mixer is None else _mix(self.token_mixer, x, aux, keywords)
             if self.channel_mixer is not None:
-                y = _mix(self.channel_mixer, self.norm2(y), aux, given)
+                y = _mix(self.channel_mixer, self.norm2(y), aux, keywords)
             if y is not x:
                 x = self._add(x, y, self.scale2, self.res_scale2)
         else:
             if self.token_mixer is not None:
-                y = self._branch(self.token_mixer, self.norm1, x, aux, given)
+                y = self._branch(self.token_mixer, self.norm1, x, aux, keywords)
                 x = self._add(x, y, self.scale1, self.res_scale1)
             if self.channel_mixer is not None:
-                y = self._branch(self.channel_mixer, self.norm2, x, aux, given)
+                y = self._branch(self.channel_mixer, self.norm2, x, aux, keywords)
                 x = self._add(x, y, self.scale2, self.res_scale2)
         return (x, merge_aux(aux)) if self.has_aux else x
 
-    def _branch(self, mixer: nn.Module, norm: nn.Module, x: Tensor, aux: list[Aux], given: Mapping) -> Tensor:
-        return norm(_mix(mixer, x, aux, given)) if self.form == "post" else _mix(mixer, norm(x), aux, given)
+    def _branch(self, mixer: nn.Module, norm: nn.Module, x: Tensor, aux: list[Aux], keywords: Mapping) -> Tensor:
+        return norm(_mix(mixer, x, aux, keywords)) if self.form == "post" else _mix(mixer, norm(x), aux, keywords)
 
     def _add(self, x: Tensor, y: Tensor, scale: LayerScale | None, res_scale: LayerScale | None) -> Tensor:
         if self.drop_path is not None:
@@ -130,7 +130,7 @@ class MetaBlock(nn.Module):
     def reparameterize(self) -> None:
         """Merge what is linear in inference, in place: the mixers' branches, and layer scale into the channel mixer."""
         for mixer in (self.token_mixer, self.channel_mixer):
-            if not hasattr(mixer, "reparameterize"):
+            if not offers(mixer, "reparameterize"):
                 continue
             if mixer is self.channel_mixer and self.form != "post" and self.scale2 is not None:
                 mixer.reparameterize(self.scale2.gamma)
@@ -139,17 +139,12 @@ class MetaBlock(nn.Module):
                 mixer.reparameterize()
 
 
-def keywords_of(module: nn.Module | None) -> frozenset[str]:
-    """Optional keywords that a module declares for its forward pass."""
-    return getattr(module, "takes", frozenset())
-
-
-def declared(module: nn.Module | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of the keywords given that a module declares."""
-    if not given:
-        return given
-    takes = keywords_of(module)
-    return {name: value for name, value in given.items() if name in takes}
+def declared(module: nn.Module | None, keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of some keywords that a module declares."""
+    if not keywords:
+        return keywords
+    names = trait(module, "keywords")
+    return {name: value for name, value in keywords.items() if name in names}
 
 
 def merge_aux(parts: Sequence[Aux]) -> Aux:
@@ -177,7 +172,7 @@ def mean_losses(aux: Aux) -> Aux:
     return {k: torch.stack(v).mean() if k.startswith("loss/") else v for k, v in aux.items()}
 
 
-class PatchesOnly(nn.Module):
+class PatchesOnly(Mixer):
     """Lets a mixer that needs a plain grid stand in a model with prefix tokens (a class token).
 
     The mixer sees the patches as a grid; each prefix token reads the mean of the patches, as it would in attention with
@@ -197,22 +192,22 @@ class PatchesOnly(nn.Module):
     def __init__(self, mixer: nn.Module, *, prefix: int, grid: Grid):
         super().__init__()
         self.mixer, self.prefix, self.grid = mixer, prefix, tuple(grid)
-        self.has_aux = _has_aux(mixer)
+        self.has_aux = trait(mixer, "has_aux")
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that the mixer declares."""
-        return keywords_of(self.mixer)
+        return trait(self.mixer, "keywords")
 
     @property
     def cuts_grid(self) -> bool:
         """Whether the mixer cuts its grid into parts."""
-        return getattr(self.mixer, "cuts_grid", False)
+        return trait(self.mixer, "cuts_grid")
 
-    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
         aux: list[Aux] = []
         patches = x[:, self.prefix :]
-        y = _mix(self.mixer, patches.unflatten(1, self.grid), aux, given)
+        y = _mix(self.mixer, patches.unflatten(1, self.grid), aux, keywords)
         mean = patches.mean(1, keepdim=True).expand(-1, self.prefix, -1)
         y = torch.cat([mean, y.flatten(1, -2)], dim=1)
         return (y, aux[0]) if self.has_aux else y
@@ -220,28 +215,24 @@ class PatchesOnly(nn.Module):
     @property
     def deployed(self) -> bool:
         """Whether the mixer's branches are merged."""
-        return getattr(self.mixer, "deployed", False)
+        return trait(self.mixer, "deployed")
 
     def reparameterize(self) -> None:
         """Merge the mixer's branches, if it has such."""
-        if hasattr(self.mixer, "reparameterize"):
+        if offers(self.mixer, "reparameterize"):
             self.mixer.reparameterize()
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
         """Move to another grid, and the mixer too if its weights depend on it."""
-        if hasattr(self.mixer, "set_grid"):
+        if trait(self.mixer, "needs_grid"):
             self.mixer.set_grid(grid)
         self.grid = tuple(grid)
 
 
-def _has_aux(mixer: nn.Module | None) -> bool:
-    return getattr(mixer, "has_aux", False)
-
-
-def _mix(mixer: nn.Module, x: Tensor, into: list[Aux], given: Mapping[str, Any]) -> Tensor:
+def _mix(mixer: nn.Module, x: Tensor, into: list[Aux], keywords: Mapping[str, Any]) -> Tensor:
     """The output of a mixer, with the keywords that it declares; what it reports beside it goes into a list."""
-    y = mixer(x, **declared(mixer, given))
-    if not _has_aux(mixer):
+    y = mixer(x, **declared(mixer, keywords))
+    if not trait(mixer, "has_aux"):
         return y
     y, aux = y
     into.append(aux)
@@ -257,7 +248,7 @@ def parameters_without_decay(model: nn.Module) -> set[str]:
     norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
     names = set()
     for prefix, module in model.named_modules():
-        marked = getattr(module, "no_decay", ())
+        marked = trait(module, "no_decay")
         for name, _ in module.named_parameters(recurse=False):
             if name in marked or name == "bias" or isinstance(module, norms):
                 names.add(f"{prefix}.{name}" if prefix else name)

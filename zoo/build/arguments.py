@@ -8,15 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from zoo.checks import allows_none, check_argument, hints_of, printable, shown, unboxed, unknown
-from zoo.skeletons.model import Model
+from zoo.checks import allows_none, check_argument, printable, shown, unboxed, unknown
+from zoo.skeletons.model import Model, option_of
 from zoo.slots import Slot, options_of
-from zoo.slots.table import KINDS, blocks_of
+from zoo.slots.table import KINDS, blocks_of, kind_of
 from zoo.slots.use import Use
-
-SLOT_ARGUMENTS = ("token_mixer", "channel_mixer", "norm", "final_norm", "act", "stem", "downsample", "layer")
 
 FEATURE_ARGUMENTS = {  # timm's builder takes these
     "features_only": bool | None,
@@ -25,21 +22,23 @@ FEATURE_ARGUMENTS = {  # timm's builder takes these
 }
 
 
-def given(model: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def given(model: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a user gave.
 
     None is a value where the argument can be None: a slot, or an annotation that says so. Elsewhere it means that
     nothing was given, as timm's scripts do with what their command line leaves open. Numbers and arrays of numpy become
     Python's, and a `features_only` of 0 or 1 a truth value.
     """
-    hints, arguments = hints_of(model), {key: _plain(value) for key, value in arguments.items()}
+    hints, arguments = model.argument_hints(), {key: _plain(value) for key, value in arguments.items()}
     if type(only := arguments.get("features_only")) is int and only in (0, 1):
         arguments["features_only"] = bool(only)
-    return {
-        key: value
-        for key, value in arguments.items()
-        if value is not None or key in SLOT_ARGUMENTS or allows_none(hints.get(key))
-    }
+    return {key: value for key, value in arguments.items() if value is not None or _may_be_none(model, key, hints)}
+
+
+def _may_be_none(model: type[Model], argument: str, hints: Mapping[str, Any]) -> bool:
+    if argument in model.slots:
+        return kind_of(model.slots[argument]).optional
+    return allows_none(hints.get(argument))
 
 
 def _plain(value: Any) -> Any:
@@ -47,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_arguments(
-    model: type[nn.Module],
+    model: type[Model],
     arguments: Mapping[str, Any],
     name: str,
     beside: Mapping[str, Any] = MappingProxyType({}),
@@ -58,14 +57,15 @@ def check_arguments(
         ValueError: A name is none of the class's arguments, or a value is out of its range.
         TypeError: A value has the wrong type.
     """
-    takes, hints = inspect.signature(model).parameters, {**hints_of(model), **beside}
+    takes = model.argument_hints()
+    hints = {**takes, **beside}
     for key, value in arguments.items():
         if key not in takes and key not in beside:
             raise ValueError(unknown(f"{name} has no argument {shown(key)}", key, takes, "arguments"))
         check_argument(f"{name}: {key}", key, value, hints)
 
 
-def check_complete(model: type[nn.Module], arguments: Mapping[str, Any], name: str) -> None:
+def check_complete(model: type[Model], arguments: Mapping[str, Any], name: str) -> None:
     """Check that no argument is missing that a model cannot be built without.
 
     Raises:
@@ -111,6 +111,12 @@ def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> 
         ValueError: Nothing in the model takes an argument; the message says what would.
     """
     for key, value in asked.items():
+        if place := model.shorthands.get(key):
+            argument, option = place.split(".")
+            if option not in model.config[argument][0].options:
+                raise ValueError(
+                    f"{name}: {key}={shown(value)} is given, and no part takes it; {_remedy(model, place)}"
+                )
         pattern = model.hands_on.get(key)
         if pattern and not any(fnmatch.fnmatchcase(part, pattern) for part in use.taken):
             raise ValueError(f"{name}: {key}={shown(value)} is given, and no part takes it; {_remedy(model, pattern)}")
@@ -122,8 +128,11 @@ def check_taken(model: Model, use: Use, asked: Mapping[str, Any], name: str) -> 
 
 def _holds(model: Model, condition: str) -> bool:
     """Whether an argument of a model is true, or, where the condition is ``argument=slot``, has such a slot."""
-    key, _, slot = condition.partition("=")
-    return any(one.name == slot for one in model.config[key]) if slot else bool(model.config[key])
+    key, _, name = condition.partition("=")
+    if key in model.shorthands:
+        argument, option = model.shorthands[key].split(".")
+        return bool(option_of(type(model), argument, model.config[argument][0], option))
+    return any(one.name == name for one in model.config[key]) if name else bool(model.config[key])
 
 
 def _remedy(model: Model, pattern: str) -> str:

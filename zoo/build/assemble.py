@@ -10,7 +10,6 @@ from torch import nn
 
 from zoo.build.arguments import (
     FEATURE_ARGUMENTS,
-    SLOT_ARGUMENTS,
     check_arguments,
     check_complete,
     check_taken,
@@ -19,6 +18,7 @@ from zoo.build.arguments import (
 )
 from zoo.family import Family
 from zoo.skeletons.features import FeatureMaps
+from zoo.skeletons.model import short_value
 from zoo.slots import copied, with_others
 from zoo.slots.use import watched
 from zoo.weights import load_weights
@@ -56,8 +56,13 @@ def assemble(
         raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
     own = lambda key: arguments.get(key, takes[key].default)
     asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
+    asked |= {
+        k: v
+        for k, v in overrides.items()
+        if k in family.model.shorthands and v != short_value(family.model, k, arguments)
+    }
     overrides = {  # where only some blocks are exchanged, the others stay what they are
-        key: with_others(value, own(key)) if key in SLOT_ARGUMENTS else value for key, value in overrides.items()
+        key: with_others(value, own(key)) if key in family.model.slots else value for key, value in overrides.items()
     }
     cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None)
     facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers

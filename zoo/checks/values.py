@@ -237,6 +237,9 @@ def words_of(hint: Any) -> str:
 @functools.cache
 def hints_of(cls) -> dict[str, Any]:
     """The annotations of what a class, partial or function takes; none where they cannot be read."""
+    if isinstance(cls, type) and (signature := getattr(cls, "__signature__", None)):  # in place of its constructor's
+        named = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
+        return named | NARROWER.get(cls, {})
     function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
     function = function.__init__ if isinstance(function, type) else function
     try:

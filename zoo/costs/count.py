@@ -17,7 +17,7 @@ from zoo.blocks.kernels.cost import while_counting
 from zoo.checks import check_type, printable, shown, unboxed
 from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
 from zoo.costs.twin import inner, twin_of
-from zoo.skeletons.image import Backbone
+from zoo.skeletons.image import ImageModel
 from zoo.storage.locks import Turns
 from zoo.weights.pretrained import SIZE
 
@@ -207,7 +207,7 @@ def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...
     size = next((s for s in (given, getattr(model, "input_size", None), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
-    if given and isinstance(model, Backbone) and (len(given) != 3 or given[0] != model.in_chans):
+    if given and isinstance(model, ImageModel) and (len(given) != 3 or given[0] != model.in_chans):
         raise ValueError(
             f"input_size is {shown(given)}; it must be that of one image, ({model.in_chans}, height, width), and the "
             "number of images is batch_size="

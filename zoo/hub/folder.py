@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.build import assemble
-from zoo.build.arguments import SLOT_ARGUMENTS
 from zoo.checks import printable, some
 from zoo.checks.ranges import lifted
 from zoo.hub.bounds import UNKNOWN, Metered, Sizes, check_size, culprit
@@ -224,7 +223,9 @@ def _built_again(arch: str, config: Mapping[str, Any], state: Mapping[str, Tenso
 
 def _arguments(model: Model) -> dict[str, Any]:
     """A model's arguments as config.json has them."""
-    return {k: model.deployed if k == "deploy" else _plain(k, v) for k, v in model.config.items()}
+    config = model.config | ({"deploy": model.deployed} if "deploy" in model.config else {})
+    single = {k: v for k, v in config.items() if k in model.slots and not isinstance(v, (str, bool, list, type(None)))}
+    return {k: _plain(k, [parse_slot(v)] if k in single else v) for k, v in config.items()}
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -235,8 +236,6 @@ def _plain(name: str, value: Any) -> Any:
     """
     if isinstance(value, list) and value and isinstance(value[0], Slot):
         return dump_slots(value, name)
-    if name in SLOT_ARGUMENTS and not isinstance(value, (str, bool, type(None))):
-        return dump_slots([parse_slot(value)], name)
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         value = value.item()
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import inspect
 import sys
 import traceback
 import warnings
@@ -96,7 +95,7 @@ def read_family(module: ModuleType) -> Family | None:
 
 def _check_entries(family: Family) -> None:
     """Check the entries of what a family's file says against each other and against its model."""
-    takes = inspect.signature(family.model).parameters
+    takes = family.model.argument_hints()
     for where, arguments in {"DEFAULTS": family.defaults, **family.variants}.items():
         if not isinstance(arguments, Mapping):
             raise ValueError(f"its variant {where!r} is a {type(arguments).__name__}, and no mapping of arguments")

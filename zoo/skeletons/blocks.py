@@ -98,7 +98,7 @@ class BlockModel(Model):
 
     def _token_mixers(self) -> Iterator[nn.Module]:
         """Every token mixer."""
-        return (module.token_mixer for module in self.levels.modules() if isinstance(module, MetaBlock))
+        raise NotImplementedError
 
     @property
     def keywords(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, declared
 from zoo.blocks.kernels import guard
+from zoo.blocks.mixer import trait
 
 
 def run_block(block: nn.Module, x: Tensor, checkpointing: bool, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
@@ -27,7 +28,7 @@ def run_block(block: nn.Module, x: Tensor, checkpointing: bool, given: Mapping[s
     """
     given = declared(block, given)
     y = _checkpointed(block, x, given) if checkpointing and torch.is_grad_enabled() else block(x, **given)
-    return y if getattr(block, "has_aux", False) else (y, {})
+    return y if trait(block, "has_aux") else (y, {})
 
 
 def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
@@ -38,7 +39,7 @@ def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
         if not norms or guard.recording():
             return checkpoint(run, x)
         return checkpoint(run, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
-    if not given and not getattr(level, "has_aux", False):
+    if not given and not trait(level, "has_aux"):
         return checkpoint(level, x)
 
     # The reentrant kind tracks only tensors at the top of what a function takes and returns; inside a mapping they lose

@@ -6,7 +6,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.skeletons.image import Backbone
+from zoo.skeletons.image import ImageModel
 
 
 class FeatureMaps(nn.Module):
@@ -38,7 +38,7 @@ class FeatureMaps(nn.Module):
 
     def __init__(
         self,
-        model: Backbone,
+        model: ImageModel,
         out_indices: int | Sequence[int],
         *,
         output_fmt: str = "NCHW",
@@ -58,7 +58,7 @@ class FeatureMaps(nn.Module):
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
-            return_aux: Return ``(maps, aux)``, as `Backbone.forward` does with logits.
+            return_aux: Return ``(maps, aux)``, as `ImageModel.forward` does with logits.
             given: Keywords for the mixers that declare them, such as ``task=1``.
         """
         return self.model.forward_intermediates(

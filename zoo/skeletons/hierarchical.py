@@ -2,23 +2,21 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo.blocks.base import FORMS, Aux, MetaBlock, keywords_of, merge_aux
+from zoo.blocks.base import Aux, MetaBlock, merge_aux
 from zoo.blocks.images import to_pair
-from zoo.blocks.init import InitLike
+from zoo.blocks.mixer import offers, trait
 from zoo.checks import unboxed
-from zoo.checks.ranges import Channels, Classes, Depths, ImageSides, RateBelowOne, Scale, Sides, Widths
+from zoo.checks.ranges import Depths, Sides, Widths
+from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
 from zoo.skeletons.checkpointing import run_block
-from zoo.skeletons.image import HEADS, POOLS, Backbone
+from zoo.skeletons.image import ImageArguments, ImageModel
 from zoo.skeletons.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
-
-PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
+from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 
 
 class Stage(nn.Module):
@@ -40,53 +38,45 @@ class Stage(nn.Module):
         return any(block.has_aux for block in self.blocks)
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that a mixer of a block declares."""
-        return frozenset().union(*[keywords_of(block) for block in self.blocks])
+        return frozenset().union(*[trait(block, "keywords") for block in self.blocks])
 
-    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
         if self.downsample is not None:
             x = self.downsample(x)
         x, auxes = x.contiguous(), []  # a convolution may leave it strided, and every block would copy it again
         for block in self.blocks:
-            x, aux = run_block(block, x, self.grad_checkpointing, given)
+            x, aux = run_block(block, x, self.grad_checkpointing, keywords)
             auxes.append(aux)
         return (x, merge_aux(auxes)) if self.has_aux else x
 
 
-class Hierarchical(Backbone):
-    """Stem, stages, norm, head: the skeleton of Swin, MetaFormer, ConvNeXt and UniRepLKNet.
-
-    What is said "per stage" is one value for all stages or a list with an entry a stage.
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalArguments(ImageArguments):
+    """What a hierarchical model is built from.
 
     Args:
-        img_size: Side of the images, or (height, width). Images of other sizes may come too, unless a token mixer's
-            weights belong to its grid.
-        patch_size: Patch of a ``patch`` stem that does not set its own: a side, or (height, width).
-        in_chans: Channels of the images.
-        num_classes: Number of logits; 0 for no classifier.
-        global_pool: ``avg``, ``max`` or ``""`` (all positions).
         dims: Width of each stage.
         depths: Number of blocks of each stage.
-        token_mixer, channel_mixer, norm: Slots of the blocks: one for all; a list with an entry a stage, each a slot or
-            a list, a cycle within the stage; or a mapping with ``at={index: slot}`` for single blocks or
-            ``every={n: slot}`` for each n-th, counted over all stages (see `zoo.slots.resolve_stage_slots`).
-        act: Activation slot of all mixers that have one and do not set their own.
-        init: Initialisation of everything that does not set its own, a scheme of `zoo.blocks.init`.
-        stem, downsample: Slots of the stem and of what comes before every stage but the first.
-        form: Where norms and shortcuts stand in a block: ``pre``, ``post`` or ``serial`` (see
-            `zoo.blocks.base.MetaBlock`).
-        layer_scale: Per stage: initial value of a learnt factor per channel on each branch; None for no factor.
-        res_scale: Per stage: likewise on each shortcut.
-        final_norm: Slot of the norm before the head.
-        pool_first: The final norm comes after the pooling, not before it.
-        head: ``linear``; ``mlp``, a perceptron; or ``tanh``, a classifier behind a map of the features' width and tanh.
-        head_init: Initialisation of the head.
-        drop_rate: Dropout before the classifier.
-        proj_drop_rate: Dropout in the mixers (their option ``drop``).
-        attn_drop_rate: Dropout on attention weights (their option ``attn_drop``).
-        drop_path_rate: Probability that a sample leaves a branch out in training, rising from 0 to this over the depth.
-        deploy: Build the form that `reparameterize` makes.
+        patch_size: Patch of a stem that follows the model in it: a side, or (height, width).
+        downsample: Slot of what comes before every stage but the first.
+        final_norm: Slot of the norm before the head; True for that of the last block.
+    """
+
+    dims: Widths
+    depths: Depths
+    patch_size: Sides = 4
+    downsample: SlotsLike = "merge"
+    final_norm: SlotsLike | bool = "layernorm"
+
+
+class Hierarchical(ImageModel):
+    """Stem, stages, norm, head: the skeleton of Swin, MetaFormer, ConvNeXt and UniRepLKNet.
+
+    Its arguments are those of `HierarchicalArguments`, `zoo.skeletons.image.ImageArguments` and
+    `zoo.skeletons.blocks.BlockArguments`, and ``stem_init`` and ``head_init``, options of its slots. Images of other
+    sizes than `img_size` may come too, unless a token mixer's weights belong to its grid.
 
     Shape: ``(B, in_chans, H, W) -> (B, num_classes)``.
 
@@ -101,95 +91,34 @@ class Hierarchical(Backbone):
         ValueError: A slot, an option or a size is none that can be built; the message says which and what can.
     """
 
-    hands_on = {**Backbone.hands_on, "downsample": "downsample"}
+    Arguments = HierarchicalArguments
+    slots = {**ImageModel.slots, "downsample": "downsample"}
+    hands_on = {**ImageModel.hands_on, "downsample": "downsample"}
     output_fmt = "NHWC"
 
-    def __init__(
-        self,
-        *,
-        img_size: ImageSides = 224,
-        patch_size: Sides = 4,
-        in_chans: Channels = 3,
-        num_classes: Classes = 1000,
-        global_pool: Literal[POOLS] = "avg",
-        dims: Widths,
-        depths: Depths,
-        token_mixer: SlotsLike,
-        channel_mixer: SlotsLike,
-        norm: SlotsLike = "layernorm",
-        act: SlotLike = "gelu",
-        init: InitLike = "trunc_normal",
-        stem: SlotsLike = "patch",
-        downsample: SlotsLike = "merge",
-        form: Literal[FORMS] = "pre",
-        layer_scale: Scale | None | Sequence[Scale | None] = None,
-        res_scale: Scale | None | Sequence[Scale | None] = None,
-        final_norm: SlotsLike = "layernorm",
-        pool_first: bool = False,
-        head: Literal[tuple(HEADS)] = "linear",
-        head_init: InitLike = "trunc_normal",
-        drop_rate: RateBelowOne = 0.0,
-        proj_drop_rate: RateBelowOne = 0.0,
-        attn_drop_rate: RateBelowOne = 0.0,
-        drop_path_rate: RateBelowOne = 0.0,
-        deploy: bool = False,
-        device=None,
-        dtype=None,
-    ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
-        super().__init__()
+    def _build(self, arguments: HierarchicalArguments, **place) -> None:
+        dims, depths = tuple(arguments.dims), tuple(arguments.depths)
         if len(dims) != len(depths):
             raise ValueError(f"dims has {len(dims)} entries and depths {len(depths)}; both need one a stage")
-        dims, depths, stages = tuple(dims), tuple(depths), len(depths)
-        dd = {"device": device, "dtype": dtype}
-        self.img_size, self.in_chans, self.pool_first = to_pair(img_size, "img_size"), in_chans, pool_first
-        slots = {name: resolve_stage_slots(config[name], depths, name) for name in PER_BLOCK}
-        slots |= {name: resolve_slots(config[name], 1, name) for name in ("stem", "final_norm")}
-        if stages > 1:
-            slots["downsample"] = resolve_slots(downsample, stages - 1, "downsample")
-        scales = {"layer_scale": _per_stage(layer_scale, stages, "layer_scale")}
-        scales["res_scale"] = _per_stage(res_scale, stages, "res_scale")
-        self.config = {**config, **slots, "dims": dims, "depths": depths, "img_size": self.img_size}
-        self.config["patch_size"] = to_pair(patch_size, "patch_size")
-
-        defaults = {"init": init, "act": act, "patch_size": patch_size}
-        self.stem = build_block(
-            "stem", slots["stem"][0], in_chans, dims[0], defaults=defaults, img_size=self.img_size, **dd
-        )
-        defaults = {"init": init, "act": act, "drop": proj_drop_rate, "attn_drop": attn_drop_rate}
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        starts = list(itertools.accumulate((0, *depths)))
-        built = []
-        grid = self.grid = self.stem.grid(self.img_size)
-        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
+        self.config |= {"dims": dims, "depths": depths}
+        followed = {"init": arguments.init, "act": arguments.act}
+        self._make_stem(arguments, dims[0], followed, **place)
+        stack = self._stack(arguments, dims, depths, **place)
+        downs, stages, grid = [None], [], self.grid
+        if len(dims) > 1:
+            downs += resolve_slots(arguments.downsample, len(dims) - 1, "downsample")
+            self.config["downsample"] = downs[1:]
+        for i, slot in enumerate(downs):
             down = None
-            if i:
-                down = build_block("downsample", slots["downsample"][i - 1], dims[i - 1], dim, defaults=defaults, **dd)
+            if slot is not None:
+                down = build_block("downsample", slot, dims[i - 1], dims[i], defaults=arguments.followed, **place)
                 grid = down.grid(grid)
-            blocks = []
-            for j in range(depth):
-                token, channel, norm_slot = (slots[name][starts[i] + j] for name in PER_BLOCK)
-                blocks.append(
-                    MetaBlock(
-                        dim,
-                        token_mixer=build_block("token_mixer", token, dim, defaults=defaults, grid=grid, **dd),
-                        channel_mixer=build_block("channel_mixer", channel, dim, defaults=defaults, **dd),
-                        norm=partial(build_block, "norm", norm_slot, **dd),
-                        form=form,
-                        drop_path=rates[i][j],
-                        layer_scale=scales["layer_scale"][i],
-                        res_scale=scales["res_scale"][i],
-                        **dd,
-                    )
-                )
-            built.append(Stage(down, blocks))
-        self.stages = nn.Sequential(*built)
-        self.norm = build_block("norm", slots["final_norm"][0], dims[-1], **dd)
+            stages.append(Stage(down, stack.blocks(i, grid)))
+        self.stages = nn.Sequential(*stages)
+        self.norm = stack.final_norm()
         self.feature_info = []
         self._set_reductions()
-        self._make_head(dims[-1], num_classes, global_pool, head=head, init=head_init, drop=drop_rate, **dd)
-        if deploy:
-            self.reparameterize()
+        self._make_head(arguments, dims[-1], **place)
 
     # --- The model as a list of levels --------------------------------------------------------------------------------
 
@@ -227,7 +156,7 @@ class Hierarchical(Backbone):
         self.stages = self.stages[:count]
         self.config |= {name: self.config[name][:blocks] for name in PER_BLOCK}
         self.config |= {name: self.config[name][:count] for name in ("dims", "depths")}
-        for name in ("layer_scale", "res_scale"):
+        for name in PER_STAGE:
             if isinstance(self.config[name], (list, tuple)):
                 self.config[name] = self.config[name][:count]
         if count > 1:
@@ -267,7 +196,7 @@ class Hierarchical(Backbone):
         """
         img_size = self.img_size if img_size is None else to_pair(img_size, "img_size")
         window_size = unboxed(window_size)
-        windowed = [hasattr(mixer, "set_window_size") for mixer in self._token_mixers()]
+        windowed = [offers(mixer, "set_window_size") for mixer in self._token_mixers()]
         if window_size is not None and not any(windowed):
             raise ValueError("window_size is given, but no token mixer of this model has windows; leave it out")
         old = self._grids(self.img_size)
@@ -276,9 +205,9 @@ class Hierarchical(Backbone):
             grids = self._grids(img_size)
             for before, grid, stage in zip(old, grids, self.stages, strict=True):
                 for block in stage.blocks:
-                    if window_size is not None and hasattr(block.token_mixer, "set_window_size"):
+                    if window_size is not None and offers(block.token_mixer, "set_window_size"):
                         block.token_mixer.set_grid(grid, window_size)
-                    elif grid != before and hasattr(block.token_mixer, "set_grid"):
+                    elif grid != before and trait(block.token_mixer, "needs_grid"):
                         block.token_mixer.set_grid(grid)
         if window_size is not None:
             self.config["token_mixer"] = [
@@ -310,12 +239,3 @@ class Hierarchical(Backbone):
             (r"^norm", (99999,)),
         ]
         return {"stem": r"^stem\.", "blocks": r"^stages\.(\d+)" if coarse else blocks}
-
-
-def _per_stage(value: float | None | Sequence[float | None], stages: int, name: str) -> list[float | None]:
-    """A value for each stage, from one for all or a list."""
-    if not isinstance(value, (list, tuple)):
-        return [value] * stages
-    if len(value) != stages:
-        raise ValueError(f"{name} has {len(value)} entries for {stages} stages; give one value for all, or one a stage")
-    return list(value)

@@ -1,35 +1,59 @@
-"""What every vision model of zoo has in common: timm's model interface, written once."""
+"""What every vision model of zoo has in common: timm's model interface, written once, on a stack of blocks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, keywords_of, mean_losses, merge_aux
-from zoo.blocks.head.image import ImageHead
-from zoo.blocks.head.mlp import MlpHead
+from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.head.pool import pool_tokens
-from zoo.blocks.head.tanh import TanhHead
 from zoo.blocks.images import to_pair
-from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import linear
+from zoo.blocks.mixer import offers, trait
 from zoo.checks import check_type, shown, unboxed
-from zoo.checks.ranges import Classes
-from zoo.skeletons.checkpointing import run_block
+from zoo.checks.ranges import Channels, Classes, ImageSides, RateBelowOne
+from zoo.skeletons.blocks import BlockArguments, BlockModel
 from zoo.skeletons.inputs import check_images
-from zoo.skeletons.model import Model
 from zoo.skeletons.undo import all_or_nothing
-from zoo.slots import Slot
+from zoo.slots import Slot, SlotLike, SlotsLike, build_block, parse_slot
+from zoo.slots.table import find_block, follows
 
-# Kinds of heads, and the name of their last layer.
-HEADS = {"linear": "head", "mlp": "head.fc2", "image": "head.proj", "tanh": "head.fc2"}
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
 
 
-class Backbone(Model):
+@dataclass(frozen=True, kw_only=True)
+class ImageArguments(BlockArguments):
+    """What a model of images is built from, beside its blocks.
+
+    Args:
+        img_size: Side of the images, or (height, width).
+        in_chans: Channels of the images.
+        num_classes: Number of logits; 0 for no classifier.
+        global_pool: ``avg``, ``max``, ``token`` (the class token) or ``""`` (all positions).
+        stem: Slot of the stem.
+        head: Slot of what comes last: ``linear``, a classifier; ``mlp``, a perceptron; ``tanh``, a classifier behind a
+            map of the features' width and tanh; or ``image``, a linear map to an image of the input's size.
+        pool_first: The final norm comes after the pooling, not before it.
+        drop_rate: Dropout before the classifier.
+        deploy: Build the form that `reparameterize` makes.
+    """
+
+    img_size: ImageSides = 224
+    in_chans: Channels = 3
+    num_classes: Classes = 1000
+    global_pool: Literal[POOLS] = "avg"
+    stem: SlotsLike = "patch"
+    head: SlotLike = "linear"
+    pool_first: bool = False
+    drop_rate: RateBelowOne = 0.0
+    deploy: bool = False
+
+
+class ImageModel(BlockModel):
     """Stem, levels, norm, head. A skeleton derives from this and defines what the first section names.
 
     Attributes:
@@ -40,22 +64,15 @@ class Backbone(Model):
             classifier.
     """
 
-    hands_on = {
-        "act": "*.act",
-        "init": "*.init",
-        "patch_size": "stem.patch_size",
-        "proj_drop_rate": "*_mixer.drop",
-        "attn_drop_rate": "token_mixer.attn_drop",
-    }
+    slots = {**BlockModel.slots, "stem": "stem", "head": "head"}
+    shorthands = {"stem_init": "stem.init", "head_init": "head.init"}
+    hands_on = {**BlockModel.hands_on, "patch_size": "stem.patch_size"}
     output_fmt = "NLC"
     num_prefix_tokens = 0
-    pool_first = False  # the final norm comes after the pooling, as part of the head
 
     # --- What a skeleton defines --------------------------------------------------------------------------------------
 
-    levels: nn.Sequential  # run one after another, each gives one feature map
     stem: nn.Module
-    norm: nn.Module
     feature_info: list[dict]
     img_size: tuple[int, int]
     grid: tuple[int, int]
@@ -72,10 +89,6 @@ class Backbone(Model):
         """
         raise NotImplementedError
 
-    def _token_mixers(self) -> Iterator[nn.Module]:
-        """Every token mixer."""
-        raise NotImplementedError
-
     @classmethod
     def count_levels(cls, arguments: Mapping) -> int:
         """Number of feature levels that ``features_only`` gives by default, from the constructor's arguments."""
@@ -88,10 +101,22 @@ class Backbone(Model):
         """
         raise NotImplementedError
 
+    # --- Stem and sizes -----------------------------------------------------------------------------------------------
+
+    def _make_stem(self, arguments: ImageArguments, dim: int, followed: Mapping[str, Any], **place) -> None:
+        """Create the stem, and note the sizes that it makes. Called first, by the skeleton."""
+        self.img_size, self.in_chans = to_pair(arguments.img_size, "img_size"), arguments.in_chans
+        patch_size = to_pair(arguments.patch_size, "patch_size")
+        slot = single_slot(arguments.stem, "stem")
+        self.config |= {"img_size": self.img_size, "patch_size": patch_size, "stem": [slot]}
+        followed = {**followed, "patch_size": patch_size}
+        self.stem = build_block("stem", slot, self.in_chans, dim, defaults=followed, img_size=self.img_size, **place)
+        self.grid = self.stem.grid(self.img_size)
+
     def _set_patch_size(self, patch_size: int | Sequence[int] | None) -> None:
         """Give the stem another patch size; None keeps it."""
         if patch_size is not None:
-            if not hasattr(self.stem, "set_patch_size"):
+            if not offers(self.stem, "set_patch_size"):
                 raise ValueError(f"stem {self.config['stem'][0]} has no patches; leave patch_size out")
             self.stem.set_patch_size(patch_size)
 
@@ -101,53 +126,50 @@ class Backbone(Model):
         self.config["img_size"] = img_size
         if patch_size is not None:
             self.config["patch_size"] = to_pair(patch_size, "patch_size")
-        self._traits = {**getattr(self, "_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
+        self._traits = {**vars(self).get("_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
 
     # --- Head ---------------------------------------------------------------------------------------------------------
 
-    def _make_head(
-        self,
-        dim: int,
-        num_classes: int,
-        global_pool: str,
-        *,
-        head: str,
-        init: InitLike,
-        drop: float,
-        device=None,
-        dtype=None,
-    ) -> None:
-        """Create what comes after the final norm. Called once, by the skeleton's constructor."""
+    def _make_head(self, arguments: ImageArguments, dim: int, **place) -> None:
+        """Create what comes after the final norm. Called last, by the skeleton."""
         self.num_features = self.head_hidden_size = dim
-        self.head_init, self.head_kind, self.drop_rate = init, head, drop
-        self.grad_checkpointing = False
-        self.head_drop = nn.Dropout(drop) if drop > 0 and head not in ("mlp", "tanh") else None
-        if head == "image":
-            self.num_classes, self.global_pool = 0, self._checked_pool(global_pool)
-            self.config["num_classes"] = 0
-            self.head = ImageHead(dim, (self.in_chans, *self.img_size), init=init, device=device, dtype=dtype)
-        else:
-            self._set_classifier(num_classes, global_pool, device, dtype)
+        self.drop_rate, self.pool_first = arguments.drop_rate, arguments.pool_first
+        self.config["head"] = [single_slot(arguments.head, "head")]
+        self._set_classifier(arguments.num_classes, arguments.global_pool, **place)
+        own = follows(self._head_class())
+        self.head_drop = nn.Dropout(self.drop_rate) if self.drop_rate > 0 and "drop" not in own else None
+        if arguments.deploy:
+            self.reparameterize()
+
+    def _head_class(self) -> Any:
+        slot = self.config["head"][0]
+        return slot.factory if slot.name is None else find_block("head", slot.name, "head")
+
+    @property
+    def makes_image(self) -> bool:
+        """Whether the model gives images in place of logits."""
+        return getattr(self.head, "makes_image", False)
 
     def _checked_pool(self, global_pool: str) -> str:
         check_type("global_pool", global_pool, Literal[POOLS])
         if global_pool == "token" and not self.num_prefix_tokens:
-            can = "class_token" in self.config  # a model of stages takes none
+            can = "embed" in self.config  # a model of stages takes none
             remedy = "create the model with class_token=True, or use" if can else "this kind of model has none; use"
             raise ValueError(f"global_pool='token' needs a class token; {remedy} 'avg', 'max' or ''")
         return global_pool
 
-    def _set_classifier(self, num_classes: int, global_pool: str, device, dtype) -> None:
+    def _set_classifier(self, num_classes: int, global_pool: str, **place) -> None:
         check_type("num_classes", num_classes, Classes)
-        self.global_pool, self.num_classes = self._checked_pool(global_pool), num_classes
-        options = {"init": self.head_init, "device": device, "dtype": dtype}
-        if not num_classes:
+        self.global_pool = self._checked_pool(global_pool)
+        image = getattr(self._head_class(), "makes_image", False)
+        self.num_classes = self.config["num_classes"] = 0 if image else num_classes
+        if not num_classes and not image:
             self.head = nn.Identity()
-        elif self.head_kind in ("mlp", "tanh"):
-            head = MlpHead if self.head_kind == "mlp" else TanhHead
-            self.head = head(self.num_features, num_classes, drop=self.drop_rate, **options)
-        else:
-            self.head = Linear(self.num_features, num_classes, **options)
+            return
+        size, drop = (self.in_chans, *self.img_size), {"drop": self.drop_rate}
+        self.head = build_block(
+            "head", self.config["head"][0], self.num_features, num_classes, defaults=drop, size=size, **place
+        )
 
     def get_classifier(self) -> nn.Module:
         """What makes logits of pooled features: a linear map or a perceptron; an identity if `num_classes` is 0."""
@@ -157,35 +179,16 @@ class Backbone(Model):
         """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
         num_classes = unboxed(num_classes)
         weight = next(self.parameters())
-        pool = self.global_pool if global_pool is None else global_pool
+        pool, slot = self.global_pool if global_pool is None else global_pool, self.config["head"][0]
         with all_or_nothing(self):
-            self.head_kind = "linear" if self.head_kind == "image" else self.head_kind
-            self._set_classifier(num_classes, pool, weight.device, weight.dtype)
-        self.config |= {"num_classes": num_classes, "global_pool": pool, "head": self.head_kind}
+            if self.makes_image:
+                init = {key: value for key, value in slot.options.items() if key == "init"}
+                self.config = {**self.config, "head": [Slot("linear", init)]}
+            self._set_classifier(num_classes, pool, device=weight.device, dtype=weight.dtype)
+        self.config |= {"global_pool": pool}
         self.head.train(self.training)
 
     # --- Forward ------------------------------------------------------------------------------------------------------
-
-    @property
-    def takes(self) -> frozenset[str]:
-        """Optional keywords of a call that a mixer declares, such as the ``task`` of a router that knows tasks."""
-        return frozenset().union(*[keywords_of(level) for level in self.levels])
-
-    def _run(self, x: Tensor, levels: nn.Sequential, given: Mapping[str, Any]) -> Iterator[tuple[Tensor, Aux]]:
-        """Run the levels; yields the output and the auxiliary outputs of each.
-
-        Raises:
-            TypeError: A keyword is none that a mixer of the model declares.
-        """
-        if given and not given.keys() <= (takes := self.takes):
-            name = min(given.keys() - takes)
-            known = ", ".join(sorted(takes)) or "none"
-            raise TypeError(
-                f"no mixer of this {type(self).__name__} takes the keyword {shown(name)}; they take {known}"
-            )
-        for level in levels:
-            x, aux = run_block(level, x, self.grad_checkpointing, given)
-            yield x, aux
 
     def _enter(self, x: Tensor) -> Tensor:
         """The door for images: what comes is checked, and brought to the layout of the levels.
@@ -196,16 +199,13 @@ class Backbone(Model):
         """
         if not is_symbol(x):
             check_images(self, x)
-            if guard.compiling() and any(getattr(mixer, "cuts_grid", False) for mixer in self._token_mixers()):
+            if guard.compiling() and any(trait(mixer, "cuts_grid") for mixer in self._token_mixers()):
                 settle_sizes(x, -2, -1)
         return self._embed(x)
 
-    def _features(self, x: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
-        x, auxes = self._enter(x), []
-        for y, aux in self._run(x, self.levels, given):
-            x = y
-            auxes.append(aux)
-        return self._final(x), merge_aux(auxes)
+    def _features(self, x: Tensor, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
+        x, aux = self._run_all(self._enter(x), keywords)
+        return self._final(x), aux
 
     def _final(self, x: Tensor) -> Tensor:
         return x if self.pool_first else self.norm(x)
@@ -226,22 +226,22 @@ class Backbone(Model):
     @property
     def _any_size(self) -> bool:
         """Whether images of any size may come, because no weight depends on the grid."""
-        return all(not hasattr(m, "set_grid") or getattr(m, "any_grid", False) for m in self._token_mixers())
+        return all(not trait(m, "needs_grid") or trait(m, "any_grid") for m in self._token_mixers())
 
     def _unpooled(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2) if self.output_fmt == "NLC" else x
 
-    def forward_features(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward_features(self, x: Tensor, return_aux: bool = False, **keywords) -> Tensor | tuple[Tensor, Aux]:
         """Features of the last level, unpooled, in the layout `output_fmt`; normalised unless `pool_first`.
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
             return_aux: Return ``(features, aux)``, as in `forward`.
-            given: As in `forward`.
+            keywords: As in `forward`.
 
         Shape: ``(B, in_chans, H, W) -> (B, prefix + N, num_features)``, or ``(B, H', W', num_features)``.
         """
-        features, aux = self._features(x, given)
+        features, aux = self._features(x, keywords)
         features = self._unpooled(features)
         return (features, mean_losses(aux)) if return_aux else features
 
@@ -257,14 +257,14 @@ class Backbone(Model):
             x = self.head_drop(x)
         return x if pre_logits else linear(x, self.head)
 
-    def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, return_aux: bool = False, **keywords) -> Tensor | tuple[Tensor, Aux]:
         """Logits of a batch of images, and on request what the mixers report beside them.
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
             return_aux: Return ``(logits, aux)``. ``loss/<name>`` is differentiable and unweighted, the mean over the
                 layers; ``stat/<name>`` is detached, an entry a layer. Empty for a model without such mixers.
-            given: Keywords for the mixers that declare them, such as ``task=1`` where a router knows tasks.
+            keywords: Keywords for the mixers that declare them, such as ``task=1`` where a router knows tasks.
 
         Raises:
             ValueError: The images are of a size that the model cannot take, or a keyword has a value that a mixer
@@ -272,8 +272,8 @@ class Backbone(Model):
             TypeError: The images are not of the numbers that the model computes with, or a keyword is none that a
                 mixer of the model declares.
         """
-        return_aux, given = settled(return_aux, False), settled(given, {})
-        features, aux = self._features(x, given)
+        return_aux, keywords = settled(return_aux, False), settled(keywords, {})
+        features, aux = self._features(x, keywords)
         logits = self.forward_head(self._unpooled(features))
         return (logits, mean_losses(aux)) if return_aux else logits
 
@@ -289,7 +289,7 @@ class Backbone(Model):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         return_aux: bool = False,
-        **given,
+        **keywords,
     ):
         """Features of chosen levels.
 
@@ -304,7 +304,7 @@ class Backbone(Model):
             output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
             intermediates_only: Leave out the final features.
             return_aux: Return the auxiliary outputs too, those of all levels that were run, as in `forward`.
-            given: As in `forward`.
+            keywords: As in `forward`.
 
         Returns:
             (final features, list of features); the list alone with `intermediates_only`. With `return_aux` the
@@ -323,7 +323,7 @@ class Backbone(Model):
         x = self._enter(images)  # first: the grid of a wrong image would be refused in other words
         grid = self.stem.grid((images.shape[-2], images.shape[-1]))
         levels = self.levels[: last + 1] if stop_early else self.levels
-        for i, (y, aux) in enumerate(self._run(x, levels, given)):
+        for i, (y, aux) in enumerate(self._run(x, levels, keywords)):
             x = y
             auxes.append(aux)
             if i in take:
@@ -377,21 +377,15 @@ class Backbone(Model):
 
     def facts(self, input_size: tuple[int, int, int]) -> dict[str, Any]:
         convs = (f"stem.{name}" for name, module in self.stem.named_modules() if isinstance(module, nn.Conv2d))
+        layers = [name for name, module in self.head.named_modules() if isinstance(module, nn.Linear)]
+        last = f"head.{layers[-1]}".rstrip(".") if layers else "head"
         # As in timm, features in a row have no pool size.
-        return {"first_conv": next(convs, ()), "classifier": HEADS[self.head_kind], "pool_size": None}
+        return {"first_conv": next(convs, ()), "classifier": last, "pool_size": None}
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that this model was made for."""
         return (self.in_chans, *self.img_size)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the levels' inputs in training and compute the rest again in the backward pass."""
-        self.grad_checkpointing = enable
-
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Patterns that group the parameters by depth, for layer-wise learning rates."""
-        return {"stem": r"^(?:stem|tokens)\.", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
 
 def _to_format(x: Tensor, fmt: str) -> Tensor:
@@ -399,3 +393,8 @@ def _to_format(x: Tensor, fmt: str) -> Tensor:
     if fmt == "NLC":
         return x.flatten(1, 2)
     return x.permute(0, 3, 1, 2).contiguous() if fmt == "NCHW" else x
+
+
+def single_slot(value: SlotLike | Sequence[SlotLike], argument: str) -> Slot:
+    """The slot of an argument that has only one, which a list may hold."""
+    return parse_slot(value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, argument)

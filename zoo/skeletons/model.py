@@ -11,7 +11,7 @@ from torch import nn
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.linear import initialise
 from zoo.blocks.mixer import offers, trait
-from zoo.checks import checked
+from zoo.checks import checked, hints_of
 from zoo.slots import Slot, options_of, parse_slot
 from zoo.slots.table import blocks_of
 
@@ -60,6 +60,17 @@ class Model(nn.Module):
     def _build(self, arguments: Any, *, device, dtype) -> None:
         """Create every module, and write into `config` what was settled of the arguments: slots, sizes."""
         raise NotImplementedError
+
+    @classmethod
+    def argument_hints(cls) -> dict[str, Any]:
+        """The annotation of each argument by its name, of shorthands too; None for a device and a dtype."""
+        hints = hints_of(cls)
+        known = {name: hints.get(name) for name in inspect.signature(cls).parameters}
+        for name, place in cls.shorthands.items():
+            argument, option = place.split(".")
+            block = blocks_of(cls.slots[argument])[slot_of(cls, argument, {}).name]
+            known[name] = hints_of(block)[option]
+        return known
 
     def no_weight_decay(self) -> set[str]:
         """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
@@ -145,3 +156,17 @@ def options_at(model: type[Model], argument: str, slot: Slot) -> list[str]:
     """Names of the options of the block that a slot names; none for a block that is unknown or left out."""
     block = slot.factory if slot.name is None else blocks_of(model.slots[argument]).get(slot.name)
     return [] if block is None else options_of(block)
+
+
+def option_of(model: type[Model], argument: str, slot: Slot, option: str) -> Any:
+    """The value of an option of the block that a slot names, or its default; None if it has no such option."""
+    if option in slot.options or option not in options_at(model, argument, slot):
+        return slot.options.get(option)
+    block = slot.factory if slot.name is None else blocks_of(model.slots[argument])[slot.name]
+    return inspect.signature(block).parameters[option].default
+
+
+def short_value(model: type[Model], name: str, arguments: Mapping[str, Any]) -> Any:
+    """What a shorthand stands for among some arguments: an option of a slot."""
+    argument, option = model.shorthands[name].split(".")
+    return option_of(model, argument, slot_of(model, argument, expanded(model, arguments)), option)

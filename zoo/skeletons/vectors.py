@@ -1,5 +1,7 @@
 """Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
@@ -12,10 +14,12 @@ from zoo.checks.ranges import Channels, Classes, RateBelowOne, Widths
 from zoo.skeletons.inputs import check_vectors
 from zoo.skeletons.model import Model
 from zoo.slots import Slot, SlotLike, SlotsLike, build_act, build_block, resolve_slots
+from zoo.slots.table import blocks_of
 
 
-class Stack(Model):
-    """Layers of given widths: Kolmogorov-Arnold layers, linear ones with activations between, or a mixture.
+@dataclass(frozen=True, kw_only=True)
+class StackArguments:
+    """What a stack of layers is built from.
 
     Args:
         in_chans: Number of inputs.
@@ -28,6 +32,22 @@ class Stack(Model):
         norm: Slot of a norm before every layer but the first.
         bias: Biases of the layers; by default linear layers have one and Kolmogorov-Arnold layers do not.
         drop_rate: Dropout before the last layer.
+    """
+
+    in_chans: Channels
+    num_classes: Classes
+    hidden: Widths
+    layer: SlotsLike = "spline"
+    act: SlotLike = "silu"
+    norm: SlotsLike = "none"
+    bias: bool | None = None
+    drop_rate: RateBelowOne = 0.0
+
+
+class Stack(Model):
+    """Layers of given widths: Kolmogorov-Arnold layers, linear ones with activations between, or a mixture.
+
+    Its arguments are those of `StackArguments`.
 
     Shape: ``(*, in_chans) -> (*, num_classes)``.
 
@@ -41,48 +61,34 @@ class Stack(Model):
         ValueError: A width, a slot or an option is none that can be built; the message says which and what can.
     """
 
+    Arguments = StackArguments
+    slots = {"layer": "layer", "act": "act", "norm": "norm"}
     vision = False
     works_with = {"act": ("layer=none",)}
 
-    def __init__(
-        self,
-        *,
-        in_chans: Channels,
-        num_classes: Classes,
-        hidden: Widths,
-        layer: SlotsLike = "spline",
-        act: SlotLike = "silu",
-        norm: SlotsLike = "none",
-        bias: bool | None = None,
-        drop_rate: RateBelowOne = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        config = {k: v for k, v in locals().items() if k not in ("self", "device", "dtype", "__class__")}
-        super().__init__()
-        widths = [in_chans, *hidden]
-        slots = resolve_slots(layer, len(widths), "layer")
-        self.config = {**config, "hidden": list(hidden), "layer": slots, "norm": resolve_slots(norm, 1, "norm")}
-        self.input_size = (in_chans,)
+    def _build(self, arguments: StackArguments, **place) -> None:
+        widths = [arguments.in_chans, *arguments.hidden]
+        slots, norms = resolve_slots(arguments.layer, len(widths), "layer"), resolve_slots(arguments.norm, 1, "norm")
+        self.config |= {"hidden": list(arguments.hidden), "layer": slots, "norm": norms}
+        self.input_size = (arguments.in_chans,)
         self.num_features = self.head_hidden_size = widths[-1]
-        dd, norm_slot = {"device": device, "dtype": dtype}, self.config["norm"][0]
         body: list[nn.Module] = []
         for i, width in enumerate(widths[1:]):
-            body += [self._layer(slots[i], widths[i], width, **dd)]
+            body += [self._layer(slots[i], widths[i], width, **place)]
             if slots[i].name == "none":
-                body += [build_act(act, **dd)]
-            if norm_slot.name != "none":
-                body += [build_block("norm", norm_slot, width, **dd)]
+                body += [build_act(arguments.act, **place)]
+            if norms[0].name != "none":
+                body += [build_block("norm", norms[0], width, **place)]
         self.body = nn.Sequential(*body)
-        self.head_drop = nn.Dropout(drop_rate) if drop_rate > 0 else None
-        self._set_head(num_classes, **dd)
+        self.head_drop = nn.Dropout(arguments.drop_rate) if arguments.drop_rate > 0 else None
+        self._set_head(arguments.num_classes, **place)
 
     def _layer(self, slot: Slot, in_features: int, out_features: int, **dd) -> nn.Module:
         bias = {} if self.config["bias"] is None else {"bias": self.config["bias"]}
         if slot.name == "none":
             return Linear(in_features, out_features, init="torch", **bias, **dd)
-        if slot.name == "select":
-            return SelectKANLinear(in_features, out_features, **slot.options, **bias, **dd)
+        if slot.name in blocks_of("layer"):
+            return build_block("layer", slot, in_features, out_features, **bias, **dd)
         return KANLinear(in_features, out_features, slot, **bias, **dd)
 
     def _set_head(self, num_classes: int, device=None, dtype=None) -> None:

@@ -120,13 +120,16 @@ def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
 
 
 def options_of(cls: Callable[..., nn.Module], args: int = 0) -> list[str]:
-    """Names of what a slot can set of a block: the arguments that are given by keyword only.
+    """Names of what a slot can set of a block: the arguments that are given by keyword only, or that have a default.
 
     A torch class such as `nn.GELU` has none of these; all its arguments but the first `args` are options.
     """
     takes = _takes(cls)
     options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
-    if not options:
+    if options:
+        placed = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty]
+        options = [*placed, *options]
+    else:
         options = [n for n, p in takes.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
     return [name for name in options if name not in OF_THE_MODEL]
 

@@ -4,13 +4,14 @@ from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, halves, hidden_width, linear
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
 
 @register("channel_mixer", "glu")
-class Glu(nn.Module):
+class Glu(Mixer):
     """``fc2(act(gate) * value)``, gate and value being two linear maps of the input held in one weight.
 
     Args:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import Linear, hidden_width, linear
+from zoo.blocks.mixer import Mixer
 from zoo.checks import Known, checked
 from zoo.checks.ranges import Count, Rate, Ratio, Width
 from zoo.slots import OfKind, SlotLike
@@ -152,7 +153,7 @@ def preserve_variance_(weight: Tensor, bias: Tensor | None, *, after: str) -> No
 
 
 @register("channel_mixer", "gr_kan")
-class GRKAN(nn.Module):
+class GRKAN(Mixer):
     """KAT's channel mixer: two linear maps, each behind a group-wise rational function.
 
     Args:

@@ -7,6 +7,7 @@ from zoo.blocks.conv import batchnorm_affine, conv_nhwc
 from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -15,7 +16,7 @@ EPS = 1e-6
 
 
 @register("channel_mixer", "grn_mlp")
-class GrnMlp(nn.Module):
+class GrnMlp(Mixer):
     """Linear map, activation, global response normalisation, linear map, and a batch norm if asked for.
 
     Args:

@@ -4,13 +4,14 @@ from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
 
 @register("channel_mixer", "mlp")
-class Mlp(nn.Module):
+class Mlp(Mixer):
     """Two linear maps with an activation between them.
 
     Args:

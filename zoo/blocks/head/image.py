@@ -21,7 +21,7 @@ class ImageHead(nn.Module):
 
     Example:
         >>> import torch
-        >>> ImageHead(8, size=(1, 4, 4))(torch.randn(2, 8)).shape
+        >>> ImageHead(8, 0, size=(1, 4, 4))(torch.randn(2, 8)).shape
         torch.Size([2, 1, 4, 4])
 
     Source: the output projection of arXiv 2510.01796.
@@ -34,7 +34,7 @@ class ImageHead(nn.Module):
     def __init__(
         self,
         dim: Width,
-        num_classes: Classes = 0,
+        num_classes: Classes,
         *,
         size: tuple[Channels, Side, Side],
         init: InitLike = "trunc_normal",

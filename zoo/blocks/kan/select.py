@@ -18,7 +18,6 @@ from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.checks import checked
 from zoo.checks.ranges import Deviation, Rate, Ratio, Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 from zoo.slots.table import register
@@ -231,7 +230,7 @@ class Space(Edges):
         return self.weight
 
 
-@checked
+@register("layer", "select")
 class SelectKANLinear(Selectable, KANLinear):
     """A Kolmogorov-Arnold layer whose output nodes choose among several bases.
 

@@ -7,10 +7,11 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, keywords_of
+from zoo.blocks.base import Aux
 from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.mixer import trait
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.mixers import MixerExperts
 from zoo.blocks.moe.routing import Routing, count_choices, join, make_plan
@@ -84,7 +85,7 @@ class MoE(nn.Module):
         self.experts = build_experts(experts, dim, num_experts, defaults, dd)
         self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads
         self.shared = build_block("channel_mixer", parse_slot(shared, "shared"), dim, defaults=defaults, **dd)
-        if getattr(self.shared, "has_aux", False):
+        if trait(self.shared, "has_aux"):
             name = type(self.shared).__name__
             raise ValueError(
                 f"{name} cannot be shared by a mixture; give a channel mixer that returns its output alone"
@@ -96,9 +97,9 @@ class MoE(nn.Module):
         return self.router.num_experts
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that the router declares."""
-        return keywords_of(self.router)
+        return trait(self.router, "keywords")
 
     def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
         if is_symbol(x):

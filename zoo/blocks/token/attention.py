@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
 from zoo.blocks.linear import Linear, leave, linear
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Count, Rate, Width
 from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
@@ -16,7 +17,7 @@ PLAIN_LIMIT = 1024  # positions
 
 
 @register("token_mixer", "attention")
-class Attention(nn.Module):
+class Attention(Mixer):
     """Multi-head self-attention, every position with every other, in one fused call.
 
     Args:

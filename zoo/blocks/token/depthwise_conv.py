@@ -1,9 +1,10 @@
 """A plain depthwise convolution as a token mixer: ConvNeXt's."""
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.init import InitLike
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import OddSide, Width
 from zoo.slots.table import register
 
@@ -11,7 +12,7 @@ fx.wrap("as_image")
 
 
 @register("token_mixer", "depthwise_conv")
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(Mixer):
     """Each channel convolved with a kernel of its own; zeros outside the image. A sequence is an image of height 1.
 
     Args:

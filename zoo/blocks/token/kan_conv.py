@@ -10,6 +10,7 @@ from zoo.blocks.kan.select import WIDE_SPACES
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.mixer import Mixer
 from zoo.checks import checked
 from zoo.checks.ranges import Count, Deviation, OddSide, Rate, Side, Width
 from zoo.slots import SlotLike
@@ -165,7 +166,7 @@ class _Evaluate(torch.autograd.Function):
 
 
 @register("token_mixer", "kan_conv")
-class KANConv(nn.Module):
+class KANConv(Mixer):
     """A Kolmogorov-Arnold convolution of all channels. A sequence is an image of height 1.
 
     Its inputs come from the norm of a block, and the default basis covers [-2, 2], where 95 % of normally distributed

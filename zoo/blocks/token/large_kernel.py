@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.blocks.mixer import Mixer
 from zoo.checks import Interval
 from zoo.checks.ranges import Odd, Size, Width
 from zoo.slots.table import register
@@ -42,7 +43,7 @@ def branches_of(kernel_size: int) -> tuple[tuple[int, int], ...]:
 
 
 @register("token_mixer", "large_kernel")
-class LargeKernel(nn.Module):
+class LargeKernel(Mixer):
     """Depthwise convolution with a large kernel and parallel dilated ones, batch norm, squeeze-and-excitation.
 
     Every branch is followed by a batch norm of its own, and their sum by another. While these norms use their running

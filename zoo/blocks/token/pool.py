@@ -1,11 +1,12 @@
 """Average pooling as a token mixer: no parameters at all."""
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from zoo.blocks.conv import as_image, depthwise_nhwc
 from zoo.blocks.kernels import guard
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import OddSide, Width
 from zoo.slots.table import register
 
@@ -13,7 +14,7 @@ LEAST_ELEMENTS = 2**17  # below, the sums of `_pool_by_sums` cost more than they
 
 
 @register("token_mixer", "pool")
-class Pool(nn.Module):
+class Pool(Mixer):
     """The mean of each position's neighbourhood, minus the position itself.
 
     Args:

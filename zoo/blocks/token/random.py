@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.linear import resample_tokens
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Grid, Width
 from zoo.slots.table import register
 
 
 @register("token_mixer", "random")
-class RandomMixing(nn.Module):
+class RandomMixing(Mixer):
     """Every position reads a fixed random average of all positions, the same for every channel and never trained.
 
     The matrix is a parameter without gradient, as in the official code: it is in the state dict and in the number of

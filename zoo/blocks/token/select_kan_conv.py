@@ -9,6 +9,7 @@ from zoo.blocks.conv import as_image
 from zoo.blocks.kan.bases.spaces import Bases, Spaces
 from zoo.blocks.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.mixer import Mixer
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.checks import checked
 from zoo.checks.ranges import Deviation, OddSide, Rate, Side, Temperature, Width
@@ -81,7 +82,7 @@ class SelectKANConv2d(Selectable, KANConv2d):
 
 
 @register("token_mixer", "select_kan_conv")
-class SelectKANConv(nn.Module):
+class SelectKANConv(Mixer):
     """A Kolmogorov-Arnold convolution whose output channels choose among several bases.
 
     See `zoo.blocks.kan.select.SelectKANLinear` for how to train it. A sequence is an image of height 1. Returns

@@ -5,6 +5,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import OddSide, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -13,7 +14,7 @@ fx.wrap("as_image")
 
 
 @register("token_mixer", "sep_conv")
-class SepConv(nn.Module):
+class SepConv(Mixer):
     """Widen the channels, activate, convolve each channel over the positions, narrow again.
 
     Args:

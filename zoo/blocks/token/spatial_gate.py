@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
+from zoo.blocks.mixer import Mixer
 from zoo.blocks.norm import LayerNorm
 from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
@@ -12,7 +13,7 @@ from zoo.slots.table import register
 
 
 @register("token_mixer", "spatial_gate")
-class SpatialGate(nn.Module):
+class SpatialGate(Mixer):
     """Widen the channels, gate one half by a linear map over the positions of the other half, narrow them again.
 
     It mixes tokens and channels both: a gMLP block has this as token mixer and no channel mixer.

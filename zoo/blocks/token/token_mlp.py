@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import TokenLinear, hidden_width
+from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
 
 @register("token_mixer", "token_mlp")
-class TokenMlp(nn.Module):
+class TokenMlp(Mixer):
     """A two-layer perceptron over the positions, the same for every channel; gated if asked for.
 
     Args:
@@ -83,7 +84,7 @@ class TokenMlp(nn.Module):
 
 
 @register("token_mixer", "resmlp_linear")
-class ResMlpLinear(nn.Module):
+class ResMlpLinear(Mixer):
     """One linear map over the positions, the same for every channel: no hidden layer, no activation.
 
     Args:

@@ -5,9 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, MetaBlock, keywords_of
+from zoo.blocks.base import Aux, MetaBlock
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
+from zoo.blocks.mixer import Mixer, trait
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
@@ -17,7 +18,7 @@ from zoo.slots.table import register
 
 
 @register("token_mixer", "token_moe")
-class TokenMoE(nn.Module):
+class TokenMoE(Mixer):
     """A mixture of experts in which channels take the part of tokens: a few perceptrons over positions for each.
 
     Args:
@@ -88,9 +89,9 @@ class TokenMoE(nn.Module):
         )
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that the router declares."""
-        return keywords_of(self.moe)
+        return trait(self.moe, "keywords")
 
     def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
         y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **given)
@@ -137,7 +138,7 @@ def _replace(layer: nn.Module, name: str, value: Tensor) -> None:
 
 
 @register("token_mixer", "re_represent")
-class ReRepresent(nn.Module):
+class ReRepresent(Mixer):
     """A whole block in another shape: linear maps to other numbers of positions and channels, the block, and back.
 
     It mixes both, so that the block around it needs no channel mixer.
@@ -205,9 +206,9 @@ class ReRepresent(nn.Module):
         self.more_tokens = TokenLinear(tokens, positions, init=init, **dd)
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that a mixer of the block within declares."""
-        return keywords_of(self.block)
+        return trait(self.block, "keywords")
 
     def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
         y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels), **given)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from zoo.blocks.init import InitLike, init_
 from zoo.blocks.linear import resample_tokens
+from zoo.blocks.mixer import Mixer
 from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
 from zoo.checks.ranges import Count, Grid, Side, Width
 from zoo.slots.table import register
@@ -50,7 +51,7 @@ class HeadwiseTokenLinear(nn.Module):
 
 
 @register("token_mixer", "window_mlp")
-class WindowMlp(nn.Module):
+class WindowMlp(Mixer):
     """One linear map over the positions of a window for each head, the same for all windows: no attention.
 
     Args:

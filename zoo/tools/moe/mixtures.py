@@ -8,6 +8,7 @@ from operator import attrgetter
 from torch import nn
 
 from zoo.blocks.base import MetaBlock, PatchesOnly
+from zoo.blocks.mixer import trait
 from zoo.blocks.moe.layer import MoE
 from zoo.skeletons.model import Model
 from zoo.slots import Slot, SlotLike, parse_slot
@@ -106,9 +107,9 @@ def _mixtures_of(mixer: nn.Module | None) -> Iterator[tuple[tuple[str, ...], MoE
         mixer = mixer.mixer
     if isinstance(mixer, MoE):
         yield (), mixer
-    if name := getattr(mixer, "mixture", None):
+    if name := trait(mixer, "mixture"):
         yield (), attrgetter(name)(mixer)
-    for option, name in getattr(mixer, "within", {}).items():
+    for option, name in trait(mixer, "within").items():
         for path, mixture in _mixtures_of(attrgetter(name)(mixer)):
             yield (option, *path), mixture
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo.blocks.channel.glu import Glu
 from zoo.blocks.channel.mlp import Hourglass, Mlp
+from zoo.blocks.mixer import trait
 from zoo.blocks.moe.dispatch import Dropless
 from zoo.blocks.moe.experts.grouped import GluExperts, MlpExperts
 from zoo.blocks.moe.layer import MoE
@@ -81,7 +82,7 @@ def _experts_of(mixer: nn.Module, slot: Slot) -> str | list[str]:
     """The experts' slot for copies of a mixer."""
     if slot.name is None:
         raise ValueError(f"a channel mixer was given as {slot}, which has no name; register it by zoo.register_block")
-    if not getattr(mixer, "per_position", True):
+    if not trait(mixer, "per_position"):
         raise ValueError(
             f"{slot} looks at all positions of a sample, and an expert sees some of them; choose blocks without it by "
             "at or every, or create the model with another channel_mixer"

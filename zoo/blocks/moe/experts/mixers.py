@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kernels import cost, guard
+from zoo.blocks.mixer import trait
 from zoo.blocks.moe.experts.base import Experts
 
 
@@ -35,10 +36,10 @@ class MixerExperts(Experts):
     def __init__(self, mixers: list[nn.Module]):
         super().__init__()
         for mixer in mixers:
-            if mixer is None or getattr(mixer, "has_aux", False):
+            if mixer is None or trait(mixer, "has_aux"):
                 name = "none" if mixer is None else type(mixer).__name__
                 raise ValueError(f"{name} cannot be an expert; give channel mixers that return their output alone")
-            if not getattr(mixer, "per_position", True):
+            if not trait(mixer, "per_position"):
                 raise ValueError(
                     f"{type(mixer).__name__} looks at all positions of a sample, and an expert sees some of them; give "
                     "another channel mixer"

@@ -20,7 +20,7 @@ class Router(nn.Module):
     """Base of the routers: a linear map to a logit for each expert, in fp32 whatever the model's precision.
 
     A router defines `route`, and is built as ``Router(dim, num_experts, top_k, *, options…, device, dtype)``. One whose
-    `logits` take a keyword beside the tokens, names it in `takes`; a model hands it on from its call.
+    `logits` take a keyword beside the tokens, names it in `keywords`; a model hands it on from its call.
 
     Args:
         dim: Number of channels.
@@ -31,7 +31,7 @@ class Router(nn.Module):
 
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
-        takes: Optional keywords of `logits`.
+        keywords: Optional keywords of `logits`.
         sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
@@ -39,7 +39,7 @@ class Router(nn.Module):
     """
 
     sums_to_one = False
-    takes: frozenset[str] = frozenset()
+    keywords: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training
 

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from zoo.blocks.base import keywords_of
 from zoo.blocks.init import InitLike
+from zoo.blocks.mixer import trait
 from zoo.blocks.moe.routing import Routing
 from zoo.blocks.tables import Tables
 from zoo.checks.ranges import Count, Index, Width
@@ -91,9 +91,9 @@ class Remap(Tables):
             self.offsets.zero_()
 
     @property
-    def takes(self) -> frozenset[str]:
+    def keywords(self) -> frozenset[str]:
         """Optional keywords that the router inside declares."""
-        return keywords_of(self.router)
+        return trait(self.router, "keywords")
 
     def forward(self, x: Tensor, **given) -> Routing:
         routing = self.router(x, **given)

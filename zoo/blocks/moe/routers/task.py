@@ -51,7 +51,7 @@ class Task(TopK):
 
     follows = ("init",)
 
-    takes = frozenset({"task"})
+    keywords = frozenset({"task"})
 
     def __init__(
         self,
