@@ -257,6 +257,10 @@ NEEDS = {
     "act": dict(dim=8),
     "stem": dict(dim=8, in_chans=3),
     "downsample": dict(dim=16, in_dim=8),
+    "embed": dict(dim=8, grid=(4, 4)),
+    "head": dict(dim=8, num_classes=5),
+    "init": dict(),
+    "layer": dict(in_features=8, out_features=3),
     "basis": dict(dim=8),
     "router": dict(dim=8, num_experts=4, top_k=2),
     "dispatch": dict(),
@@ -269,13 +273,17 @@ INPUTS = {
     "act": (3, 8),
     "stem": (2, 3, 32, 32),
     "downsample": (2, 4, 4, 8),
+    "embed": (2, 4, 4, 8),
+    "head": (2, 8),
+    "layer": (2, 8),
 }
+MORE = {"lift": dict(img_size=(32, 32)), "image": dict(size=(3, 8, 8))}
 
 
 def made(kind: str, name: str, **more) -> nn.Module | None:
     """A block with what its kind needs, and what it needs itself."""
     slot = {"name": name, "bases": ["spline", "rbf"]} if name == "select" else name
-    needs = dict(NEEDS[kind], img_size=(32, 32)) if name == "lift" else NEEDS[kind]
+    needs = NEEDS[kind] | MORE.get(name, {})
     if (kind, name) == ("router", "remap"):
         slot = {"name": name, "scored": 6, "kept": (0, 1, 2, 5)}
     return zoo.create_block(kind, slot, **needs, **more)
@@ -285,9 +293,9 @@ def made(kind: str, name: str, **more) -> nn.Module | None:
 def test_every_block_that_is_listed_can_be_created_and_run(kind, name):
     block = made(kind, name)
     if block is None:
-        assert name == "none" and kind in ("token_mixer", "channel_mixer")
+        assert name == "none" and KINDS[kind].optional
         return
-    assert isinstance(block, nn.Module)
+    assert isinstance(block, KINDS[kind].makes)
     if kind in INPUTS:
         y = block(torch.randn(INPUTS[kind]))
         y = y[0] if getattr(block, "has_aux", False) else y
@@ -296,7 +304,11 @@ def test_every_block_that_is_listed_can_be_created_and_run(kind, name):
         assert block.values(torch.zeros(2, 8)).shape[0] == 2
     if kind == "router":
         assert block(torch.randn(1, 6, 8)).num_experts == 4
-    assert isinstance(made(kind, name, device="meta", dtype=torch.float64), nn.Module)
+    if kind == "init":
+        block(weight := torch.full((3, 4), 7.0), bias := torch.full((3,), 7.0))
+        assert not (weight == 7).any() and not (bias == 7).any()
+    else:
+        assert isinstance(made(kind, name, device="meta", dtype=torch.float64), nn.Module)
 
 
 def test_a_class_is_created_like_a_name():

@@ -219,7 +219,7 @@ class MultiTask(nn.Module):
 
     def _tasks(self) -> int | None:
         """Number of the tasks that the trunk's routers know."""
-        return count_tasks(self.trunk) if "task" in self.trunk.takes else None
+        return count_tasks(self.trunk) if "task" in self.trunk.keywords else None
 
     def _check_name(self, name: str) -> None:
         if not re.fullmatch(r"[a-z]\w*", name) or hasattr(nn.ModuleDict, name):
