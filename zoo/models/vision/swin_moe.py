@@ -74,8 +74,8 @@ FAMILY = SWIN.derive(
     },
     # Nothing is published of these weights on ImageNet-1K: the authors' accuracies are on ImageNet-22K, and of models
     # that were fine-tuned. Their models have parameters besides: the experts' second biases, zero and not trained,
-    # 4,224 numbers for each expert in the small ones and 5,632 in the base ones. MACs are zoo's own, for the work that is
-    # done: the authors' formula multiplies that of a mixture by the capacity factor.
+    # 4,224 numbers for each expert in the small ones and 5,632 in the base ones. MACs are zoo's own, for the work that
+    # is done: the authors' formula multiplies that of a mixture by the capacity factor.
     counted={
         _name(size, experts): Counted(params, macs, by_zoo=("macs",))
         for size, experts, params, macs in (
