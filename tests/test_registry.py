@@ -135,7 +135,7 @@ def test_timm_creates_what_it_does_not_have(name):
 
 
 def test_timm_keeps_its_own():
-    assert len(TIMM_VARIANTS) == 63
+    assert {"mixer_s32_224", "vit_base_patch16_224", "swin_s3_tiny_224", "convnext_tiny"} <= set(TIMM_VARIANTS)
     for name in TIMM_VARIANTS:
         assert timm.models.model_entrypoint(name).__module__.startswith("timm.")
     assert type(zoo.create_model("mixer_s32_224", device="meta")).__module__ == "zoo.skeletons.isotropic"

@@ -120,11 +120,11 @@ class FrozenList(tuple):
     """A list within a `Family`: a tuple that becomes a list again for whoever gets a copy."""
 
 
-def frozen(value: Any) -> Any:
+def frozen(value: Any, what: str) -> Any:
     """A copy of a value in which no mapping, list, set or slot can be changed, at any depth.
 
     Raises:
-        ValueError: It is nested too deeply, or contains itself.
+        ValueError: It is nested too deeply, or contains itself; `what` is its name in the message.
     """
 
     def freeze(value: Any) -> Any:
@@ -141,7 +141,7 @@ def frozen(value: Any) -> Any:
             return replace(value, **{part: freeze(getattr(value, part))})
         return value
 
-    return freeze(copied(value))
+    return freeze(copied(value, what))
 
 
 def thawed(value: Any) -> Any:
@@ -229,7 +229,7 @@ class Family:
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, one.name, frozen(value))
+                object.__setattr__(self, one.name, frozen(value, f"its {one.name}"))
             elif isinstance(value, list):
                 object.__setattr__(self, one.name, tuple(value))
 
@@ -274,6 +274,9 @@ class Family:
                     raise ValueError(unknown(problem, arch, self.variants, "variants"))
         check_cfg(self.cfg, "its cfg")
 
+    def __reduce__(self):  # mappings that cannot be changed are not copied or pickled by themselves
+        return _again, ({one.name: thawed(getattr(self, one.name)) for one in dataclasses.fields(self)},)
+
     def arguments(self, variant: str) -> dict[str, Any]:
         """The constructor's arguments of a variant, for the caller to keep: nothing in them is the family's own."""
         return thawed({**self.defaults, **self.variants[variant]})
@@ -292,3 +295,8 @@ class Family:
             changes = {"published": {}, "counted": {}, **changes}
         own = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         return Family(**{**own, "name": "", "module": _module_that_runs(), "about": "", **changes})
+
+
+def _again(fields: dict[str, Any]) -> Family:
+    """The family of these fields, for what copies and pickles."""
+    return Family(**fields)

@@ -16,18 +16,18 @@ NAME = "FAMILY"  # the attribute that makes a module a family's file
 
 @functools.lru_cache(maxsize=1)
 def families() -> dict[str, Family]:
-    """Every family by name: each module of `zoo.models`, and of packages from outside, that says what a family says.
+    """Every family by name, in alphabetical order: those of `zoo.models`, and of packages from outside.
 
     A file that cannot be imported or read is left out, with a warning that names it: what is wrong with one family must
     not take the others away.
     """
-    found, owners = {}, {}
+    named, owners = {}, {}
     for module in _in_order((*modules_of("zoo.models"), *modules_outside())):
         name = module.__name__
         try:
             family = read_family(module)
-            if family is not None and family.name in found:
-                raise ValueError(f"its name is that of {found[family.name].module}; give the file another")
+            if family is not None and family.name in named:
+                raise ValueError(f"its name is that of {named[family.name].module}; give the file another")
             for variant in family.variants if family else ():
                 if variant in owners:
                     raise ValueError(f"it names the variant {variant!r}, which {owners[variant]} has; give it another")
@@ -38,9 +38,9 @@ def families() -> dict[str, Family]:
             warnings.warn(f"{name} is left out: {in_a_line(error)}", stacklevel=2)
             continue
         if family is not None:
-            found[family.name] = family
+            named[family.name] = family
             owners |= dict.fromkeys(family.variants, name)
-    return found
+    return dict(sorted(named.items()))
 
 
 def _in_order(modules: tuple[ModuleType, ...]) -> list[ModuleType]:

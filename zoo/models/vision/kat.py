@@ -2,8 +2,7 @@
 
 Paper: Yang and Wang, "Kolmogorov-Arnold Transformer", arXiv 2409.10594.
 Code:  Adamdad/kat, katransformer.py; Adamdad/rational_kat_cu (MIT).
-Weights: the authors (MIT), on the Hub; those tagged vitft were trained from a ViT's weights (see
-    `zoo.tools.convert.kat_from_vit`).
+Weights: the authors (MIT), on the Hub; those tagged vitft were trained from a ViT's weights (see `kat_from_vit`).
 
 The authors' code overwrites its variance-preserving initialisation of the perceptrons, and so do these models; the
 block `gr_kan` has it by default. Their models named gelu start from coefficients that are no GELU with the released
