@@ -26,6 +26,16 @@ def below(place: tuple[str, str], names: Mapping[str, str], operation: Operation
     return tuple(rename(old + pattern, new + target, operation) for pattern, target in names.items())
 
 
+def within(place: tuple[str, str], old: str, new: str) -> tuple[str, str]:
+    r"""A place below another one, for `below`.
+
+    Example:
+        >>> within(BLOCKS, r"mlp\.experts\.", "channel_mixer.experts.")
+        ('^(blocks\\.\\d+)\\.mlp\\.experts\\.', '\\1.channel_mixer.experts.')
+    """
+    return place[0] + old, place[1] + new
+
+
 def timm_vit() -> tuple[Rule, ...]:
     """timm's ViT: ``cls_token``, ``patch_embed.…``, ``blocks.0.attn.…``, ``blocks.0.mlp.…``."""
     return (

@@ -14,7 +14,7 @@ FAMILY = VIT.derive(
         "deit_tiny_patch16_224": dict(dim=192),
         "deit_small_patch16_224": dict(dim=384),
         "deit_base_patch16_224": dict(dim=768),
-        "deit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
+        "deit_test": VIT.variants["vit_test"],
     },
     published=on_timm_hub(
         {

@@ -25,14 +25,7 @@ FAMILY = DEIT.derive(
         **{f"kat_tiny{start}_patch16_224": dict(options, dim=192) for start, options in STARTS.items()},
         **{f"kat_small{start}_patch16_224": dict(options, dim=384) for start, options in STARTS.items()},
         **{f"kat_base{start}_patch16_224": dict(options, dim=768) for start, options in STARTS.items()},
-        "kat_test": dict(
-            img_size=32,
-            patch_size=8,
-            dim=32,
-            depth=3,
-            num_classes=10,
-            token_mixer="attention(heads=4, init='mimetic')",
-        ),
+        "kat_test": dict(DEIT.variants["deit_test"], token_mixer="attention(heads=4, init='mimetic')"),
     },
     cfg=dict(IMAGENET, crop_pct=0.875, license="mit"),
     published=released(

@@ -17,7 +17,7 @@ saliency, 3 surface normals, 4 edges.
 from zoo.family import Counted
 from zoo.models.vision.vit import FAMILY as VIT
 from zoo.weights import stack, transpose
-from zoo.weights.layouts import BLOCKS, below
+from zoo.weights.layouts import BLOCKS, below, within
 
 
 def moe(tasks: int, num_experts: int = 16, top_k: int = 4) -> dict:
@@ -33,7 +33,6 @@ BASE = dict(dim=768, token_mixer="attention(heads=12)")
 NYUD = dict(moe(2), img_size=(480, 640))
 PASCAL = dict(moe(5), img_size=512)
 
-
 FAMILY = VIT.derive(
     defaults=dict(init="trunc_normal", stem_init="torch", token_std=0.02, final_norm="none", num_classes=0),
     variants={
@@ -42,15 +41,7 @@ FAMILY = VIT.derive(
         "m3vit_small_patch16_pascal": dict(SMALL, **PASCAL),
         "m3vit_base_patch16_nyud": dict(BASE, **NYUD),
         "m3vit_base_patch16_pascal": dict(BASE, **PASCAL),
-        "m3vit_test": dict(
-            moe(2, num_experts=4, top_k=2),
-            img_size=32,
-            patch_size=8,
-            dim=32,
-            depth=3,
-            num_classes=10,
-            token_mixer="attention(heads=4)",
-        ),
+        "m3vit_test": dict(VIT.variants["vit_test"], **moe(2, num_experts=4, top_k=2)),
     },
     # The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.
     counted={
@@ -61,16 +52,8 @@ FAMILY = VIT.derive(
         "m3vit_base_patch16_pascal": Counted(171.860736, 107.103, by_zoo=("macs",)),
     },
     rules=[
-        *below(
-            BLOCKS,
-            {
-                rf"mlp\.experts\.{old}\.": f"channel_mixer.experts.{new}."
-                for old, new in (("htoh4", "fc1"), ("h4toh", "fc2"))
-            },
-        ),
-        stack(
-            BLOCKS[0] + r"mlp\.gate\.\d+\.w_gate$", BLOCKS[1] + "channel_mixer.router.gate.weight", operation=transpose
-        ),
+        *below(within(BLOCKS, r"mlp\.experts\.", "channel_mixer.experts."), {r"htoh4\.": "fc1.", r"h4toh\.": "fc2."}),
+        stack(r"^(blocks\.\d+)\.mlp\.gate\.\d+\.w_gate$", r"\1.channel_mixer.router.gate.weight", operation=transpose),
         *VIT.rules,
     ],
 )

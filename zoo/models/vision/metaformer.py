@@ -21,17 +21,22 @@ CONV = dict(norm=SCALE_ONLY, head="mlp", token_mixer="sep_conv")
 ATTENTION = "attention(head_dim=32, qkv_bias=False, proj_bias=False)"
 CONV_ATTENTION = dict(norm=SCALE_ONLY, head="mlp", token_mixer=["sep_conv", "sep_conv", ATTENTION, ATTENTION])
 
-S12 = dict(dims=(64, 128, 320, 512), depths=(2, 2, 6, 2))
-S24 = dict(dims=(64, 128, 320, 512), depths=(4, 4, 12, 4))
-S36 = dict(dims=(64, 128, 320, 512), depths=(6, 6, 18, 6))
-M36 = dict(dims=(96, 192, 384, 768), depths=(6, 6, 18, 6))
-M48 = dict(dims=(96, 192, 384, 768), depths=(8, 8, 24, 8))
-CONV_S18 = dict(dims=(64, 128, 320, 512), depths=(3, 3, 9, 3))
-CONV_S36 = dict(dims=(64, 128, 320, 512), depths=(3, 12, 18, 3))
-CONV_M36 = dict(dims=(96, 192, 384, 576), depths=(3, 12, 18, 3))
-CONV_B36 = dict(dims=(128, 256, 512, 768), depths=(3, 12, 18, 3))
+ONE_MIXER = {"identityformer": IDENTITY, "randformer": RANDOM, "poolformerv2": POOL}
+SIZES = {
+    "s12": dict(dims=(64, 128, 320, 512), depths=(2, 2, 6, 2)),
+    "s24": dict(dims=(64, 128, 320, 512), depths=(4, 4, 12, 4)),
+    "s36": dict(dims=(64, 128, 320, 512), depths=(6, 6, 18, 6)),
+    "m36": dict(dims=(96, 192, 384, 768), depths=(6, 6, 18, 6)),
+    "m48": dict(dims=(96, 192, 384, 768), depths=(8, 8, 24, 8)),
+}
+WITH_CONV = {"convformer": CONV, "caformer": CONV_ATTENTION}
+CONV_SIZES = {
+    "s18": dict(dims=(64, 128, 320, 512), depths=(3, 3, 9, 3)),
+    "s36": dict(dims=(64, 128, 320, 512), depths=(3, 12, 18, 3)),
+    "m36": dict(dims=(96, 192, 384, 576), depths=(3, 12, 18, 3)),
+    "b36": dict(dims=(128, 256, 512, 768), depths=(3, 12, 18, 3)),
+}
 TEST = dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), num_classes=10)
-
 
 SAIL = "https://huggingface.co/sail/dl/resolve/main"
 README = "README of sail-sg/metaformer; accuracies of RandFormer from the paper"
@@ -47,29 +52,8 @@ FAMILY = Family(
         pool_first=True,
     ),
     variants={
-        "identityformer_s12": dict(IDENTITY, **S12),
-        "identityformer_s24": dict(IDENTITY, **S24),
-        "identityformer_s36": dict(IDENTITY, **S36),
-        "identityformer_m36": dict(IDENTITY, **M36),
-        "identityformer_m48": dict(IDENTITY, **M48),
-        "randformer_s12": dict(RANDOM, **S12),
-        "randformer_s24": dict(RANDOM, **S24),
-        "randformer_s36": dict(RANDOM, **S36),
-        "randformer_m36": dict(RANDOM, **M36),
-        "randformer_m48": dict(RANDOM, **M48),
-        "poolformerv2_s12": dict(POOL, **S12),
-        "poolformerv2_s24": dict(POOL, **S24),
-        "poolformerv2_s36": dict(POOL, **S36),
-        "poolformerv2_m36": dict(POOL, **M36),
-        "poolformerv2_m48": dict(POOL, **M48),
-        "convformer_s18": dict(CONV, **CONV_S18),
-        "convformer_s36": dict(CONV, **CONV_S36),
-        "convformer_m36": dict(CONV, **CONV_M36),
-        "convformer_b36": dict(CONV, **CONV_B36),
-        "caformer_s18": dict(CONV_ATTENTION, **CONV_S18),
-        "caformer_s36": dict(CONV_ATTENTION, **CONV_S36),
-        "caformer_m36": dict(CONV_ATTENTION, **CONV_M36),
-        "caformer_b36": dict(CONV_ATTENTION, **CONV_B36),
+        **{f"{name}_{size}": dict(ONE_MIXER[name], **SIZES[size]) for name in ONE_MIXER for size in SIZES},
+        **{f"{name}_{size}": dict(WITH_CONV[name], **CONV_SIZES[size]) for name in WITH_CONV for size in CONV_SIZES},
         "randformer_test": dict(RANDOM, **TEST),
         "caformer_test": dict(CONV_ATTENTION, **TEST),
     },

@@ -16,7 +16,7 @@ from torch import Size, Tensor
 from zoo.family import Counted
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights import drop
-from zoo.weights.layouts import BLOCKS, below
+from zoo.weights.layouts import BLOCKS, below, within
 
 
 def moe(num_experts: int = 8, hidden: int = 192) -> dict:
@@ -37,7 +37,7 @@ def _ones(x: Tensor, shape: Size) -> Tensor:
     return torch.ones(shape)
 
 
-EXPERT = BLOCKS[0] + r"kan\.experts\.(\d+)\.", BLOCKS[1] + r"channel_mixer.experts.mixers.\2."
+EXPERT = within(BLOCKS, r"kan\.experts\.(\d+)\.", r"channel_mixer.experts.mixers.\2.")
 
 FAMILY = DEIT.derive(
     defaults=dict(
@@ -52,11 +52,8 @@ FAMILY = DEIT.derive(
         "mlp_kan_small_patch16_224": dict(dim=384),
         "mlp_kan_base_patch16_224": dict(dim=768),
         "mlp_kan_test": dict(
-            img_size=32,
-            patch_size=8,
+            DEIT.variants["deit_test"],
             dim=64,
-            depth=3,
-            num_classes=10,
             global_pool="avg",
             token_mixer="attention(heads=4, qkv_bias=False)",
             channel_mixer=moe(4, 64),

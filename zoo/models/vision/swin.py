@@ -12,17 +12,16 @@ from zoo.weights import drop, rename
 from zoo.weights.layouts import LAYERS, below
 
 NORM = "layernorm(eps=1e-5)"
+AUTHORS = r"^layers\.0\.downsample\."  # has their layout alone
+TINY = dict(dims=(96, 192, 384, 768), depths=(2, 2, 6, 2))
+SMALL = dict(dims=(96, 192, 384, 768), depths=(2, 2, 18, 2))
+BASE = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2))
+LARGE = dict(dims=(192, 384, 768, 1536), depths=(2, 2, 18, 2))
 
 
 def windows(*sizes: int, kind: str = "window", **options) -> list[list[dict]]:
     """Token mixers of windows of these sizes, one a stage or one for all: straight and shifted ones in turn."""
     return [[{"name": name, "window_size": size, **options} for name in (kind, f"shifted_{kind}")] for size in sizes]
-
-
-TINY = dict(dims=(96, 192, 384, 768), depths=(2, 2, 6, 2))
-SMALL = dict(dims=(96, 192, 384, 768), depths=(2, 2, 18, 2))
-BASE = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2))
-LARGE = dict(dims=(192, 384, 768, 1536), depths=(2, 2, 18, 2))
 
 
 FAMILY = Family(
@@ -71,15 +70,11 @@ FAMILY = Family(
             "swin_s3_tiny_224.ms_in1k": Published(28.33, 4.64, top1=82.128),
         }
     ),
-    # Both layouts are read. In the authors' a stage ends with the downsampling, in timm's and here it begins with it:
-    # the authors' is known by a downsampling in layers.0.
+    # Both layouts are read. In the authors' a stage ends with the downsampling, in timm's and here it begins with it.
     rules=[
         drop(r"\.(relative_position_index|relative_coords_table|attn_mask)$", "tables that the model makes itself"),
         rename(r"^patch_embed\.", "stem."),
-        *(
-            rename(rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.", when=r"^layers\.0\.downsample\.")
-            for i in range(3)
-        ),
+        *(rename(rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.", when=AUTHORS) for i in range(3)),
         rename(r"^layers\.(\d+)\.downsample\.", r"stages.\1.downsample."),
         *below(LAYERS, {r"attn\.": "token_mixer.", r"mlp\.": "channel_mixer.", "norm": "norm"}),
         rename(r"^head\.fc\.", "head."),

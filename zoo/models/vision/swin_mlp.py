@@ -22,9 +22,7 @@ FAMILY = SWIN.derive(
         "swin_mlp_tiny_c12_patch4_window8_256": dict(TINY, img_size=256, token_mixer=mlps(8, 12)),
         "swin_mlp_tiny_c24_patch4_window8_256": dict(TINY, img_size=256, token_mixer=mlps(8, 24)),
         "swin_mlp_base_patch4_window7_224": dict(BASE, token_mixer=mlps(7, 32)),
-        "swin_mlp_test": dict(
-            img_size=64, dims=(8, 8, 16, 16), depths=(2, 1, 2, 1), num_classes=10, token_mixer=mlps(4, 4)
-        ),
+        "swin_mlp_test": dict(SWIN.variants["swin_test"], token_mixer=mlps(4, 4)),
     },
     cfg=dict(IMAGENET, crop_pct=0.9, license="mit"),
     published=released(

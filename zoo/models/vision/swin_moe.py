@@ -15,7 +15,7 @@ from zoo.family import Counted
 from zoo.models.vision.swin import BASE, NORM, SMALL, windows
 from zoo.models.vision.swin import FAMILY as SWIN
 from zoo.weights import drop, transpose
-from zoo.weights.layouts import LAYERS, below
+from zoo.weights.layouts import LAYERS, below, within
 
 
 def moe(num_experts: int, *, top_k: int = 1, router: str = "top_k") -> dict:
@@ -37,9 +37,9 @@ def _name(size: str, experts: str) -> str:
     return f"swin_moe_{size}_patch4_window12_192_{experts}"
 
 
-# A mixture's place, and its parts there.
-MIXTURE = LAYERS[0] + r"mlp\._moe_layer\.", LAYERS[1] + "channel_mixer."
-EXPERTS, GATE = r"experts\.batched_", r"gates\.0\."
+TEST = windows(4, continuous=True, head_dim=4)
+EXPERTS = within(LAYERS, r"mlp\._moe_layer\.experts\.batched_", "channel_mixer.experts.")
+GATE = within(LAYERS, r"mlp\._moe_layer\.gates\.0\.", "channel_mixer.router.gate.")
 
 FAMILY = SWIN.derive(
     defaults=dict(
@@ -63,14 +63,7 @@ FAMILY = SWIN.derive(
         _name("base", "32expert_32gpu_22k"): dict(BASE, **moe(32)),
         _name("base", "cosine_router_32expert_32gpu_22k"): dict(BASE, **moe(32, router="cosine")),
         _name("base", "32expert_k2"): dict(BASE, **moe(32, top_k=2)),
-        "swin_moe_test": dict(
-            moe(4),
-            img_size=64,
-            dims=(8, 8, 16, 16),
-            depths=(2, 1, 2, 2),
-            num_classes=10,
-            token_mixer=windows(4, continuous=True, head_dim=4),
-        ),
+        "swin_moe_test": dict(SWIN.variants["swin_test"], **moe(4), depths=(2, 1, 2, 2), token_mixer=TEST),
     },
     # Nothing is published of these weights on ImageNet-1K: the authors' accuracies are on ImageNet-22K, and of models
     # that were fine-tuned. Their models have parameters besides: the experts' second biases, zero and not trained,
@@ -96,17 +89,10 @@ FAMILY = SWIN.derive(
     },
     rules=[
         drop(r"\._num_global_experts$", "a number that the experts' sizes say"),
-        drop(MIXTURE[0] + EXPERTS + "fc2_bias$", "zero, and not trained", zero=True),
-        *below(MIXTURE, {EXPERTS + "fc1_w$": "experts.fc1.weight", EXPERTS + "fc1_bias$": "experts.fc1.bias"}),
-        *below(MIXTURE, {EXPERTS + "fc2_w$": "experts.fc2.weight"}, transpose),
-        *below(
-            MIXTURE,
-            {
-                GATE + r"(?:wg|cosine_projector)\.": "router.gate.",
-                GATE + "sim_matrix$": "router.gate.similarity",
-                GATE + "temperature$": "router.gate.temperature",
-            },
-        ),
+        drop(EXPERTS[0] + "fc2_bias$", "zero, and not trained", zero=True),
+        *below(EXPERTS, {"fc1_w$": "fc1.weight", "fc1_bias$": "fc1.bias"}),
+        *below(EXPERTS, {"fc2_w$": "fc2.weight"}, transpose),
+        *below(GATE, {r"(?:wg|cosine_projector)\.": "", "sim_matrix$": "similarity", "temperature$": "temperature"}),
         *SWIN.rules,
     ],
 )

@@ -35,13 +35,7 @@ FAMILY = SWIN.derive(
         "swinv2_large_window12_192": dict(LARGE, img_size=192, token_mixer=cosine(12)),
         "swinv2_large_window12to16_192to256": dict(LARGE, img_size=256, token_mixer=cosine(16, (12, 12, 12, 6))),
         "swinv2_large_window12to24_192to384": dict(LARGE, img_size=384, token_mixer=cosine(24, (12, 12, 12, 6))),
-        "swinv2_test": dict(
-            img_size=64,
-            dims=(8, 8, 16, 16),
-            depths=(2, 1, 2, 1),
-            num_classes=10,
-            token_mixer=windows(4, cosine=True, head_dim=4),
-        ),
+        "swinv2_test": dict(SWIN.variants["swin_test"], token_mixer=windows(4, cosine=True, head_dim=4)),
     },
     published=on_timm_hub(
         {

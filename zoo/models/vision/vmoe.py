@@ -10,12 +10,11 @@ these. The 384 variants are what the released models became by fine-tuning: no l
 The classifier's biases start at -log of the number of classes; the code has -10 for ImageNet-21k's 21843, not -9.99.
 """
 
-from einops import rearrange
-from torch import Size, Tensor
-
 from zoo.family import Counted, Published
 from zoo.models.vision.vit import FAMILY as VIT
-from zoo.weights import rename, reshape, stack, transpose
+from zoo.weights import transpose
+from zoo.weights.flax import BLOCKS, flax_vit, linear
+from zoo.weights.layouts import below
 
 
 def moe(factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0) -> dict:
@@ -46,32 +45,7 @@ S, B, L = dict(dim=512, depth=8), dict(dim=768, depth=12), dict(dim=1024, depth=
 H = dict(dim=1280, depth=32, patch_size=14, token_mixer="attention(heads=16)")
 SCRATCH = dict(head="tanh")  # on ImageNet-1K; the models for ImageNet-21k have a plain classifier
 IN21K = dict(num_classes=21843)
-
-
-# The keys of Flax; its kernels are (in, out), those of attention tell the heads apart.
-
-
-def _convolution(x: Tensor, shape: Size) -> Tensor:
-    """The map of the patches."""
-    return rearrange(x, "height width in_chans dim -> dim in_chans height width")
-
-
-def _to_heads(x: Tensor, shape: Size) -> Tensor:
-    """The maps to queries, keys and values, as one."""
-    return rearrange(x, "part in_dim heads head_dim -> (part heads head_dim) in_dim")
-
-
-def _from_heads(x: Tensor, shape: Size) -> Tensor:
-    """The map from the heads' outputs."""
-    return rearrange(x, "heads head_dim dim -> dim (heads head_dim)")
-
-
 SOURCE = "vmoe/configs/vmoe_paper of google-research/vmoe"
-
-TOP = r"^(?:params/)?"
-BLOCK, NEW = TOP + r"Encoder/encoderblock_(\d+)/", r"blocks.\1."
-QKV = BLOCK + "SelfAttention/(?P<part>query|key|value)/"
-ORDER = ("query", "key", "value")
 
 FAMILY = VIT.derive(
     defaults=dict(act="gelu(approximate='tanh')", head_init="prior"),
@@ -90,16 +64,7 @@ FAMILY = VIT.derive(
         "vmoe_l16_every2_224": dict(L, **IN21K, **every2()),
         "vmoe_h14_last2_224": dict(H, **IN21K, **last2()),
         "vmoe_h14_every2_224": dict(H, **IN21K, **every2()),
-        "vmoe_test": dict(
-            SCRATCH,
-            **last2(eval_factor=4.0, drop=0.2),
-            img_size=32,
-            patch_size=8,
-            dim=32,
-            depth=4,
-            num_classes=10,
-            token_mixer="attention(heads=4)",
-        ),
+        "vmoe_test": dict(VIT.variants["vit_test"], **SCRATCH, **last2(eval_factor=4.0, drop=0.2), depth=4),
     },
     cfg=dict(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875, interpolation="bilinear", license="apache-2.0"),
     # The accuracies are means over three runs.
@@ -130,36 +95,9 @@ FAMILY = VIT.derive(
         )
     },
     rules=[
-        rename(TOP + r"cls$", "tokens.cls_token"),
-        rename(TOP + r"Encoder/posembed_input/pos_embedding$", "tokens.pos_embed"),
-        rename(TOP + r"embedding/kernel$", "stem.proj.weight", _convolution),
-        rename(TOP + r"embedding/bias$", "stem.proj.bias"),
-        rename(BLOCK + r"LayerNorm_0/scale$", NEW + "norm1.weight"),
-        rename(BLOCK + r"LayerNorm_0/bias$", NEW + "norm1.bias"),
-        rename(BLOCK + r"LayerNorm_1/scale$", NEW + "norm2.weight"),
-        rename(BLOCK + r"LayerNorm_1/bias$", NEW + "norm2.bias"),
-        stack(QKV + "kernel$", NEW + "token_mixer.qkv.weight", operation=_to_heads, order=ORDER),
-        stack(QKV + "bias$", NEW + "token_mixer.qkv.bias", operation=reshape, order=ORDER),
-        rename(BLOCK + r"SelfAttention/out/kernel$", NEW + "token_mixer.proj.weight", _from_heads),
-        rename(BLOCK + r"SelfAttention/out/bias$", NEW + "token_mixer.proj.bias"),
-        rename(BLOCK + r"Moe/Router/dense/kernel$", NEW + "channel_mixer.router.gate.weight", transpose),
-        *(
-            rule
-            for old, new in (("Mlp", "channel_mixer"), ("Moe/Mlp", "channel_mixer.experts"))
-            for i in (0, 1)
-            for rule in (
-                rename(BLOCK + rf"{old}/Dense_{i}/kernel$", rf"{NEW}{new}.fc{i + 1}.weight", transpose),
-                rename(BLOCK + rf"{old}/Dense_{i}/bias$", rf"{NEW}{new}.fc{i + 1}.bias"),
-            )
-        ),
-        rename(TOP + r"Encoder/encoder_norm/scale$", "norm.weight"),
-        rename(TOP + r"Encoder/encoder_norm/bias$", "norm.bias"),
-        rename(TOP + r"pre_logits/kernel$", "head.fc1.weight", transpose),
-        rename(TOP + r"pre_logits/bias$", "head.fc1.bias"),
-        *(
-            rename(TOP + rf"head/{old}$", f"{to}{new}", operation, when=when)
-            for to, when in (("head.fc2.", TOP + "pre_logits/kernel$"), ("head.", None))
-            for old, new, operation in (("kernel", "weight", transpose), ("bias", "bias", None))
-        ),
+        *below(BLOCKS, {"Moe/Router/dense/kernel$": "channel_mixer.router.gate.weight"}, transpose),
+        *linear(BLOCKS, "Moe/Mlp/Dense_0/", "channel_mixer.experts.fc1."),
+        *linear(BLOCKS, "Moe/Mlp/Dense_1/", "channel_mixer.experts.fc2."),
+        *flax_vit(),
     ],
 )
