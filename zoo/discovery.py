@@ -33,7 +33,7 @@ def modules_of(package: str) -> tuple[ModuleType, ...]:
         try:
             module = importlib.import_module(name)
         except Exception as error:  # whatever a file may raise when it is run
-            warnings.warn(f"{name} is left out: {in_a_line(error)}", stacklevel=2)
+            warnings.warn(f"{name} is left out: {in_a_line(error, package)}", stacklevel=2)
             continue
         modules.append(module)
         below = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")

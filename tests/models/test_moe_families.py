@@ -16,7 +16,7 @@ from zoo.blocks.token.position_bias import OffsetMlp
 from zoo.blocks.token.token_mlp import TokenMlp
 from zoo.blocks.token.token_moe import ReRepresent, TokenMoE
 from zoo.blocks.token.window import WindowAttention
-from zoo.models.vision.swin_moe import COUNTED as SWIN
+from zoo.registry import family_of
 
 
 def parameters(name: str) -> int:
@@ -85,11 +85,12 @@ AUTHORS = {
 
 def test_swin_moes_parameters_are_the_authors_without_the_frozen_biases():
     """The authors' total counts a bias of zeros, not trained, as wide as the features, for every expert."""
-    assert set(SWIN) == {f"swin_moe_{name}" for name in AUTHORS}
+    counted = family_of("swin_moe_test").counted
+    assert set(counted) == {f"swin_moe_{name}" for name in AUTHORS}
     for name, (total, experts) in AUTHORS.items():
         width = 384 if name.startswith("small") else 512
         frozen = experts * (9 * width + 2 * width)
-        assert SWIN[f"swin_moe_{name}"].params == pytest.approx((total - frozen) / 1e6, abs=1e-9)
+        assert counted[f"swin_moe_{name}"].params == pytest.approx((total - frozen) / 1e6, abs=1e-9)
 
 
 def test_swin_moe_starts_narrowly_and_its_dense_baseline_does_not():

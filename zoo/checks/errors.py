@@ -47,10 +47,20 @@ def some(items: Iterable[Any], most: int = 8, *, between: str = ", ") -> str:
     return between.join(printable(item, 100) for item in items[:most]) + more
 
 
-def in_a_line(error: Exception) -> str:
-    """An error of a file that was run, in one line, with the place where it arose."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+def in_a_line(error: Exception, package: str = "") -> str:
+    """An error of a file that was run, in one line, with the place where it arose.
+
+    Args:
+        error: What was caught.
+        package: Name of a package; the place is then the last in a module of it, if any is, and not what that called.
+    """
+    places = [
+        (f"{frame.f_globals.get('__name__')}.", frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    own = [place for place in places if package and place[0].startswith(f"{package}.")]
+    _, code, line = (own or places)[-1]
+    place = "" if isinstance(error, SyntaxError) else f" ({code.co_filename}, line {line})"
     return f"{type(error).__name__}: {error}{place}"
 
 

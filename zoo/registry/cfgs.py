@@ -7,8 +7,8 @@ import timm.models
 
 from zoo.blocks.images import to_pair
 from zoo.checks import shown, unknown
-from zoo.family import Published
-from zoo.registry.discovery import Family, family_of
+from zoo.family import Family, Published, thawed
+from zoo.registry.discovery import family_of
 from zoo.weights import take_state_dict
 from zoo.weights.pretrained import check_cfg
 
@@ -79,7 +79,7 @@ def made_cfgs(family: Family, arch: str) -> dict[str, dict]:
         "num_classes": arguments.get("num_classes", 1000),
         "input_size": (arguments.get("in_chans", 3), *size),
         "fixed_input_size": True,
-        **family.cfg,
+        **thawed(family.cfg),
     }
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
     return {name: {**base, **_made_cfg(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
@@ -88,7 +88,7 @@ def made_cfgs(family: Family, arch: str) -> dict[str, dict]:
 def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
     """Where a set of weights is, and what is special about it."""
     size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
-    found = {"num_classes": row.classes, "input_size": size, **row.cfg}
+    found = {"num_classes": row.classes, "input_size": size, **thawed(row.cfg)}
     if not row.weights.startswith("hf-hub:"):
         return {**found, "url": row.weights}
     owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)

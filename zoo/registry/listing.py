@@ -1,6 +1,5 @@
 """What there is: names of models, and what is known of each without building it."""
 
-import dataclasses
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +8,9 @@ from typing import Any
 import timm.models
 
 from zoo.checks import check_type, shown, unknown
-from zoo.family import Counted, Published
+from zoo.family import Counted, Published, thawed
 from zoo.registry.cfgs import cfgs_of, resolve_cfg
 from zoo.registry.discovery import families, family_of
-from zoo.slots import copied
 from zoo.weights import natural_key
 
 
@@ -138,11 +136,7 @@ def model_info(name: str) -> ModelInfo:
             for key, one in cfgs_of(arch).items()
             if one.has_weights and "." in key
         },
-        published={
-            n: dataclasses.replace(row, cfg=copied(row.cfg))
-            for n, row in family.published.items()
-            if n.split(".")[0] == arch
-        },
+        published={n: thawed(row) for n, row in family.published.items() if n.split(".")[0] == arch},
         counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},
         about=family.about,
     )

@@ -161,7 +161,7 @@ def fit_of(
             return
         if key in fit.found:
             raise ValueError(
-                f"{what}: {printable(origin, 100)} and another key both become {key}; the family's RULES are wrong"
+                f"{what}: {printable(origin, 100)} and another key both become {key}; the family's rules are wrong"
             )
         shape = target[key].shape
         try:

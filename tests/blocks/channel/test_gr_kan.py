@@ -16,7 +16,7 @@ from zoo.blocks.channel.gr_kan import COEFFICIENTS, GRKAN, GroupRational, gain
 from zoo.blocks.kernels import rational as kernel
 from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.linear import initialise
-from zoo.models.vision.kat import from_vit
+from zoo.tools.convert import kat_from_vit
 
 FORMS = [(8, 5, 4, True), (3, 3, 2, False), (2, 0, 1, True), (2, 2, 0, True), (1, 1, 3, False), (2, 7, 8, True)]
 
@@ -391,23 +391,23 @@ def test_kat_starts_as_the_authors_code_does():
 @pytest.mark.parametrize("name", ["vit_test", "deit_test"])
 def test_a_kat_from_a_vit_computes_nearly_the_same(name):
     vit = randomised(zoo.create_model(name))
-    kat, x = from_vit(vit).eval(), torch.randn(4, *vit.input_size)
+    kat, x = kat_from_vit(vit).eval(), torch.randn(4, *vit.input_size)
     assert relative_error(kat(x), vit(x)) < 0.05
     state = kat.state_dict()
     assert all(torch.equal(state[key], value) for key, value in vit.state_dict().items())
     act1, act2 = kat.blocks[1].channel_mixer.act1, kat.blocks[1].channel_mixer.act2
     assert (act1.init, act2.init) == ("identity", "gelu")
-    assert from_vit(vit, rational="swish").blocks[1].channel_mixer.act2.init == "swish"
+    assert kat_from_vit(vit, rational="swish").blocks[1].channel_mixer.act2.init == "swish"
 
 
 def test_a_kat_from_a_vit_takes_the_images_that_the_vit_took():
     vit = zoo.create_model("vit_small_patch16_224", depth=1)
-    cfg = from_vit(vit).pretrained_cfg
+    cfg = kat_from_vit(vit).pretrained_cfg
     assert cfg["mean"] == (0.5, 0.5, 0.5) == vit.pretrained_cfg["mean"] and cfg["architecture"].startswith("kat_small")
 
 
 def test_a_kat_from_a_vit_is_saved_and_opened_again(tmp_path):
-    kat = from_vit(zoo.create_model("deit_test", drop_path_rate=0.1, num_classes=3)).eval()
+    kat = kat_from_vit(zoo.create_model("deit_test", drop_path_rate=0.1, num_classes=3)).eval()
     zoo.save_pretrained(kat, tmp_path)
     x = torch.randn(2, *kat.input_size)
     again = zoo.create_model(f"local-dir:{tmp_path}").eval()
@@ -416,7 +416,7 @@ def test_a_kat_from_a_vit_is_saved_and_opened_again(tmp_path):
 
 def test_a_kat_from_a_checkpoint_by_name(timm_checkpoint):
     model, path = timm_checkpoint("deit_tiny_patch16_224", num_classes=5, img_size=64)
-    kat = from_vit(
+    kat = kat_from_vit(
         "deit_tiny_patch16_224.fb_in1k",
         num_classes=5,
         img_size=64,
@@ -430,4 +430,4 @@ def test_a_kat_from_a_checkpoint_by_name(timm_checkpoint):
 @pytest.mark.parametrize("name", ["gmlp_test", "gmixer_test", "kat_test", "swin_test"])
 def test_only_a_model_with_perceptrons_of_gelu_makes_a_kat(name):
     with pytest.raises(TypeError, match="takes a ViT or a DeiT"):
-        from_vit(zoo.create_model(name, device="meta"))
+        kat_from_vit(zoo.create_model(name, device="meta"))

@@ -10,24 +10,21 @@ with at least as many parameters as their `kan_*` twins. Which of the two is bet
 benchmarks/RESULTS.md and the recipes.
 """
 
+from zoo.family import Family
 from zoo.skeletons.vectors import Stack
 
-MODEL = Stack
-TASKS = ("regression", "classification")
-
-DEFAULTS = dict(layer="spline(grid_size=5, order=3)")
-
-VARIANTS = {
-    "kan_function": dict(in_chans=2, hidden=[5], num_classes=1),
-    "kan_digits": dict(in_chans=64, hidden=[64], num_classes=10),
-    "kan_image": dict(in_chans=784, hidden=[64], num_classes=10),
-    "mlp_function": dict(in_chans=2, hidden=[10, 10], num_classes=1, layer="none"),
-    "mlp_digits": dict(in_chans=64, hidden=[192, 160], num_classes=10, layer="none"),
-    "mlp_image": dict(in_chans=784, hidden=[512, 108], num_classes=10, layer="none"),
-    "kan_test": dict(in_chans=3, hidden=[4], num_classes=2),
-    "mlp_test": dict(in_chans=3, hidden=[4], num_classes=2, layer="none"),
-}
-
-PUBLISHED = {}
-
-RULES = []
+FAMILY = Family(
+    model=Stack,
+    tasks=("regression", "classification"),
+    defaults=dict(layer="spline(grid_size=5, order=3)"),
+    variants={
+        "kan_function": dict(in_chans=2, hidden=[5], num_classes=1),
+        "kan_digits": dict(in_chans=64, hidden=[64], num_classes=10),
+        "kan_image": dict(in_chans=784, hidden=[64], num_classes=10),
+        "mlp_function": dict(in_chans=2, hidden=[10, 10], num_classes=1, layer="none"),
+        "mlp_digits": dict(in_chans=64, hidden=[192, 160], num_classes=10, layer="none"),
+        "mlp_image": dict(in_chans=784, hidden=[512, 108], num_classes=10, layer="none"),
+        "kan_test": dict(in_chans=3, hidden=[4], num_classes=2),
+        "mlp_test": dict(in_chans=3, hidden=[4], num_classes=2, layer="none"),
+    },
+)

@@ -6,23 +6,21 @@ Weights: Facebook AI (Apache-2.0), on the Hub by timm.
 """
 
 from zoo.family import Published, on_timm_hub
-from zoo.models.vision import vit
-from zoo.models.vision.vit import MODEL as MODEL
-from zoo.models.vision.vit import RULES as RULES
+from zoo.models.vision.vit import FAMILY as VIT
 
-DEFAULTS = {**vit.DEFAULTS, **dict(init="trunc_normal", stem_init="torch", head_init="trunc_normal", token_std=0.02)}
-
-VARIANTS = {
-    "deit_tiny_patch16_224": dict(dim=192),
-    "deit_small_patch16_224": dict(dim=384),
-    "deit_base_patch16_224": dict(dim=768),
-    "deit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
-}
-
-PUBLISHED = on_timm_hub(
-    {
-        "deit_tiny_patch16_224.fb_in1k": Published(5.72, 1.26, top1=72.190),
-        "deit_small_patch16_224.fb_in1k": Published(22.05, 4.61, top1=79.856),
-        "deit_base_patch16_224.fb_in1k": Published(86.57, 17.58, top1=81.980),
-    }
+FAMILY = VIT.derive(
+    defaults=dict(init="trunc_normal", stem_init="torch", head_init="trunc_normal", token_std=0.02),
+    variants={
+        "deit_tiny_patch16_224": dict(dim=192),
+        "deit_small_patch16_224": dict(dim=384),
+        "deit_base_patch16_224": dict(dim=768),
+        "deit_test": VIT.variants["vit_test"],
+    },
+    published=on_timm_hub(
+        {
+            "deit_tiny_patch16_224.fb_in1k": Published(5.72, 1.26, top1=72.190),
+            "deit_small_patch16_224.fb_in1k": Published(22.05, 4.61, top1=79.856),
+            "deit_base_patch16_224.fb_in1k": Published(86.57, 17.58, top1=81.980),
+        }
+    ),
 )

@@ -15,11 +15,9 @@ saliency, 3 surface normals, 4 edges.
 """
 
 from zoo.family import Counted
-from zoo.models.vision import vit
-from zoo.skeletons.isotropic import Isotropic
-from zoo.weights import rename, stack, transpose
-
-MODEL = Isotropic
+from zoo.models.vision.vit import FAMILY as VIT
+from zoo.weights import stack, transpose
+from zoo.weights.layouts import BLOCKS, below, within
 
 
 def moe(tasks: int, num_experts: int = 16, top_k: int = 4) -> dict:
@@ -29,49 +27,33 @@ def moe(tasks: int, num_experts: int = 16, top_k: int = 4) -> dict:
     return dict(channel_mixer=["mlp(ratio=4)", mixture])
 
 
-DEFAULTS = {
-    **vit.DEFAULTS,
-    **dict(init="trunc_normal", stem_init="torch", token_std=0.02, final_norm="none", num_classes=0),
-}
-
 TINY = dict(dim=192, token_mixer="attention(heads=3)")
 SMALL = dict(dim=384, token_mixer="attention(heads=12)")
 BASE = dict(dim=768, token_mixer="attention(heads=12)")
 NYUD = dict(moe(2), img_size=(480, 640))
 PASCAL = dict(moe(5), img_size=512)
 
-VARIANTS = {
-    "m3vit_tiny_patch16_cityscapes": dict(TINY, **moe(2), img_size=(128, 256)),
-    "m3vit_small_patch16_nyud": dict(SMALL, **NYUD),
-    "m3vit_small_patch16_pascal": dict(SMALL, **PASCAL),
-    "m3vit_base_patch16_nyud": dict(BASE, **NYUD),
-    "m3vit_base_patch16_pascal": dict(BASE, **PASCAL),
-    "m3vit_test": dict(
-        moe(2, num_experts=4, top_k=2),
-        img_size=32,
-        patch_size=8,
-        dim=32,
-        depth=3,
-        num_classes=10,
-        token_mixer="attention(heads=4)",
-    ),
-}
-
-PUBLISHED = {}
-
-# The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.
-COUNTED = {
-    "m3vit_tiny_patch16_cityscapes": Counted(10.887360, 0.783, by_zoo=("macs",)),
-    "m3vit_small_patch16_nyud": Counted(43.420032, 39.193, by_zoo=("macs",)),
-    "m3vit_small_patch16_pascal": Counted(43.463040, 31.787, by_zoo=("macs",)),
-    "m3vit_base_patch16_nyud": Counted(171.774720, 129.389, by_zoo=("macs",)),
-    "m3vit_base_patch16_pascal": Counted(171.860736, 107.103, by_zoo=("macs",)),
-}
-
-EXPERTS, NEW = r"^(blocks\.\d+)\.mlp\.experts\.", r"\1.channel_mixer.experts."
-RULES = [
-    rename(EXPERTS + r"htoh4\.", NEW + "fc1."),
-    rename(EXPERTS + r"h4toh\.", NEW + "fc2."),
-    stack(r"^(blocks\.\d+)\.mlp\.gate\.\d+\.w_gate$", r"\1.channel_mixer.router.gate.weight", operation=transpose),
-    *vit.RULES,
-]
+FAMILY = VIT.derive(
+    defaults=dict(init="trunc_normal", stem_init="torch", token_std=0.02, final_norm="none", num_classes=0),
+    variants={
+        "m3vit_tiny_patch16_cityscapes": dict(TINY, **moe(2), img_size=(128, 256)),
+        "m3vit_small_patch16_nyud": dict(SMALL, **NYUD),
+        "m3vit_small_patch16_pascal": dict(SMALL, **PASCAL),
+        "m3vit_base_patch16_nyud": dict(BASE, **NYUD),
+        "m3vit_base_patch16_pascal": dict(BASE, **PASCAL),
+        "m3vit_test": dict(VIT.variants["vit_test"], **moe(2, num_experts=4, top_k=2)),
+    },
+    # The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.
+    counted={
+        "m3vit_tiny_patch16_cityscapes": Counted(10.887360, 0.783, by_zoo=("macs",)),
+        "m3vit_small_patch16_nyud": Counted(43.420032, 39.193, by_zoo=("macs",)),
+        "m3vit_small_patch16_pascal": Counted(43.463040, 31.787, by_zoo=("macs",)),
+        "m3vit_base_patch16_nyud": Counted(171.774720, 129.389, by_zoo=("macs",)),
+        "m3vit_base_patch16_pascal": Counted(171.860736, 107.103, by_zoo=("macs",)),
+    },
+    rules=[
+        *below(within(BLOCKS, r"mlp\.experts\.", "channel_mixer.experts."), {r"htoh4\.": "fc1.", r"h4toh\.": "fc2."}),
+        stack(r"^(blocks\.\d+)\.mlp\.gate\.\d+\.w_gate$", r"\1.channel_mixer.router.gate.weight", operation=transpose),
+        *VIT.rules,
+    ],
+)

@@ -14,9 +14,9 @@ from einops import rearrange
 from torch import Size, Tensor
 
 from zoo.family import Counted
-from zoo.models.vision import deit
-from zoo.models.vision.vit import MODEL as MODEL
-from zoo.weights import drop, rename
+from zoo.models.vision.deit import FAMILY as DEIT
+from zoo.weights import drop
+from zoo.weights.layouts import BLOCKS, below, within
 
 
 def moe(num_experts: int = 8, hidden: int = 192) -> dict:
@@ -25,44 +25,6 @@ def moe(num_experts: int = 8, hidden: int = 192) -> dict:
     experts = [dict(name="mlp", hidden=hidden)] * half + [dict(name="faster_kan", hidden=hidden // 2)] * half
     router = dict(name="top_k", softmax="after", losses=())
     return dict(name="moe", num_experts=num_experts, top_k=2, experts=experts, router=router)
-
-
-DEFAULTS = {
-    **deit.DEFAULTS,
-    **dict(
-        token_mixer="attention(head_dim=64, qkv_bias=False)",
-        channel_mixer=moe(),
-        norm="layernorm(eps=1e-5)",
-        final_norm="layernorm(eps=1e-6)",
-        init="torch",
-    ),
-}
-
-VARIANTS = {
-    "mlp_kan_tiny_patch16_224": dict(dim=192),
-    "mlp_kan_small_patch16_224": dict(dim=384),
-    "mlp_kan_base_patch16_224": dict(dim=768),
-    "mlp_kan_test": dict(
-        img_size=32,
-        patch_size=8,
-        dim=64,
-        depth=3,
-        num_classes=10,
-        global_pool="avg",
-        token_mixer="attention(heads=4, qkv_bias=False)",
-        channel_mixer=moe(4, 64),
-    ),
-}
-
-PUBLISHED = {}
-
-# The parameters are those of the authors' models without what those do not use or train, which is 3,551,232 in tiny,
-# 14,179,584 in small and 56,669,952 in base; MACs are zoo's own, with equal shares for the experts.
-COUNTED = {
-    "mlp_kan_tiny_patch16_224": Counted(19.919272, 1.437, by_zoo=("macs",)),
-    "mlp_kan_small_patch16_224": Counted(43.358056, 3.569, by_zoo=("macs",)),
-    "mlp_kan_base_patch16_224": Counted(100.852456, 9.926, by_zoo=("macs",)),
-}
 
 
 def _by_function(x: Tensor, shape: Size) -> Tensor:
@@ -75,22 +37,42 @@ def _ones(x: Tensor, shape: Size) -> Tensor:
     return torch.ones(shape)
 
 
-LAYER = r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.layers\."
-NEW = r"\1.channel_mixer.experts.mixers.\2."
-RULES = [
-    drop(r"^blocks\.\d+\.mlp\.", "the perceptrons of DeiT, which the authors' blocks keep and do not use"),
-    rename(r"^(cls_token|pos_embed)$", r"tokens.\1"),
-    rename(r"^patch_embed\.", "stem."),
-    rename(r"^(blocks\.\d+)\.attn\.", r"\1.token_mixer."),
-    rename(r"^(blocks\.\d+)\.kan\.gate\.", r"\1.channel_mixer.router.gate."),
-    rename(r"^(blocks\.\d+)\.kan\.experts\.(\d+)\.fc", NEW + "fc"),
-    *(
-        rename(LAYER + rf"{i}\.{old}", f"{NEW}{new}", operation)
-        for i, norm in ((0, "norm1."), (1, "norm."))
-        for old, new, operation in (
-            (r"layernorm\.", norm, None),
-            (r"spline_linear\.", f"fc{i + 1}.", _by_function),
-            (r"rbf\.grid$", f"fc{i + 1}.alive", _ones),  # fixed; in its place what KANLinear keeps
-        )
+EXPERT = within(BLOCKS, r"kan\.experts\.(\d+)\.", r"channel_mixer.experts.mixers.\2.")
+
+FAMILY = DEIT.derive(
+    defaults=dict(
+        token_mixer="attention(head_dim=64, qkv_bias=False)",
+        channel_mixer=moe(),
+        norm="layernorm(eps=1e-5)",
+        final_norm="layernorm(eps=1e-6)",
+        init="torch",
     ),
-]
+    variants={
+        "mlp_kan_tiny_patch16_224": dict(dim=192),
+        "mlp_kan_small_patch16_224": dict(dim=384),
+        "mlp_kan_base_patch16_224": dict(dim=768),
+        "mlp_kan_test": dict(
+            DEIT.variants["deit_test"],
+            dim=64,
+            global_pool="avg",
+            token_mixer="attention(heads=4, qkv_bias=False)",
+            channel_mixer=moe(4, 64),
+        ),
+    },
+    # The parameters are those of the authors' models without what those do not use or train, which is 3,551,232 in
+    # tiny, 14,179,584 in small and 56,669,952 in base; MACs are zoo's own, with equal shares for the experts.
+    counted={
+        "mlp_kan_tiny_patch16_224": Counted(19.919272, 1.437, by_zoo=("macs",)),
+        "mlp_kan_small_patch16_224": Counted(43.358056, 3.569, by_zoo=("macs",)),
+        "mlp_kan_base_patch16_224": Counted(100.852456, 9.926, by_zoo=("macs",)),
+    },
+    rules=[
+        drop(r"^blocks\.\d+\.mlp\.", "the perceptrons of DeiT, which the authors' blocks keep and do not use"),
+        *below(BLOCKS, {r"kan\.gate\.": "channel_mixer.router.gate."}),
+        *below(EXPERT, {"fc": "fc", r"layers\.0\.layernorm\.": "norm1.", r"layers\.1\.layernorm\.": "norm."}),
+        *below(EXPERT, {rf"layers\.{i}\.spline_linear\.": f"fc{i + 1}." for i in (0, 1)}, _by_function),
+        # What is fixed stands where KANLinear keeps which edges are alive.
+        *below(EXPERT, {rf"layers\.{i}\.rbf\.grid$": f"fc{i + 1}.alive" for i in (0, 1)}, _ones),
+        *DEIT.rules,
+    ],
+)

@@ -11,25 +11,22 @@ for images of 28 to 32 pixels, with no channel mixer, a norm before each convolu
 convolution at the stem and strided ones between the stages. No figure of the paper stands for them.
 """
 
+from zoo.family import Family
 from zoo.skeletons.hierarchical import Hierarchical
 
-MODEL = Hierarchical
-
-DEFAULTS = dict(
-    img_size=32,
-    num_classes=10,
-    stem="conv(kernel_size=3, stride=1, padding=1)",
-    downsample="conv(kernel_size=3, padding=1, norm='layernorm')",
-    token_mixer="select_kan_conv(kernel_size=3)",
-    channel_mixer="none",
+FAMILY = Family(
+    model=Hierarchical,
+    defaults=dict(
+        img_size=32,
+        num_classes=10,
+        stem="conv(kernel_size=3, stride=1, padding=1)",
+        downsample="conv(kernel_size=3, padding=1, norm='layernorm')",
+        token_mixer="select_kan_conv(kernel_size=3)",
+        channel_mixer="none",
+    ),
+    variants={
+        "s_convkan_tiny": dict(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
+        "s_convkan_small": dict(dims=(16, 32, 64, 128), depths=(1, 1, 1, 1)),
+        "s_convkan_test": dict(dims=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
+    },
 )
-
-VARIANTS = {
-    "s_convkan_tiny": dict(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
-    "s_convkan_small": dict(dims=(16, 32, 64, 128), depths=(1, 1, 1, 1)),
-    "s_convkan_test": dict(dims=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
-}
-
-PUBLISHED = {}
-
-RULES = []

@@ -12,19 +12,10 @@ the authors' code keeps one for the experts, it is zero and not trained, and it 
 """
 
 from zoo.family import Counted
-from zoo.models.vision import swin
 from zoo.models.vision.swin import BASE, NORM, SMALL, windows
-from zoo.models.vision.swin import MODEL as MODEL
-from zoo.weights import drop, rename, transpose
-
-DEFAULTS = dict(
-    swin.DEFAULTS,
-    img_size=192,
-    stem=f"patch(norm='{NORM}', remainder='pad', init='torch')",
-    token_mixer=windows(12, continuous=True),
-    channel_mixer="mlp(fc2_bias=False)",
-    num_classes=21841,
-)
+from zoo.models.vision.swin import FAMILY as SWIN
+from zoo.weights import drop, transpose
+from zoo.weights.layouts import LAYERS, below, within
 
 
 def moe(num_experts: int, *, top_k: int = 1, router: str = "top_k") -> dict:
@@ -46,68 +37,62 @@ def _name(size: str, experts: str) -> str:
     return f"swin_moe_{size}_patch4_window12_192_{experts}"
 
 
-VARIANTS = {
-    _name("small", "densebaseline_22k"): dict(SMALL),
-    _name("small", "8expert_32gpu_22k"): dict(SMALL, **moe(8)),
-    _name("small", "16expert_32gpu_22k"): dict(SMALL, **moe(16)),
-    _name("small", "32expert_32gpu_22k"): dict(SMALL, **moe(32)),
-    _name("small", "cosine_router_32expert_32gpu_22k"): dict(SMALL, **moe(32, router="cosine")),
-    _name("small", "64expert_64gpu_22k"): dict(SMALL, **moe(64)),
-    _name("small", "128expert"): dict(SMALL, **moe(128)),
-    _name("base", "densebaseline_22k"): dict(BASE),
-    _name("base", "8expert_32gpu_22k"): dict(BASE, **moe(8)),
-    _name("base", "16expert_32gpu_22k"): dict(BASE, **moe(16)),
-    _name("base", "32expert_32gpu_22k"): dict(BASE, **moe(32)),
-    _name("base", "cosine_router_32expert_32gpu_22k"): dict(BASE, **moe(32, router="cosine")),
-    _name("base", "32expert_k2"): dict(BASE, **moe(32, top_k=2)),
-    "swin_moe_test": dict(
-        moe(4),
-        img_size=64,
-        dims=(8, 8, 16, 16),
-        depths=(2, 1, 2, 2),
-        num_classes=10,
-        token_mixer=windows(4, continuous=True, head_dim=4),
+TEST = windows(4, continuous=True, head_dim=4)
+EXPERTS = within(LAYERS, r"mlp\._moe_layer\.experts\.batched_", "channel_mixer.experts.")
+GATE = within(LAYERS, r"mlp\._moe_layer\.gates\.0\.", "channel_mixer.router.gate.")
+
+FAMILY = SWIN.derive(
+    defaults=dict(
+        img_size=192,
+        stem=f"patch(norm='{NORM}', remainder='pad', init='torch')",
+        token_mixer=windows(12, continuous=True),
+        channel_mixer="mlp(fc2_bias=False)",
+        num_classes=21841,
     ),
-}
-
-# What the authors publish are accuracies, none of them of these weights on ImageNet-1K: on ImageNet-22K, and of models
-# that were fine-tuned.
-PUBLISHED = {}
-
-# The authors' models have parameters besides: the experts' second biases, zero and not trained, 4,224 numbers for each
-# expert in the small ones and 5,632 in the base ones. MACs are zoo's own, for the work that is done: the authors'
-# formula multiplies that of a mixture by the capacity factor.
-COUNTED = {
-    _name(size, experts): Counted(params, macs, by_zoo=("macs",))
-    for size, experts, params, macs in (
-        ("small", "densebaseline_22k", 65.757553, 6.830),
-        ("small", "8expert_32gpu_22k", 173.257585, 6.835),
-        ("small", "16expert_32gpu_22k", 296.109937, 6.839),
-        ("small", "32expert_32gpu_22k", 541.814641, 6.847),
-        ("small", "cosine_router_32expert_32gpu_22k", 542.845307, 6.976),
-        ("small", "64expert_64gpu_22k", 1033.224049, 6.864),
-        ("small", "128expert", 2016.042865, 6.898),
-        ("base", "densebaseline_22k", 109.284049, 11.878),
-        ("base", "8expert_32gpu_22k", 300.327633, 11.883),
-        ("base", "16expert_32gpu_22k", 518.656721, 11.889),
-        ("base", "32expert_32gpu_22k", 955.314897, 11.900),
-        ("base", "cosine_router_32expert_32gpu_22k", 956.660955, 12.068),
-        ("base", "32expert_k2", 955.314897, 14.920),
-    )
-}
-
-EXPERTS = r"^layers\.(\d+)\.blocks\.(\d+)\.mlp\._moe_layer\.experts\.batched_"
-GATE = r"^layers\.(\d+)\.blocks\.(\d+)\.mlp\._moe_layer\.gates\.0\."
-NEW = r"stages.\1.blocks.\2.channel_mixer."
-
-RULES = [
-    drop(r"\._num_global_experts$", "a number that the experts' sizes say"),
-    drop(EXPERTS + "fc2_bias$", "zero, and not trained", zero=True),
-    rename(EXPERTS + "fc1_w$", NEW + "experts.fc1.weight"),
-    rename(EXPERTS + "fc1_bias$", NEW + "experts.fc1.bias"),
-    rename(EXPERTS + "fc2_w$", NEW + "experts.fc2.weight", transpose),
-    rename(GATE + r"(?:wg|cosine_projector)\.", NEW + "router.gate."),
-    rename(GATE + r"sim_matrix$", NEW + "router.gate.similarity"),
-    rename(GATE + r"temperature$", NEW + "router.gate.temperature"),
-    *swin.RULES,
-]
+    variants={
+        _name("small", "densebaseline_22k"): dict(SMALL),
+        _name("small", "8expert_32gpu_22k"): dict(SMALL, **moe(8)),
+        _name("small", "16expert_32gpu_22k"): dict(SMALL, **moe(16)),
+        _name("small", "32expert_32gpu_22k"): dict(SMALL, **moe(32)),
+        _name("small", "cosine_router_32expert_32gpu_22k"): dict(SMALL, **moe(32, router="cosine")),
+        _name("small", "64expert_64gpu_22k"): dict(SMALL, **moe(64)),
+        _name("small", "128expert"): dict(SMALL, **moe(128)),
+        _name("base", "densebaseline_22k"): dict(BASE),
+        _name("base", "8expert_32gpu_22k"): dict(BASE, **moe(8)),
+        _name("base", "16expert_32gpu_22k"): dict(BASE, **moe(16)),
+        _name("base", "32expert_32gpu_22k"): dict(BASE, **moe(32)),
+        _name("base", "cosine_router_32expert_32gpu_22k"): dict(BASE, **moe(32, router="cosine")),
+        _name("base", "32expert_k2"): dict(BASE, **moe(32, top_k=2)),
+        "swin_moe_test": dict(SWIN.variants["swin_test"], **moe(4), depths=(2, 1, 2, 2), token_mixer=TEST),
+    },
+    # Nothing is published of these weights on ImageNet-1K: the authors' accuracies are on ImageNet-22K, and of models
+    # that were fine-tuned. Their models have parameters besides: the experts' second biases, zero and not trained,
+    # 4,224 numbers for each expert in the small ones and 5,632 in the base ones. MACs are zoo's own, for the work that
+    # is done: the authors' formula multiplies that of a mixture by the capacity factor.
+    counted={
+        _name(size, experts): Counted(params, macs, by_zoo=("macs",))
+        for size, experts, params, macs in (
+            ("small", "densebaseline_22k", 65.757553, 6.830),
+            ("small", "8expert_32gpu_22k", 173.257585, 6.835),
+            ("small", "16expert_32gpu_22k", 296.109937, 6.839),
+            ("small", "32expert_32gpu_22k", 541.814641, 6.847),
+            ("small", "cosine_router_32expert_32gpu_22k", 542.845307, 6.976),
+            ("small", "64expert_64gpu_22k", 1033.224049, 6.864),
+            ("small", "128expert", 2016.042865, 6.898),
+            ("base", "densebaseline_22k", 109.284049, 11.878),
+            ("base", "8expert_32gpu_22k", 300.327633, 11.883),
+            ("base", "16expert_32gpu_22k", 518.656721, 11.889),
+            ("base", "32expert_32gpu_22k", 955.314897, 11.900),
+            ("base", "cosine_router_32expert_32gpu_22k", 956.660955, 12.068),
+            ("base", "32expert_k2", 955.314897, 14.920),
+        )
+    },
+    rules=[
+        drop(r"\._num_global_experts$", "a number that the experts' sizes say"),
+        drop(EXPERTS[0] + "fc2_bias$", "zero, and not trained", zero=True),
+        *below(EXPERTS, {"fc1_w$": "fc1.weight", "fc1_bias$": "fc1.bias"}),
+        *below(EXPERTS, {"fc2_w$": "fc2.weight"}, transpose),
+        *below(GATE, {r"(?:wg|cosine_projector)\.": "", "sim_matrix$": "similarity", "temperature$": "temperature"}),
+        *SWIN.rules,
+    ],
+)

@@ -6,53 +6,46 @@ Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's fu
     too; each has its own licence, which zoo.model_info names.
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Family, Published, on_timm_hub
 from zoo.skeletons.isotropic import Isotropic
-from zoo.weights import rename
+from zoo.weights.layouts import timm_vit
 
-MODEL = Isotropic
-
-DEFAULTS = dict(
-    patch_size=16,
-    depth=12,
-    token_mixer="attention(head_dim=64)",
-    channel_mixer="mlp(ratio=4)",
-    norm="layernorm(eps=1e-6)",
-    global_pool="token",
-    class_token=True,
-    pos_embed=True,
-    init="xavier",
-    stem_init="lecun",
-    head_init="zeros",
-    token_std=0.0,
+FAMILY = Family(
+    model=Isotropic,
+    defaults=dict(
+        patch_size=16,
+        depth=12,
+        token_mixer="attention(head_dim=64)",
+        channel_mixer="mlp(ratio=4)",
+        norm="layernorm(eps=1e-6)",
+        global_pool="token",
+        class_token=True,
+        pos_embed=True,
+        init="xavier",
+        stem_init="lecun",
+        head_init="zeros",
+        token_std=0.0,
+    ),
+    variants={
+        "vit_tiny_patch16_224": dict(dim=192),
+        "vit_small_patch16_224": dict(dim=384),
+        "vit_base_patch16_224": dict(dim=768),
+        "vit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
+    },
+    published=on_timm_hub(
+        {
+            "vit_tiny_patch16_224.augreg_in21k_ft_in1k": Published(5.72, 1.26, top1=75.452),
+            "vit_tiny_patch16_224.augreg_in21k": Published(9.740115, 1.26, classes=21843),
+            "vit_small_patch16_224.augreg_in21k_ft_in1k": Published(22.05, 4.61, top1=81.402),
+            "vit_small_patch16_224.augreg_in1k": Published(22.05, 4.61, top1=78.842),
+            "vit_small_patch16_224.augreg_in21k": Published(30.075219, 4.61, classes=21843),
+            "vit_base_patch16_224.augreg2_in21k_ft_in1k": Published(86.57, 17.58, top1=85.108),
+            "vit_base_patch16_224.augreg_in21k_ft_in1k": Published(86.57, 17.58, top1=84.534),
+            "vit_base_patch16_224.orig_in21k_ft_in1k": Published(86.57, 17.58, top1=81.782),
+            "vit_base_patch16_224.augreg_in1k": Published(86.57, 17.58, top1=79.154),
+            "vit_base_patch16_224.augreg_in21k": Published(102.595923, 17.58, classes=21843),
+            "vit_base_patch16_224.sam_in1k": Published(86.57, 17.58, top1=80.246),
+        }
+    ),
+    rules=timm_vit(),
 )
-
-VARIANTS = {
-    "vit_tiny_patch16_224": dict(dim=192),
-    "vit_small_patch16_224": dict(dim=384),
-    "vit_base_patch16_224": dict(dim=768),
-    "vit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
-}
-
-PUBLISHED = on_timm_hub(
-    {
-        "vit_tiny_patch16_224.augreg_in21k_ft_in1k": Published(5.72, 1.26, top1=75.452),
-        "vit_tiny_patch16_224.augreg_in21k": Published(9.740115, 1.26, classes=21843),
-        "vit_small_patch16_224.augreg_in21k_ft_in1k": Published(22.05, 4.61, top1=81.402),
-        "vit_small_patch16_224.augreg_in1k": Published(22.05, 4.61, top1=78.842),
-        "vit_small_patch16_224.augreg_in21k": Published(30.075219, 4.61, classes=21843),
-        "vit_base_patch16_224.augreg2_in21k_ft_in1k": Published(86.57, 17.58, top1=85.108),
-        "vit_base_patch16_224.augreg_in21k_ft_in1k": Published(86.57, 17.58, top1=84.534),
-        "vit_base_patch16_224.orig_in21k_ft_in1k": Published(86.57, 17.58, top1=81.782),
-        "vit_base_patch16_224.augreg_in1k": Published(86.57, 17.58, top1=79.154),
-        "vit_base_patch16_224.augreg_in21k": Published(102.595923, 17.58, classes=21843),
-        "vit_base_patch16_224.sam_in1k": Published(86.57, 17.58, top1=80.246),
-    }
-)
-
-RULES = [
-    rename(r"^(cls_token|pos_embed)$", r"tokens.\1"),
-    rename(r"^patch_embed\.", "stem."),
-    rename(r"^(blocks\.\d+)\.attn\.", r"\1.token_mixer."),
-    rename(r"^(blocks\.\d+)\.mlp\.", r"\1.channel_mixer."),
-]

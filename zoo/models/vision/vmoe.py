@@ -10,15 +10,11 @@ these. The 384 variants are what the released models became by fine-tuning: no l
 The classifier's biases start at -log of the number of classes; the code has -10 for ImageNet-21k's 21843, not -9.99.
 """
 
-from einops import rearrange
-from torch import Size, Tensor
-
-from zoo.family import Counted, Published, from_source
-from zoo.models.vision import vit
-from zoo.models.vision.vit import MODEL as MODEL
-from zoo.weights import rename, reshape, stack, transpose
-
-DEFAULTS = dict(vit.DEFAULTS, act="gelu(approximate='tanh')", head_init="prior")
+from zoo.family import Counted, Published
+from zoo.models.vision.vit import FAMILY as VIT
+from zoo.weights import transpose
+from zoo.weights.flax import BLOCKS, flax_vit, linear
+from zoo.weights.layouts import below
 
 
 def moe(factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0) -> dict:
@@ -49,122 +45,59 @@ S, B, L = dict(dim=512, depth=8), dict(dim=768, depth=12), dict(dim=1024, depth=
 H = dict(dim=1280, depth=32, patch_size=14, token_mixer="attention(heads=16)")
 SCRATCH = dict(head="tanh")  # on ImageNet-1K; the models for ImageNet-21k have a plain classifier
 IN21K = dict(num_classes=21843)
+SOURCE = "vmoe/configs/vmoe_paper of google-research/vmoe"
 
-VARIANTS = {
-    "vmoe_s32_last2_224": dict(S, **SCRATCH, **last2(eval_factor=4.0, drop=0.2), patch_size=32),
-    "vmoe_s32_last2_384": dict(S, **last2(factor=1.5), patch_size=32, img_size=384),
-    "vmoe_s32_every2_224": dict(S, **IN21K, **every2(), patch_size=32),
-    "vmoe_b32_last2_224": dict(B, **IN21K, **last2(), patch_size=32),
-    "vmoe_b32_every2_224": dict(B, **IN21K, **every2(), patch_size=32),
-    "vmoe_b16_last2_224": dict(B, **IN21K, **last2()),
-    "vmoe_b16_every2_224": dict(B, **IN21K, **every2()),
-    "vmoe_b16_every2_384": dict(B, **every2(factor=1.5), img_size=384),
-    "vmoe_l32_last2_224": dict(L, **IN21K, **last2(), patch_size=32),
-    "vmoe_l32_every2_224": dict(L, **IN21K, **every2(), patch_size=32),
-    "vmoe_l16_last2_224": dict(L, **IN21K, **last2()),
-    "vmoe_l16_every2_224": dict(L, **IN21K, **every2()),
-    "vmoe_h14_last2_224": dict(H, **IN21K, **last2()),
-    "vmoe_h14_every2_224": dict(H, **IN21K, **every2()),
-    "vmoe_test": dict(
-        SCRATCH,
-        **last2(eval_factor=4.0, drop=0.2),
-        img_size=32,
-        patch_size=8,
-        dim=32,
-        depth=4,
-        num_classes=10,
-        token_mixer="attention(heads=4)",
-    ),
-}
-
-CFG = dict(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875, interpolation="bilinear", license="apache-2.0")
-
-# The accuracies are means over three runs.
-PUBLISHED = from_source(
-    "vmoe/configs/vmoe_paper of google-research/vmoe",
-    {
-        "vmoe_s32_last2_224": Published(top1=73.1),
-        "vmoe_s32_last2_384": Published(top1=75.9),
-        "vmoe_b16_every2_384": Published(top1=85.6),
+FAMILY = VIT.derive(
+    defaults=dict(act="gelu(approximate='tanh')", head_init="prior"),
+    variants={
+        "vmoe_s32_last2_224": dict(S, **SCRATCH, **last2(eval_factor=4.0, drop=0.2), patch_size=32),
+        "vmoe_s32_last2_384": dict(S, **last2(factor=1.5), patch_size=32, img_size=384),
+        "vmoe_s32_every2_224": dict(S, **IN21K, **every2(), patch_size=32),
+        "vmoe_b32_last2_224": dict(B, **IN21K, **last2(), patch_size=32),
+        "vmoe_b32_every2_224": dict(B, **IN21K, **every2(), patch_size=32),
+        "vmoe_b16_last2_224": dict(B, **IN21K, **last2()),
+        "vmoe_b16_every2_224": dict(B, **IN21K, **every2()),
+        "vmoe_b16_every2_384": dict(B, **every2(factor=1.5), img_size=384),
+        "vmoe_l32_last2_224": dict(L, **IN21K, **last2(), patch_size=32),
+        "vmoe_l32_every2_224": dict(L, **IN21K, **every2(), patch_size=32),
+        "vmoe_l16_last2_224": dict(L, **IN21K, **last2()),
+        "vmoe_l16_every2_224": dict(L, **IN21K, **every2()),
+        "vmoe_h14_last2_224": dict(H, **IN21K, **last2()),
+        "vmoe_h14_every2_224": dict(H, **IN21K, **every2()),
+        "vmoe_test": dict(VIT.variants["vit_test"], **SCRATCH, **last2(eval_factor=4.0, drop=0.2), depth=4),
     },
-)
-
-# No sizes are published, and the authors' code was not run: all these are zoo's, with two experts a token and none of
-# the choices dropped.
-COUNTED = {
-    name: Counted(params, macs, by_zoo=("params", "macs"))
-    for name, params, macs in (
-        ("vmoe_s32_last2_224", 56.999400, 1.567),
-        ("vmoe_s32_last2_384", 56.785384, 4.658),
-        ("vmoe_s32_every2_224", 96.833363, 1.787),
-        ("vmoe_b32_last2_224", 170.378835, 4.898),
-        ("vmoe_b32_every2_224", 302.631507, 5.843),
-        ("vmoe_b16_last2_224", 168.722259, 19.441),
-        ("vmoe_b16_every2_224", 300.974931, 23.164),
-        ("vmoe_b16_every2_384", 285.238504, 71.841),
-        ("vmoe_l32_last2_224", 445.428051, 16.239),
-        ("vmoe_l32_every2_224", 1033.070931, 20.437),
-        ("vmoe_l16_last2_224", 443.219283, 64.884),
-        ("vmoe_l16_every2_224", 1030.862163, 81.426),
-        ("vmoe_h14_last2_224", 842.356563, 174.064),
-        ("vmoe_h14_every2_224", 2127.632723, 221.261),
-    )
-}
-
-
-# The keys of Flax; its kernels are (in, out), those of attention tell the heads apart.
-
-
-def _convolution(x: Tensor, shape: Size) -> Tensor:
-    """The map of the patches."""
-    return rearrange(x, "height width in_chans dim -> dim in_chans height width")
-
-
-def _to_heads(x: Tensor, shape: Size) -> Tensor:
-    """The maps to queries, keys and values, as one."""
-    return rearrange(x, "part in_dim heads head_dim -> (part heads head_dim) in_dim")
-
-
-def _from_heads(x: Tensor, shape: Size) -> Tensor:
-    """The map from the heads' outputs."""
-    return rearrange(x, "heads head_dim dim -> dim (heads head_dim)")
-
-
-TOP = r"^(?:params/)?"
-BLOCK, NEW = TOP + r"Encoder/encoderblock_(\d+)/", r"blocks.\1."
-QKV = BLOCK + "SelfAttention/(?P<part>query|key|value)/"
-ORDER = ("query", "key", "value")
-
-RULES = [
-    rename(TOP + r"cls$", "tokens.cls_token"),
-    rename(TOP + r"Encoder/posembed_input/pos_embedding$", "tokens.pos_embed"),
-    rename(TOP + r"embedding/kernel$", "stem.proj.weight", _convolution),
-    rename(TOP + r"embedding/bias$", "stem.proj.bias"),
-    rename(BLOCK + r"LayerNorm_0/scale$", NEW + "norm1.weight"),
-    rename(BLOCK + r"LayerNorm_0/bias$", NEW + "norm1.bias"),
-    rename(BLOCK + r"LayerNorm_1/scale$", NEW + "norm2.weight"),
-    rename(BLOCK + r"LayerNorm_1/bias$", NEW + "norm2.bias"),
-    stack(QKV + "kernel$", NEW + "token_mixer.qkv.weight", operation=_to_heads, order=ORDER),
-    stack(QKV + "bias$", NEW + "token_mixer.qkv.bias", operation=reshape, order=ORDER),
-    rename(BLOCK + r"SelfAttention/out/kernel$", NEW + "token_mixer.proj.weight", _from_heads),
-    rename(BLOCK + r"SelfAttention/out/bias$", NEW + "token_mixer.proj.bias"),
-    rename(BLOCK + r"Moe/Router/dense/kernel$", NEW + "channel_mixer.router.gate.weight", transpose),
-    *(
-        rule
-        for old, new in (("Mlp", "channel_mixer"), ("Moe/Mlp", "channel_mixer.experts"))
-        for i in (0, 1)
-        for rule in (
-            rename(BLOCK + rf"{old}/Dense_{i}/kernel$", rf"{NEW}{new}.fc{i + 1}.weight", transpose),
-            rename(BLOCK + rf"{old}/Dense_{i}/bias$", rf"{NEW}{new}.fc{i + 1}.bias"),
+    cfg=dict(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875, interpolation="bilinear", license="apache-2.0"),
+    # The accuracies are means over three runs.
+    published={
+        "vmoe_s32_last2_224": Published(top1=73.1, source=SOURCE),
+        "vmoe_s32_last2_384": Published(top1=75.9, source=SOURCE),
+        "vmoe_b16_every2_384": Published(top1=85.6, source=SOURCE),
+    },
+    # No sizes are published, and the authors' code was not run: all these are zoo's, with two experts a token and none
+    # of the choices dropped.
+    counted={
+        name: Counted(params, macs, by_zoo=("params", "macs"))
+        for name, params, macs in (
+            ("vmoe_s32_last2_224", 56.999400, 1.567),
+            ("vmoe_s32_last2_384", 56.785384, 4.658),
+            ("vmoe_s32_every2_224", 96.833363, 1.787),
+            ("vmoe_b32_last2_224", 170.378835, 4.898),
+            ("vmoe_b32_every2_224", 302.631507, 5.843),
+            ("vmoe_b16_last2_224", 168.722259, 19.441),
+            ("vmoe_b16_every2_224", 300.974931, 23.164),
+            ("vmoe_b16_every2_384", 285.238504, 71.841),
+            ("vmoe_l32_last2_224", 445.428051, 16.239),
+            ("vmoe_l32_every2_224", 1033.070931, 20.437),
+            ("vmoe_l16_last2_224", 443.219283, 64.884),
+            ("vmoe_l16_every2_224", 1030.862163, 81.426),
+            ("vmoe_h14_last2_224", 842.356563, 174.064),
+            ("vmoe_h14_every2_224", 2127.632723, 221.261),
         )
-    ),
-    rename(TOP + r"Encoder/encoder_norm/scale$", "norm.weight"),
-    rename(TOP + r"Encoder/encoder_norm/bias$", "norm.bias"),
-    rename(TOP + r"pre_logits/kernel$", "head.fc1.weight", transpose),
-    rename(TOP + r"pre_logits/bias$", "head.fc1.bias"),
-    *(
-        rename(TOP + rf"head/{old}$", f"{to}{new}", operation, when=when)
-        for to, when in (("head.fc2.", TOP + "pre_logits/kernel$"), ("head.", None))
-        for old, new, operation in (("kernel", "weight", transpose), ("bias", "bias", None))
-    ),
-]
+    },
+    rules=[
+        *below(BLOCKS, {"Moe/Router/dense/kernel$": "channel_mixer.router.gate.weight"}, transpose),
+        *linear(BLOCKS, "Moe/Mlp/Dense_0/", "channel_mixer.experts.fc1."),
+        *linear(BLOCKS, "Moe/Mlp/Dense_1/", "channel_mixer.experts.fc2."),
+        *flax_vit(),
+    ],
+)
