@@ -261,12 +261,12 @@ class Family:
 
     def _check_names(self) -> None:
         """Of arguments, variants and keys of the configuration."""
-        takes = self.model.argument_hints()
+        known = self.model.argument_names()
         for where, arguments in {"defaults": self.defaults, **self.variants}.items():
             for key in arguments:
-                if key not in takes:
+                if key not in known:
                     problem = f"its model has no argument {shown(key)}, which {where} sets"
-                    raise ValueError(unknown(problem, key, takes, "arguments"))
+                    raise ValueError(unknown(problem, key, known, "arguments"))
         for name in ("published", "counted"):
             for row in getattr(self, name):
                 if (arch := str(row).split(".")[0]) not in self.variants:

@@ -62,6 +62,11 @@ class Model(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def argument_names(cls) -> list[str]:
+        """Everything that a model can be given by name, shorthands too."""
+        return [*inspect.signature(cls).parameters, *cls.shorthands]
+
+    @classmethod
     def argument_hints(cls) -> dict[str, Any]:
         """The annotation of each argument by its name, of shorthands too; None for a device and a dtype."""
         hints = hints_of(cls)

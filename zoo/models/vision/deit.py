@@ -9,7 +9,7 @@ from zoo.family import Published, on_timm_hub
 from zoo.models.vision.vit import FAMILY as VIT
 
 FAMILY = VIT.derive(
-    defaults=dict(init="trunc_normal", stem_init="torch", head_init="trunc_normal", token_std=0.02),
+    defaults=dict(init="trunc_normal", stem="patch", head="linear", embed="class_and_position"),
     variants={
         "deit_tiny_patch16_224": dict(dim=192),
         "deit_small_patch16_224": dict(dim=384),

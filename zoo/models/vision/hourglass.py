@@ -28,7 +28,7 @@ FAMILY = Family(
         norm="layernorm",
         global_pool="avg",
         init="xavier",
-        head_init="xavier",
+        head="linear(init='xavier')",
     ),
     variants={
         "hourglass_mlp_tiny": dict(HOURGLASS, depth=3),

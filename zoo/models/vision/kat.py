@@ -19,7 +19,7 @@ FAMILY = DEIT.derive(
     defaults=dict(
         token_mixer="attention(head_dim=64, init='mimetic')",
         channel_mixer="gr_kan(ratio=4, weights='trunc_normal')",
-        token_std=1e-6,
+        embed="class_and_position(token_std=1e-6)",
     ),
     variants={
         **{f"kat_tiny{start}_patch16_224": dict(options, dim=192) for start, options in STARTS.items()},

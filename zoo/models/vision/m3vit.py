@@ -34,7 +34,7 @@ NYUD = dict(moe(2), img_size=(480, 640))
 PASCAL = dict(moe(5), img_size=512)
 
 FAMILY = VIT.derive(
-    defaults=dict(init="trunc_normal", stem_init="torch", token_std=0.02, final_norm="none", num_classes=0),
+    defaults=dict(init="trunc_normal", stem="patch", embed="class_and_position", final_norm="none", num_classes=0),
     variants={
         "m3vit_tiny_patch16_cityscapes": dict(TINY, **moe(2), img_size=(128, 256)),
         "m3vit_small_patch16_nyud": dict(SMALL, **NYUD),

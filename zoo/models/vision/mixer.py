@@ -17,8 +17,8 @@ FAMILY = Family(
         channel_mixer="mlp(ratio=4)",
         norm="layernorm(eps=1e-6)",
         init="lecun",
-        stem_init="lecun",
-        head_init="zeros",
+        stem="patch(init='lecun')",
+        head="linear(init='zeros')",
         drop_path_rule="constant",
     ),
     variants={

@@ -21,7 +21,6 @@ FAMILY = Family(
         channel_mixer="mlp(ratio=4)",
         norm="affine",
         init="trunc_normal",
-        head_init="trunc_normal",
         drop_path_rule="constant",
     ),
     variants={

@@ -30,7 +30,9 @@ def moe(num_experts: int, *, top_k: int = 1, router: str = "top_k") -> dict:
         experts=dict(name="mlp", fc2_bias=False, hidden_drop=0.1),
     )
     init = "trunc_normal_005"
-    return dict(channel_mixer=[dense, dense, [dense, sparse], [dense, sparse]], init=init, head_init=init)
+    return dict(
+        channel_mixer=[dense, dense, [dense, sparse], [dense, sparse]], init=init, head=f"linear(init='{init}')"
+    )
 
 
 def _name(size: str, experts: str) -> str:

@@ -43,12 +43,12 @@ def every2(**options) -> dict:
 
 S, B, L = dict(dim=512, depth=8), dict(dim=768, depth=12), dict(dim=1024, depth=24)
 H = dict(dim=1280, depth=32, patch_size=14, token_mixer="attention(heads=16)")
-SCRATCH = dict(head="tanh")  # on ImageNet-1K; the models for ImageNet-21k have a plain classifier
+SCRATCH = dict(head="tanh(init='prior')")  # on ImageNet-1K; the models for ImageNet-21k have a plain classifier
 IN21K = dict(num_classes=21843)
 SOURCE = "vmoe/configs/vmoe_paper of google-research/vmoe"
 
 FAMILY = VIT.derive(
-    defaults=dict(act="gelu(approximate='tanh')", head_init="prior"),
+    defaults=dict(act="gelu(approximate='tanh')", head="linear(init='prior')"),
     variants={
         "vmoe_s32_last2_224": dict(S, **SCRATCH, **last2(eval_factor=4.0, drop=0.2), patch_size=32),
         "vmoe_s32_last2_384": dict(S, **last2(factor=1.5), patch_size=32, img_size=384),
