@@ -101,6 +101,15 @@ class Hierarchical(Backbone):
         ValueError: A slot, an option or a size is none that can be built; the message says which and what can.
     """
 
+    slots = {
+        "token_mixer": "token_mixer",
+        "channel_mixer": "channel_mixer",
+        "norm": "norm",
+        "final_norm": "norm",
+        "act": "act",
+        "stem": "stem",
+        "downsample": "downsample",
+    }
     hands_on = {**Backbone.hands_on, "downsample": "downsample"}
     output_fmt = "NHWC"
 

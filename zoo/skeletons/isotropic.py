@@ -64,6 +64,14 @@ class Isotropic(Backbone):
         ValueError: A slot, an option or a size is none that can be built; the message says which and what can.
     """
 
+    slots = {
+        "token_mixer": "token_mixer",
+        "channel_mixer": "channel_mixer",
+        "norm": "norm",
+        "final_norm": "norm",
+        "act": "act",
+        "stem": "stem",
+    }
     hands_on = {**Backbone.hands_on, "init": "*_mixer.init", "stem_init": "stem.init"}
     works_with = {"pos_drop_rate": ("class_token", "pos_embed"), "token_std": ("class_token",)}
 

@@ -1,7 +1,7 @@
 """What every model of zoo has in common, whatever it takes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -20,10 +20,12 @@ class Model(nn.Module):
         input_size: Shape of an input, without the batch.
         hands_on: Arguments that work through blocks alone, and what has to take them, with wildcards: the ``kind`` of a
             block, or ``kind.option``. To ask for one that no block takes is an error.
+        slots: Arguments that are slots, and the kind of block that each takes (see `zoo.slots.table`).
         works_with: Arguments that do nothing unless one of some others is true or, as ``argument=name``, has that slot.
     """
 
     vision = True
+    slots: ClassVar[Mapping[str, str]] = {}
     hands_on: Mapping[str, str] = {}
     works_with: Mapping[str, tuple[str, ...]] = {}
     num_classes: int

@@ -42,6 +42,7 @@ class Stack(Model):
     """
 
     vision = False
+    slots = {"layer": "basis", "act": "act", "norm": "norm"}
     works_with = {"act": ("layer=none",)}
 
     def __init__(
