@@ -10,7 +10,6 @@ import torch
 from conftest import TEST_VARIANTS, TINY_VARIANTS
 
 import zoo
-from zoo.build.arguments import SLOT_ARGUMENTS
 from zoo.checks import allows_none, hints_of
 from zoo.family import Counted, Published
 from zoo.registry import ModelInfo, families, family_of
@@ -87,7 +86,7 @@ def test_blocks_and_what_was_given_share_no_slot():
 
 def none_of(cls: type) -> list[str]:
     """Arguments of a skeleton whose annotation has room for None, other than slots."""
-    return [k for k, hint in hints_of(cls).items() if allows_none(hint) and k not in SLOT_ARGUMENTS and k != "return"]
+    return [k for k, hint in hints_of(cls).items() if allows_none(hint) and k not in cls.slots and k != "return"]
 
 
 CAN_BE_NONE = [(name, key) for name in TINY_VARIANTS for key in none_of(family_of(name).model)]
