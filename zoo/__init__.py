@@ -20,7 +20,7 @@ _PUBLIC = {
     "register_block": "slots",
     "block_info": "tools.catalogue",
     "save_pretrained": "hub",
-    "count_flops": "costs.count",
+    "count_flops": "costs",
     "upcycle": "tools.moe.upcycle",
     "prune_experts": "tools.moe.surgery",
     "add_expert": "tools.moe.surgery",

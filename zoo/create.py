@@ -1,6 +1,5 @@
 """The one door: a model by name, or from a folder."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from zoo.build import assemble
 from zoo.checks import check_type, shown, unknown
 from zoo.checks.ranges import lifted
 from zoo.registry import family_of, resolve_cfg
-from zoo.weights import fetch_state_dict, load_weights, read_state_dict
+from zoo.weights import load_weights, published_weights, weights_in_file
 
-SOURCES = ("local-dir", "hf-hub")
+PLACES = ("local-dir", "hf-hub")  # prefixes of names that are no names of variants
 
 
 def create_model(
@@ -63,10 +62,10 @@ def create_model(
             "checkpoint_path fills a whole model, and features_only leaves parts out; use pretrained=True with "
             f'pretrained_cfg_overlay={{"file": {shown(str(checkpoint_path))}}}'
         )
-    source, _, rest = model_name.partition(":")
-    if rest:
-        if source not in SOURCES:
-            raise ValueError(unknown(f"model source {shown(source)} of {shown(model_name)}", source, SOURCES))
+    prefix, _, place = model_name.partition(":")
+    if place:
+        if prefix not in PLACES:
+            raise ValueError(unknown(f"model source {shown(prefix)} of {shown(model_name)}", prefix, PLACES))
         if pretrained_cfg or pretrained_cfg_overlay:
             raise ValueError(
                 f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out"
@@ -80,16 +79,10 @@ def create_model(
         arch, tag = timm.models.split_model_name_tag(model_name)
         family = family_of(arch)
         cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
+        source = published_weights(cfg, model_name, family.rules, cache_dir) if pretrained else None
         with lifted(not bounded):
-            model = assemble(
-                arch,
-                family,
-                family.arguments(arch),
-                cfg,
-                kwargs,
-                load=functools.partial(fetch_state_dict, cfg.to_dict(), model_name, cache_dir) if pretrained else None,
-            )
+            model = assemble(arch, family, family.arguments(arch), cfg, kwargs, source)
     if checkpoint_path:
-        rules, chans = family_of(model.pretrained_cfg["architecture"]).rules, model.pretrained_cfg["input_size"][0]
-        load_weights(model, read_state_dict(checkpoint_path), rules, str(checkpoint_path), source_chans=chans)
+        family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
+        load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
     return model

@@ -20,8 +20,8 @@ def register_with_timm(include_tests: bool = False) -> None:
         if not family.model.vision:
             continue
         module = sys.modules[family.module]
-        ours = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
-        ours = [arch for arch in ours if not timm.models.is_model(arch)]
+        variants = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
+        ours = [arch for arch in variants if not timm.models.is_model(arch)]
         cfgs = {name: cfg for arch in ours for name, cfg in made_cfgs(family, arch).items()}
         module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:

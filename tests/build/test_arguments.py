@@ -198,6 +198,28 @@ def test_what_blocks_within_a_block_take_counts(slot):
     zoo.create_model("vit_test", channel_mixer=slot, token_mixer="pool", proj_drop_rate=0.1, act="relu")
 
 
+@pytest.mark.parametrize("only", [{}, {"features_only": False}, {"features_only": None}])
+@pytest.mark.parametrize("key, value", [("out_indices", (0,)), ("out_indices", 0), ("feature_cls", "getter")])
+def test_what_is_said_of_features_needs_that_they_are_wanted(key, value, only):
+    with pytest.raises(ValueError, match=f"vit_test: {key} is given, and needs features_only=True"):
+        zoo.create_model("vit_test", **only, **{key: value})
+    with pytest.raises(ValueError, match=f"kan_test takes vectors and has no feature maps; leave {key} out"):
+        zoo.create_model("kan_test", **only, **{key: value})
+    assert isinstance(zoo.create_model("kan_test", **only), family_of("kan_test").model)
+
+
+@pytest.mark.parametrize("name", TINY_VARIANTS)
+def test_a_model_class_says_which_of_its_arguments_are_slots_and_of_which_kind(name):
+    """And only there: None and the exchange of single blocks are values of these, and a folder holds them as text."""
+    model = zoo.create_model(name, device="meta")
+    taken = {key for key, value in model.config.items() if isinstance(value, list) and isinstance(value[0], Slot)}
+    assert taken <= model.slots.keys() <= model.config.keys()
+    for key, kind in model.slots.items():
+        assert all(
+            slot.name in ("none", "select", *zoo.list_blocks(kind)) for slot in model.config[key] if key in taken
+        )
+
+
 # --- Features of shallow models ---------------------------------------------------------------------------------------
 
 

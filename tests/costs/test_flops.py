@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo.costs.count import count_flops, register_flop_rule
+from zoo.costs import count_flops, register_flop_rule
 
 
 class Run(nn.Module):

@@ -140,7 +140,7 @@ def test_damaged_folders(saved, tmp_path):
 
 def test_an_exception_while_writing_leaves_the_old_model(saved, monkeypatch):
     old, folder = saved
-    monkeypatch.setattr("zoo.hub.folder.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("zoo.hub.save.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         zoo.save_pretrained(zoo.create_model("mixer_test"), folder)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]

@@ -55,14 +55,14 @@ def test_no_name_is_given_twice(make, tmp_path):
 def test_a_save_between_the_name_and_the_weights_harms_no_reader(make, tmp_path, monkeypatch):
     old, new = make(), make(token_mixer="pool")
     save(old, tmp_path)
-    read, left = zoo.hub.read_state_dict, [new]
+    read, left = zoo.hub.open.read_state_dict, [new]
 
     def late(path):
         while left:
             save(left.pop(), tmp_path)
         return read(path)
 
-    monkeypatch.setattr("zoo.hub.folder.read_state_dict", late)
+    monkeypatch.setattr("zoo.hub.open.read_state_dict", late)
     assert same(reopened(old, tmp_path), new)
 
 
@@ -71,7 +71,7 @@ def test_whatever_a_reader_meets_it_reads_again_if_a_save_came_between(make, err
     """As torch does, which opens a file that safetensors has opened once more, and says RuntimeError if it is gone."""
     old, new = make(), make()
     save(old, tmp_path)
-    read, left = zoo.hub.read_state_dict, [new]
+    read, left = zoo.hub.open.read_state_dict, [new]
 
     def failing(path):
         while left:
@@ -79,22 +79,22 @@ def test_whatever_a_reader_meets_it_reads_again_if_a_save_came_between(make, err
             raise error("unable to open file")
         return read(path)
 
-    monkeypatch.setattr("zoo.hub.folder.read_state_dict", failing)
+    monkeypatch.setattr("zoo.hub.open.read_state_dict", failing)
     assert same(reopened(old, tmp_path), new)
 
 
 def test_a_save_while_the_model_is_built_harms_no_reader(tmp_path, monkeypatch):
     old, new = plain(), plain()
     save(old, tmp_path)
-    build = zoo.hub.assemble
+    build = zoo.hub.open.assemble
 
     def slow(*args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr("zoo.hub.folder.assemble", build)
+            patch.setattr("zoo.hub.open.assemble", build)
             save(new, tmp_path)
         return build(*args, **kwargs)
 
-    monkeypatch.setattr("zoo.hub.folder.assemble", slow)
+    monkeypatch.setattr("zoo.hub.open.assemble", slow)
     opened = zoo.create_model(f"local-dir:{tmp_path}")
     assert same(opened, old)  # whose files are gone from the folder by now
 
@@ -271,7 +271,7 @@ def test_what_safetensors_leaves_of_a_file_when_it_is_killed_is_cleared(make, tm
         kill_self()
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.hub.folder.save_file", half)
+        patch.setattr("zoo.hub.save.save_file", half)
         process = started(save, new, tmp_path)
         process.join()
     assert process.exitcode == -signal.SIGKILL and len(names(tmp_path)) == 3

@@ -180,7 +180,7 @@ def test_errors_of_the_disk_are_told(error, remedy, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("zoo.hub.folder.save_file", fail)
+    monkeypatch.setattr("zoo.hub.save.save_file", fail)
     with pytest.raises(OSError, match=f"config.json cannot be written .*{size:,} bytes are needed.*free.*{remedy}"):
         save(plain(), tmp_path)
     assert opens_as_one_of([model], tmp_path) and len(names(tmp_path)) == 2

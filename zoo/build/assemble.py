@@ -1,38 +1,30 @@
 """From a family's data to a model: check, build, load, resize, wrap."""
 
 import dataclasses
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import timm.models
+from timm.models import PretrainedCfg, build_model_with_cfg
 from torch import nn
 
-from zoo.build.arguments import (
-    FEATURE_ARGUMENTS,
-    check_arguments,
-    check_complete,
-    check_taken,
-    given,
-    in_memory,
-)
+from zoo.build.effect import check_effect
+from zoo.build.request import Request, check_request
+from zoo.checks import printable
 from zoo.family import Family
 from zoo.skeletons.features import FeatureMaps
-from zoo.skeletons.model import short_value
-from zoo.slots import copied, with_others
+from zoo.skeletons.model import Model
 from zoo.slots.use import watched
-from zoo.weights import load_weights
+from zoo.weights import WeightSource, load_weights
 
 
 def assemble(
     arch: str,
     family: Family,
     arguments: Mapping[str, Any],
-    cfg: timm.models.PretrainedCfg,
+    cfg: PretrainedCfg,
     overrides: Mapping[str, Any],
-    *,
-    load=None,
-    own_layout: bool = False,
+    source: WeightSource | None = None,
 ) -> nn.Module:
     """Build a model from its arguments, load weights into it, and wrap it if features are wanted.
 
@@ -42,85 +34,106 @@ def assemble(
         arguments: Arguments of the class that the weights were made with.
         cfg: Its pretrained configuration.
         overrides: Arguments of the user.
-        load: Gives the state dict and its source's name, or None for no weights.
-        own_layout: The state dict is one that zoo saved, of a model with just these arguments: it has zoo's keys, and
-            their classes and channels. Otherwise it has the published keys, and those of `cfg`.
+        source: The weights; None for none.
+
+    Raises:
+        ValueError: An argument is unknown, has no effect or cannot be, or weights do not fit.
+        TypeError: An argument has the wrong type.
     """
-    overrides = {k: copied(v, f"{arch}: {k}") for k, v in given(family.model, overrides).items()}
-    arguments = {k: copied(v, f"{arch}: {k}") for k, v in arguments.items()}
-    check_arguments(family.model, overrides, arch, beside=FEATURE_ARGUMENTS)
-    check_arguments(family.model, arguments, arch)
-    check_complete(family.model, {**arguments, **overrides}, arch)
-    takes = inspect.signature(family.model).parameters
-    if family.model.vision and len(cfg.input_size) != 3:
-        raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
-    own = lambda key: arguments.get(key, takes[key].default)
-    asked = {k: v for k, v in overrides.items() if k in takes and v != own(k)}
-    asked |= {
-        k: v
-        for k, v in overrides.items()
-        if k in family.model.shorthands and v != short_value(family.model, k, arguments)
-    }
-    overrides = {  # where only some blocks are exchanged, the others stay what they are
-        key: with_others(value, own(key)) if key in family.model.slots else value for key, value in overrides.items()
-    }
-    cfg = dataclasses.replace(cfg, architecture=arch, state_dict=None)
-    facts = {}  # of the model that is built, for timm's tools; a configuration of timm's has the names of timm's layers
+    request = check_request(arch, family, arguments, cfg, overrides)
+    return _with_images(request, source) if request.model.vision else _with_vectors(request, source)
 
-    def build(**final) -> nn.Module:
-        with watched() as use, in_memory(arch):
-            model = family.model(**final)
-        check_taken(model, use, asked, arch)
+
+def _with_vectors(request: Request, source: WeightSource | None) -> Model:
+    """A model of vectors, which is none of timm's: its configuration says what it was built as."""
+    model = _with_weights(request, request.wanted, source)
+    sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
+    model.pretrained_cfg = dataclasses.replace(request.cfg, **sizes, **model.facts(model.input_size)).to_dict()
+    return model
+
+
+def _with_images(request: Request, source: WeightSource | None) -> nn.Module:
+    """A model of images, by timm's builder: with timm's attributes, and wrapped for features if they are wanted."""
+    facts = {}  # for timm's tools; a configuration of timm's has the names of timm's layers
+
+    def model_cls(**arguments) -> Model:
+        model = _with_weights(request, {**request.arguments, **arguments}, source)
+        facts.update(model.facts(request.cfg.input_size))  # now: for features a part of it is removed
         return model
 
-    def make(**final) -> nn.Module:
-        final = {**arguments, **final}
-        if load is None:
-            return build(**final)
-        # Weights are loaded at the size that they were made for, and then the model is moved to the size asked for.
-        size = overrides.get("img_size")
-        if size is not None:
-            final["img_size"] = arguments.get("img_size") or tuple(cfg.input_size[-2:])
-        model = build(**final)
-        state, name = load()
-        classes = arguments.get("num_classes", cfg.num_classes) if own_layout else cfg.num_classes
-        rules, head = () if own_layout else family.rules, not overrides.get("features_only")
-        chans = arguments.get("in_chans", cfg.input_size[0]) if own_layout else cfg.input_size[0]
-        load_weights(model, state, rules, name, source_classes=classes, source_chans=chans, head=head)
-        if size is not None:
-            model.set_input_size(size)
-        return model
-
-    if not family.model.vision:
-        if features := [key for key in FEATURE_ARGUMENTS if overrides.get(key)]:
-            raise ValueError(f"{arch} takes vectors and has no feature maps; leave {', '.join(features)} out")
-        model = make(**overrides)
-        sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
-        model.pretrained_cfg = dataclasses.replace(cfg, **sizes, **model.facts(model.input_size)).to_dict()
-        return model
-    # A variant's own sizes go before those of a configuration that was made up for it.
-    sizes = {"img_size": tuple(cfg.input_size[-2:])}
-    sizes |= {k: arguments[k] for k in ("num_classes", "in_chans", "img_size", "global_pool") if k in arguments}
-    levels = family.model.count_levels({**arguments, **overrides})
-    features = {"feature_cls": FeatureMaps, "out_indices": levels}
-    if overrides.get("feature_cls", "getter") == "getter":  # timm's class of that name would lose the auxiliary outputs
-        overrides = {k: v for k, v in overrides.items() if k != "feature_cls"}
-        features["output_fmt"] = "NCHW"  # as timm's gives them, whatever the layout within
-
-    def told(**given) -> nn.Module:
-        model = make(**given)
-        facts.update(model.facts(cfg.input_size))
-        return model
-
-    model = timm.models.build_model_with_cfg(
-        told,
-        arch,
+    model = build_model_with_cfg(
+        model_cls,
+        request.arch,
         pretrained=False,
-        pretrained_cfg=cfg.to_dict(),
-        feature_cfg=features,
-        **{**sizes, **overrides},
+        pretrained_cfg=request.cfg.to_dict(),
+        features_only=bool(request.features),
+        feature_cfg=_feature_cfg(request),
+        **_before_timms_defaults(request),
+        **request.overrides,
     )
-    if overrides.get("features_only"):
+    if request.features:
         del facts["classifier"]  # as timm's builder leaves it out
     model.pretrained_cfg.update(facts)
     return model
+
+
+def _before_timms_defaults(request: Request) -> dict[str, Any]:
+    """The variant's own sizes, where timm's builder would take those of the configuration, which may be made up."""
+    own = {"img_size": tuple(request.cfg.input_size[-2:])}
+    own |= {k: v for k, v in request.arguments.items() if k in ("num_classes", "in_chans", "img_size", "global_pool")}
+    return {k: v for k, v in own.items() if k not in request.overrides}
+
+
+def _feature_cfg(request: Request) -> dict[str, Any]:
+    """How timm's builder is to wrap a model for features; nothing if none are wanted."""
+    if not request.features:
+        return {}
+    levels = request.model.count_levels(request.wanted)
+    wrapping = {"feature_cls": "getter", "out_indices": levels, **request.features}
+    if wrapping["feature_cls"] == "getter":  # timm's class of that name would lose the auxiliary outputs
+        # In timm's layout of feature maps, whatever the layout within.
+        wrapping |= {"feature_cls": FeatureMaps, "output_fmt": "NCHW"}
+    del wrapping["features_only"]
+    return wrapping
+
+
+def _with_weights(request: Request, arguments: Mapping[str, Any], source: WeightSource | None) -> Model:
+    """A model with the weights of a source, at the size of images that the user asks for.
+
+    Weights are loaded at the size that they were made for, and then the model is moved.
+    """
+    if source is None:
+        return _build(request, arguments)
+    size = request.overrides.get("img_size")
+    model = _build(request, arguments if size is None else {**arguments, "img_size": request.trained_size})
+    load_weights(model, source, head=not request.features)
+    if size is not None:
+        model.set_input_size(size)
+    return model
+
+
+def _build(request: Request, arguments: Mapping[str, Any]) -> Model:
+    """A model without weights, in which everything that the user asks for has an effect."""
+    with watched() as use, _within_memory(request.arch):
+        model = request.model(**arguments)
+    check_effect(model, use, request.changed, request.arch)
+    return model
+
+
+@contextmanager
+def _within_memory(name: str) -> Iterator[None]:
+    """What torch raises for weights of more memory than there can be, of a model that is built, becomes a ValueError.
+
+    Raises:
+        ValueError: A weight does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip()
+        if isinstance(error, RuntimeError) and not any(word in reason for word in ("allocate", "overflow")):
+            raise
+        raise ValueError(
+            f"{name}: a weight does not fit into memory ({printable(reason, 200)}); give smaller sizes, or "
+            'device="meta" for a model without values'
+        ) from error

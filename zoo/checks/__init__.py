@@ -1,20 +1,9 @@
-"""Checks of what a user gives, and what an error says of it."""
+"""Checks of what a user passes, and what an error says of it."""
 
+from zoo.checks.annotations import NARROWER, allows_none, hints_of, words_of
 from zoo.checks.errors import MANY, in_a_line, nearest, printable, shown, some, unknown
-from zoo.checks.values import (
-    NARROWER,
-    Interval,
-    Known,
-    Rule,
-    allows_none,
-    check_argument,
-    check_path,
-    check_type,
-    checked,
-    hints_of,
-    unboxed,
-    words_of,
-)
+from zoo.checks.rules import Interval, Known, Rule
+from zoo.checks.values import check_argument, check_path, check_type, checked, unboxed
 
 __all__ = [
     "Interval",

@@ -1,4 +1,4 @@
-"""The ranges of what blocks and models are given: each a type with its limits, by the field's names.
+"""The ranges of the arguments of blocks and models: each a type with its limits, by the field's names.
 
 A signature says ``drop: Rate = 0.0``; `zoo.checks` holds the value to it, and `zoo.block_info` and docs/blocks.md show
 it. Limits of sizes are generous, yet finite: what lies beyond is a slip of the hand, or a file that asks for terabytes.
@@ -42,13 +42,13 @@ def lifted(lift: bool = True) -> Iterator[None]:
 class Size(Interval):
     """A range whose upper end `lifted` lifts; what it allows is then as large as there is memory."""
 
-    def check(self, what: str, value: float) -> None:
+    def check(self, label: str, value: float) -> None:
         if self.most is None or value <= self.most:
-            super().check(what, value)
+            super().check(label, value)
         elif _LIFTED.get():
-            Interval(self.least, above=self.above).check(what, value)
+            Interval(self.least, above=self.above).check(label, value)
         else:
-            raise ValueError(f"{what} is {shown(value)}; it must be {self}, and {LIFT}")
+            raise ValueError(f"{label} is {shown(value)}; it must be {self}, and {LIFT}")
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Length(Rule):
     most: int
     liftable: bool = False  # whether `lifted` lifts the upper end
 
-    def check(self, what: str, value: Any) -> None:
+    def check(self, label: str, value: Any) -> None:
         beyond = len(value) > self.most and not (self.liftable and _LIFTED.get())
         if len(value) < self.least or beyond:
             remedy = f", and {LIFT}" if beyond and self.liftable else ""
-            raise ValueError(f"{what} is {shown(value)}, {len(value)} entries; it must have {self}{remedy}")
+            raise ValueError(f"{label} is {shown(value)}, {len(value)} entries; it must have {self}{remedy}")
 
     def __str__(self) -> str:
         return f"from {self.least} to {self.most} entries"
@@ -73,9 +73,9 @@ class Length(Rule):
 class Odd(Rule):
     """Odd numbers, so that a neighbourhood has a centre."""
 
-    def check(self, what: str, value: Any) -> None:
+    def check(self, label: str, value: Any) -> None:
         if value % 2 == 0:
-            raise ValueError(f"{what} is {shown(value)}; it must be odd, so that a neighbourhood has a centre")
+            raise ValueError(f"{label} is {shown(value)}; it must be odd, so that a neighbourhood has a centre")
 
     def __str__(self) -> str:
         return "odd"
@@ -87,9 +87,9 @@ class Total(Rule):
 
     most: int
 
-    def check(self, what: str, value: Any) -> None:
+    def check(self, label: str, value: Any) -> None:
         if sum(value) > self.most and not _LIFTED.get():
-            raise ValueError(f"{what} is {shown(value)}, {sum(value)} together; it must have {self}, and {LIFT}")
+            raise ValueError(f"{label} is {shown(value)}, {sum(value)} together; it must have {self}, and {LIFT}")
 
     def __str__(self) -> str:
         return f"a sum of at most {self.most}"
@@ -101,10 +101,10 @@ class Area(Rule):
 
     most: int
 
-    def check(self, what: str, value: Any) -> None:
+    def check(self, label: str, value: Any) -> None:
         area = math.prod(map(int, value)) if isinstance(value, Sequence) else int(value) ** 2
         if area > self.most and not _LIFTED.get():
-            raise ValueError(f"{what} is {shown(value)}, an area of {area}; it must have {self}, and {LIFT}")
+            raise ValueError(f"{label} is {shown(value)}, an area of {area}; it must have {self}, and {LIFT}")
 
     def __str__(self) -> str:
         return f"an area of at most {self.most}"

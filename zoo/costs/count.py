@@ -1,12 +1,10 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
 import re
-import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.blocks.kernels.cost import while_counting
 from zoo.checks import check_type, printable, shown, unboxed
-from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule, register_flop_rule
+from zoo.costs.report import FlopReport
+from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule
 from zoo.costs.twin import inner, twin_of
 from zoo.skeletons.image import ImageModel
 from zoo.storage.locks import Turns
@@ -28,96 +27,6 @@ with warnings.catch_warnings():
 # One thread traces at a time: fvcore changes the filters of warnings, which all share, and two at once would put back
 # each other's. Forward passes need not wait.
 _TRACING = Turns()
-
-__all__ = ["FlopReport", "count_flops", "register_flop_rule"]
-
-
-@dataclass(frozen=True)
-class FlopReport:
-    """What a model costs. Totals are for one sample; one MAC is one multiplication with one addition.
-
-    Attributes:
-        params: Number of parameters; one that several modules share counts once. Buffers are no parameters.
-        active_params: Those that one token uses; fewer than `params` where a module has an ``active_fraction``.
-        macs: Multiply-accumulates that the forward pass executes.
-        by_module: MACs by module name, with those of the modules inside it; "" is the whole model.
-        params_by_module: Parameters by module name, likewise.
-        by_operator: MACs by operator.
-        uncounted: Number of calls of each operator that does arithmetic, or may, and has no rule.
-        input_shapes: Shape of each input that was traced, with the batch dimension.
-        batch_size: Number of samples in these inputs.
-    """
-
-    params: int
-    active_params: int
-    macs: int
-    by_module: dict[str, int]
-    params_by_module: dict[str, int]
-    by_operator: dict[str, int]
-    uncounted: dict[str, int]
-    input_shapes: tuple[tuple[int, ...], ...]
-    batch_size: int
-
-    @property
-    def flops(self) -> int:
-        """Floating point operations of one sample: two a MAC."""
-        return 2 * self.macs
-
-    @property
-    def active_macs(self) -> int:
-        """Multiply-accumulates that one token needs: all, since a mixture of experts carries out nothing else."""
-        return self.macs
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def table(self, depth: int = 1) -> str:
-        """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
-        names = [n for n in self.by_module if n and n.count(".") < depth]
-        rows = [("  " * n.count(".") + n, self.params_by_module[n], self.by_module[n]) for n in names]
-        if names:
-            outer = [n for n in names if "." not in n]
-            params = self.params - sum(self.params_by_module[n] for n in outer)
-            macs = self.macs - sum(self.by_module[n] for n in outer)
-            rows.append(("(outside of these)", max(params, 0), macs))  # parameters that modules share make it negative
-        cells = [("module", "parameters", "MACs", "share")]
-        cells += [(name, _cell(p), _cell(m), self._share(m)) for name, p, m in rows if p or m]
-        cells += [("total", _cell(self.params), _cell(self.macs), self._share(self.macs)), None]
-        cells += [("operator", "", "MACs", "share")]
-        cells += [(name, "", _cell(m), self._share(m)) for name, m in Counter(self.by_operator).most_common()]
-
-        widths = [max(len(row[i]) for row in cells if row) for i in range(4)]
-        lines = [self._summary(), ""]
-        for row in cells:
-            columns = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] if row else []
-            lines.append("  ".join(columns))
-        if self.uncounted:
-            calls = ", ".join(f"{name} {n}" for name, n in Counter(self.uncounted).most_common())
-            lines += ["", *textwrap.wrap(f"Not counted as MACs (operator and calls): {calls}", 100)]
-        return "\n".join(lines)
-
-    def _summary(self) -> str:
-        shapes = ", ".join(" x ".join(map(str, shape)) for shape in self.input_shapes)
-        line = f"{_human(self.params)} parameters, {_human(self.macs)} MACs ({_human(self.flops)} FLOPs) a sample"
-        line += f", input {shapes}"
-        if self.active_params != self.params:
-            line += f"\nactive for one token: {_human(self.active_params)} parameters"
-        return line
-
-    def _share(self, macs: int) -> str:
-        return f"{macs / self.macs if self.macs else 0:.1%}"
-
-
-def _human(number: int) -> str:
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if round(number / scale, 2) >= 1:
-            return f"{number / scale:.2f} {unit}"
-    return str(number)
-
-
-def _cell(number: int) -> str:
-    text = _human(number)
-    return text if " " in text else f"{text}  "  # digits under digits, with a unit or without
 
 
 def count_flops(
@@ -132,10 +41,11 @@ def count_flops(
     One multiplication with the addition that follows is one MAC. Counted are linear maps, matrix products, einsum,
     convolutions, attention (both products, fused or not; a mask or causality takes nothing off), grouped products,
     Fourier transforms (2.5 n log2 n for n complex points, half of that for real ones; the customary 5 n log2 n FLOPs),
-    learnt functions of single numbers (splines, rationals and the other bases of `zoo.blocks.channel.kan`: what their
-    docstrings say) and what `register_flop_rule` adds. Biases, norms, activations, softmax, pooling and element-wise
-    products have no MACs; the report lists them by name, and so it does every operator that zoo does not know. Left out
-    are what only moves or views data, arithmetic on single numbers such as sizes, and work that no output depends on.
+    learnt functions of single numbers (splines, rationals and the other bases of `zoo.blocks.kan`: what their
+    docstrings say) and what `zoo.costs.register_flop_rule` adds. Biases, norms, activations, softmax, pooling and
+    element-wise products have no MACs; the report lists them by name, and so it does every operator that zoo does not
+    know. Left out are what only moves or views data, arithmetic on single numbers such as sizes, and work that no
+    output depends on.
 
     The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
     the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
@@ -197,19 +107,20 @@ def count_flops(
     )
 
 
-def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
+def _input_size(model: nn.Module, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The size of one sample: what the caller asks for, or else what the model says of itself."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    if isinstance(given, Tensor):
-        raise TypeError(f"input_size is a tensor of shape {tuple(given.shape)}; give a tensor as inputs=")
-    given = given.tolist() if isinstance(given, np.ndarray) else unboxed(given)
-    if given is not None:
-        check_type("input_size", given, SIZE)
-    size = next((s for s in (given, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    if isinstance(asked, Tensor):
+        raise TypeError(f"input_size is a tensor of shape {tuple(asked.shape)}; give a tensor as inputs=")
+    asked = asked.tolist() if isinstance(asked, np.ndarray) else unboxed(asked)
+    if asked is not None:
+        check_type("input_size", asked, SIZE)
+    size = next((s for s in (asked, getattr(model, "input_size", None), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
-    if given and isinstance(model, ImageModel) and (len(given) != 3 or given[0] != model.in_chans):
+    if asked and isinstance(model, ImageModel) and (len(asked) != 3 or asked[0] != model.in_chans):
         raise ValueError(
-            f"input_size is {shown(given)}; it must be that of one image, ({model.in_chans}, height, width), and the "
+            f"input_size is {shown(asked)}; it must be that of one image, ({model.in_chans}, height, width), and the "
             "number of images is batch_size="
         )
     return tuple(size)

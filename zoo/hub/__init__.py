@@ -1,5 +1,9 @@
 """Models in folders: saving and opening them, strictly and whole."""
 
-from zoo.hub.folder import is_saved, open_model, remove_saved, save_pretrained
+from zoo.hub.bounds import Sizes
+from zoo.hub.config import naming
+from zoo.hub.folder import MODEL, is_saved, remove_saved
+from zoo.hub.open import open_model
+from zoo.hub.save import save_pretrained
 
-__all__ = ["is_saved", "open_model", "remove_saved", "save_pretrained"]
+__all__ = ["MODEL", "Sizes", "is_saved", "naming", "open_model", "remove_saved", "save_pretrained"]

@@ -84,7 +84,7 @@ def read_json(path: Path | str) -> Any:
     if len(data) > BYTES:
         raise ValueError(f"{where} has more than {BYTES} bytes, as no configuration of a model has")
     try:
-        found = json.loads(
+        content = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_mapping,
             parse_int=_whole,
@@ -95,7 +95,7 @@ def read_json(path: Path | str) -> Any:
         raise ValueError(f"{where} has lists and mappings nested too deep; {LEVELS} levels are the most") from None
     except ValueError as error:
         raise ValueError(f"{where} is not valid JSON ({printable(error, 300)}); save the model again") from error
-    return _checked(found, where)
+    return _checked(content, where)
 
 
 class _Number(float):
@@ -114,36 +114,36 @@ def _whole(text: str) -> int | _Number:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {shown(twice)} is given twice; keep one of them")
-    return found
+    return mapping
 
 
-def _checked(found: Any, where: str, place: str = "", level: int = 0) -> Any:
+def _checked(content: Any, where: str, place: str = "", level: int = 0) -> Any:
     """What was read with plain numbers.
 
     Raises:
         ValueError: A number cannot be, or something is nested too deep; the message says where it stands.
     """
     wrong = None
-    if isinstance(found, _Number):
-        if re.fullmatch(r"-?\d+", found.text):
-            wrong = f"is a whole number of {len(found.text.lstrip('-'))} digits; {BITS} bits are the most"
-        elif not math.isfinite(found):
-            wrong = f"is {printable(found.text, 60)}; it must be a finite number"
-        found = float(found)
-    elif isinstance(found, (dict, list)) and level == LEVELS:
+    if isinstance(content, _Number):
+        if re.fullmatch(r"-?\d+", content.text):
+            wrong = f"is a whole number of {len(content.text.lstrip('-'))} digits; {BITS} bits are the most"
+        elif not math.isfinite(content):
+            wrong = f"is {printable(content.text, 60)}; it must be a finite number"
+        content = float(content)
+    elif isinstance(content, (dict, list)) and level == LEVELS:
         wrong = f"is nested too deep; {LEVELS} levels of lists and mappings are the most"
     if wrong:
         raise ValueError(f"{where}: {printable(place or 'it', 200)} {wrong}")
-    if isinstance(found, dict):
+    if isinstance(content, dict):
         inner = f"{place}: " if place else ""
-        return {key: _checked(value, where, inner + key, level + 1) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_checked(value, where, f"{place}[{i}]", level + 1) for i, value in enumerate(found)]
-    return found
+        return {key: _checked(value, where, inner + key, level + 1) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_checked(value, where, f"{place}[{i}]", level + 1) for i, value in enumerate(content)]
+    return content
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def naming(
 
     Args:
         path: The file.
-        culprit: From a message, what the file's key is that it is about, or None where that cannot be told or is said.
+        culprit: From a message, what the file's key is that it is about, or None where that is said or cannot be told.
         any_error: Also what values make torch and Python raise, where they come of the file alone. What a mistake in
             zoo itself raises, such as an AttributeError, stays as it is.
 
@@ -167,10 +167,10 @@ def naming(
         kinds = [kind for kind in (FileNotFoundError, TypeError, ValueError) if isinstance(error, kind)]
         if not kinds and not (any_error and isinstance(error, OF_VALUES)):
             raise
-        told = f"{error}" if kinds else f"no model can be built of it ({type(error).__name__}: {error})"
-        told, where = printable(told, 1600), printable(path)
-        key = culprit(told) if culprit else None
-        named = told if key is None else f"{key}: {told}"
-        if where in told and key is None and told == str(error):
+        message = f"{error}" if kinds else f"no model can be built of it ({type(error).__name__}: {error})"
+        message, where = printable(message, 1600), printable(path)
+        key = culprit(message) if culprit else None
+        named = message if key is None else f"{key}: {message}"
+        if where in message and key is None and message == str(error):
             raise
-        raise (*kinds, ValueError)[0](named if where in told else f"{where}: {named}") from error
+        raise (*kinds, ValueError)[0](named if where in message else f"{where}: {named}") from error

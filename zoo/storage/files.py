@@ -85,16 +85,16 @@ def telling(path: Path, size: int | None = None) -> Iterator[None]:
         room = [f"{size:,} bytes are needed"] if size is not None else []
         room += [f"{free:,} bytes are free on its disk"] if free is not None else []
         why = "; ".join([os.strerror(number), *room])
-        told = f"{printable(path)} cannot be written ({why}). What was there stays; {REMEDIES[number]}"
-        raise OSError(number, told) from error
+        message = f"{printable(path)} cannot be written ({why}). What was there stays; {REMEDIES[number]}"
+        raise OSError(number, message) from error
 
 
 def _number(error: Exception, full: bool) -> int | None:
     """The number of the operating system's error that an exception is, or hides."""
     if isinstance(error, OSError):
         return error.errno
-    if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
-        return int(found[1])
+    if said := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return int(said[1])
     if re.search("iostream error|PytorchStreamWriter|inline_container", str(error)):  # torch, which says no number
         return errno.ENOSPC if full else errno.EIO
     return None
@@ -173,7 +173,7 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
     Raises:
         BlockingIOError: Others hold the folder for long.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     stage, handle = folder / f".zoo-{uuid.uuid4().hex[:8]}.tmp", None
     begun = False
@@ -194,7 +194,7 @@ def staging(folder: Path, clear: Callable[[Path], bool] = _without_record) -> It
             if handle is not None:
                 unlock(handle)
             with suppress(OSError):  # it is not empty
-                for path in made:
+                for path in missing:
                     path.rmdir()
 
 
@@ -260,8 +260,8 @@ def sync(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in a tenth or two of a second for 100 MB."""
-    found, buffer = hashlib.sha256(), memoryview(bytearray(2**20))
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(2**20))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            found.update(buffer[:count])
-    return found.hexdigest()
+            digest.update(buffer[:count])
+    return digest.hexdigest()

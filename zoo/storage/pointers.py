@@ -148,17 +148,17 @@ def steady(path: Path, read: Callable[[], T], *, twice: bool = False) -> T:
     while True:
         before = _version(path)
         try:
-            found = read()
+            content = read()
         except Exception:  # torch raises RuntimeError for a file that is gone
             if _version(path) == before:
                 raise
         else:
             if not twice or _version(path) == before:
-                return found
+                return content
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
     with suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
     return None

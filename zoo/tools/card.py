@@ -5,7 +5,7 @@ import functools
 import timm.models
 
 import zoo
-import zoo.costs.count
+import zoo.costs
 from zoo.registry import Family, families
 
 HEADER = """\
@@ -75,7 +75,7 @@ def _millions(number: int) -> str:
 @functools.cache
 def _costs(
     arch: str, num_classes: int, input_size: tuple[int, ...]
-) -> tuple[tuple[int, ...], int, zoo.costs.count.FlopReport]:
+) -> tuple[tuple[int, ...], int, zoo.costs.FlopReport]:
     """Input size, number of classes and costs; tags that differ in their weights alone are counted once."""
     size = {"img_size": input_size[-2:]} if len(input_size) == 3 else {}  # a vector's length is the variant's own
     model = zoo.create_model(arch, num_classes=num_classes, device="meta", **size)

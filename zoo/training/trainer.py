@@ -307,7 +307,7 @@ class Trainer:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
         for name in sorted(self.recipe.aux_losses.keys() - returned):
-            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, what="returned by the model"))
+            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, "returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
     def _check_full_batch(self) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,14 +13,35 @@ import torch
 from torch import Tensor
 
 from zoo.checks import printable
+from zoo.storage.files import sha256_of
 from zoo.weights.files import read_state_dict, take_state_dict
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what the Hub's repositories of weights have, in this order
 NAMED_HASH = r"-([0-9a-f]{8,64})\.\w+$"  # the beginning of a file's SHA-256 in its name, as torch and timm write it
 
 
-def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = None) -> tuple[dict[str, Tensor], str]:
-    """The tensors that a pretrained configuration points to, and a name of their source.
+def origin_of(cfg: Mapping, model_name: str) -> str:
+    """What errors call the weights that a pretrained configuration points to, which may be of any of the kinds below.
+
+    Raises:
+        ValueError: It points to none.
+    """
+    if cfg.get("state_dict"):
+        return "the given state dict"
+    if cfg.get("file"):
+        return str(cfg["file"])
+    if cfg.get("hf_hub_id"):
+        return f"hf-hub:{cfg['hf_hub_id']}"
+    if cfg.get("url"):
+        return str(cfg["url"])
+    raise ValueError(
+        f"no weights are published for {model_name}; create it with pretrained=False, or name your own file by "
+        'pretrained_cfg_overlay={"file": "weights.safetensors"}'
+    )
+
+
+def fetch_state_dict(cfg: Mapping, model_name: str, cache_dir: Path | str | None = None) -> dict[str, Tensor]:
+    """The tensors that a pretrained configuration points to.
 
     A file from an address is kept by the whole address, so that two of one name stay apart, and compared with the
     SHA-256 that its name (``name-1a2b3c4d.pth``) or the address's end (``#sha256=…``) tells. A kept file that is
@@ -27,29 +49,23 @@ def fetch_state_dict(cfg: Mapping, name: str, cache_dir: Path | str | None = Non
 
     Args:
         cfg: As timm's: ``state_dict``, ``file``, ``hf_hub_id`` (with ``hf_hub_filename``) or ``url``, in this order.
-        name: The model's name, for error messages.
+        model_name: For error messages.
         cache_dir: Where downloads are kept; the Hub's and torch's own folders by default.
 
     Raises:
         FileNotFoundError: The file that is named is not there.
         ValueError: Nothing is published for the model, it could not be fetched, or what was fetched is damaged.
     """
+    origin = origin_of(cfg, model_name)
     if cfg.get("state_dict"):
-        return take_state_dict(cfg["state_dict"], "the given state dict"), "the given state dict"
+        return take_state_dict(cfg["state_dict"], origin)
     if cfg.get("file"):
-        return read_state_dict(cfg["file"]), str(cfg["file"])
-    hub_id, url = cfg.get("hf_hub_id"), cfg.get("url")
-    if not hub_id and not url:
-        raise ValueError(
-            f"no weights are published for {name}; create it with pretrained=False, or name your own file by "
-            'pretrained_cfg_overlay={"file": "weights.safetensors"}'
-        )
-    source = f"hf-hub:{hub_id}" if hub_id else url
-    if hub_id:
-        download = lambda again: _from_hub(hub_id, cfg.get("hf_hub_filename"), cache_dir, again)
+        return read_state_dict(cfg["file"])
+    if hub_id := cfg.get("hf_hub_id"):
+        download = partial(_from_hub, hub_id, cfg.get("hf_hub_filename"), cache_dir)
     else:
-        download = lambda again: _from_url(url, cache_dir, again)
-    return _read(download, name, source), source
+        download = partial(_from_url, cfg["url"], cache_dir)
+    return _read(download, model_name, origin)
 
 
 @dataclass(frozen=True)
@@ -72,45 +88,44 @@ class _Download:
         Raises:
             ValueError: It is damaged.
         """
-        if self.digest and not (found := _sha256(self.path)).startswith(self.digest):
+        if self.digest and not (digest := sha256_of(self.path)).startswith(self.digest):
             raise ValueError(
-                f"{printable(self.path)} has a SHA-256 that begins with {found[: len(self.digest)]}, and it should be "
+                f"{printable(self.path)} has a SHA-256 that begins with {digest[: len(self.digest)]}, and it should be "
                 f"{self.digest}"
             )
         return read_state_dict(self.path)
 
 
-def _read(download: Callable[[bool], _Download], name: str, source: str) -> dict[str, Tensor]:
+def _read(download: Callable[[bool], _Download], model_name: str, origin: str) -> dict[str, Tensor]:
     """Read what was downloaded; if a kept file is damaged, fetch it once more.
 
     Args:
         download: Fetches the file if it is not there, or with True in any case.
-        name: The model's name, for error messages.
-        source: The source's.
+        model_name, origin: For error messages.
     """
-    file = _told(download, False, name, source)
+    file = _fetch(download, False, model_name, origin)
     try:
         return file.read()
     except ValueError as error:
         damaged, remedy = error, f"remove {printable(file.path)} and try again"
     if file.kept:
         try:
-            return _told(download, True, name, source).read()
+            return _fetch(download, True, model_name, origin).read()
         except ValueError as error:
             raise ValueError(
-                f"{damaged}. It was kept of {printable(source, 300)}, and fetching it again did not help "
+                f"{damaged}. It was kept of {printable(origin, 300)}, and fetching it again did not help "
                 f"({printable(error, 600)}); {remedy}"
             ) from error
-    raise ValueError(f"{damaged}. It was fetched from {printable(source, 300)} just now; {remedy}") from damaged
+    raise ValueError(f"{damaged}. It was fetched from {printable(origin, 300)} just now; {remedy}") from damaged
 
 
-def _told(download: Callable[[bool], _Download], again: bool, name: str, source: str) -> _Download:
-    """Whatever the network or the Hub's client raises becomes a ValueError that names the model and the source."""
+def _fetch(download: Callable[[bool], _Download], again: bool, model_name: str, origin: str) -> _Download:
+    """Whatever the network or the Hub's client raises becomes a ValueError that names the model and the origin."""
     try:
         return download(again)
     except Exception as error:
         raise ValueError(
-            f"the weights of {name} could not be fetched from {printable(source)} ({type(error).__name__}: "
+            f"the weights of {model_name} could not be fetched from {printable(origin)} ({type(error).__name__}: "
             f'{printable(error, 600)}). Without a network, name a file by pretrained_cfg_overlay={{"file": '
             '"weights.safetensors"}'
         ) from error
@@ -158,15 +173,7 @@ def _known_hash(name: str, fragment: str) -> str | None:
         >>> _known_hash("a-0123abcd.pth", ""), _known_hash("a-00500000.pth", ""), _known_hash("a.pth", "sha256=ab12")
         ('0123abcd', None, 'ab12')
     """
-    if given := re.fullmatch(r"sha256=([0-9a-f]{4,64})", fragment):
-        return given[1]
-    found = re.search(NAMED_HASH, name)
-    return found[1] if found and not found[1].isdecimal() else None  # a date or the number of a step is no hash
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+    if in_address := re.fullmatch(r"sha256=([0-9a-f]{4,64})", fragment):
+        return in_address[1]
+    in_name = re.search(NAMED_HASH, name)
+    return in_name[1] if in_name and not in_name[1].isdecimal() else None  # a date or the number of a step is no hash

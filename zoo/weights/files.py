@@ -74,9 +74,9 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = printable(str(error).split("\n")[0], 300)
+        reason = printable(str(error).split("\n")[0], 300)
         raise ValueError(
-            f"{printable(path)} is not a whole {kind} ({type(error).__name__}: {told}); fetch or save it again"
+            f"{printable(path)} is not a whole {kind} ({type(error).__name__}: {reason}); fetch or save it again"
         ) from error
 
 
@@ -129,9 +129,9 @@ def _read_torch(path: Path) -> object:
     try:
         return _load(path)
     except (RuntimeError, EOFError, OSError, ValueError, MemoryError, AssertionError) as error:
-        told = printable(str(error).split("\n")[0], 300)
+        reason = printable(str(error).split("\n")[0], 300)
         raise ValueError(
-            f"{printable(path)} is not a whole PyTorch weight file ({told}); fetch or save it again"
+            f"{printable(path)} is not a whole PyTorch weight file ({reason}); fetch or save it again"
         ) from error
     except Exception as error:  # its unpickler follows a damaged file anywhere
         raise ValueError(
@@ -169,7 +169,7 @@ def _refuse_growth(path: Path, said: int) -> NoReturn:
     )
 
 
-def take_state_dict(checkpoint: object, what: str) -> dict[str, Tensor]:
+def take_state_dict(checkpoint: object, name: str) -> dict[str, Tensor]:
     """The weights in a checkpoint: itself, or what it holds under the first of `HOLDERS`; averaged ones go first.
 
     Example:
@@ -186,16 +186,16 @@ def take_state_dict(checkpoint: object, what: str) -> dict[str, Tensor]:
         if isinstance(state, Mapping):
             state = next((state[key] for key in HOLDERS if isinstance(state.get(key), Mapping) and state[key]), state)
     if not isinstance(state, Mapping) or not state:
-        told = "it is empty" if isinstance(state, Mapping) else f"it is of the type {type(state).__name__}"
-        raise ValueError(f"{what} holds no mapping of names to tensors: {told}; {remedy}")
+        why = "it is empty" if isinstance(state, Mapping) else f"it is of the type {type(state).__name__}"
+        raise ValueError(f"{name} holds no mapping of names to tensors: {why}; {remedy}")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"{what} holds no mapping of names to tensors: {shown(key)} is of the type {type(value).__name__}; "
+                f"{name} holds no mapping of names to tensors: {shown(key)} is of the type {type(value).__name__}; "
                 f"{remedy}"
             )
         if kind := _odd_kind(value):
-            raise ValueError(f"{what}: {shown(key)} is a tensor that is {kind}; save plain, dense tensors with values")
+            raise ValueError(f"{name}: {shown(key)} is a tensor that is {kind}; save plain, dense tensors with values")
     return dict(state)
 
 

@@ -40,7 +40,7 @@ VALUES = {
 FIELDS = {field.name: VALUES.get(field.name, field.type) for field in dataclasses.fields(PretrainedCfg)}
 
 
-def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
+def check_cfg(cfg: Mapping[str, Any], name: str) -> None:
     """Check the keys of a pretrained configuration, their values, and these against each other.
 
     Example:
@@ -50,7 +50,7 @@ def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
 
     Args:
         cfg: A whole one, or single keys.
-        what: What errors call it.
+        name: What errors call it.
 
     Raises:
         ValueError: A key is none of timm's, or a value cannot be.
@@ -58,16 +58,16 @@ def check_cfg(cfg: Mapping[str, Any], what: str) -> None:
     """
     for key, value in cfg.items():
         if key not in FIELDS:
-            raise ValueError(unknown(f"{what} has no key {shown(key)}", key, FIELDS, "keys"))
-        check_type(f"{what}: {key}", value, FIELDS[key])
+            raise ValueError(unknown(f"{name} has no key {shown(key)}", key, FIELDS, "keys"))
+        check_type(f"{name}: {key}", value, FIELDS[key])
     for key in ("input_size", "test_input_size", "min_input_size"):
         if cfg.get(key) is not None and len(cfg[key]) not in (1, 3):
             raise ValueError(
-                f"{what}: {key} has {len(cfg[key])} numbers; it must be (channels, height, width), or the length of a "
+                f"{name}: {key} has {len(cfg[key])} numbers; it must be (channels, height, width), or the length of a "
                 "vector alone"
             )
     for key in ("mean", "std"):
         if key in cfg and not cfg[key]:
-            raise ValueError(f"{what}: {key} is empty; it must have a number for each channel, or one for all")
+            raise ValueError(f"{name}: {key} is empty; it must have a number for each channel, or one for all")
     if "mean" in cfg and "std" in cfg and len(cfg["mean"]) != len(cfg["std"]):
-        raise ValueError(f"{what}: mean has {len(cfg['mean'])} numbers and std {len(cfg['std'])}; give as many of both")
+        raise ValueError(f"{name}: mean has {len(cfg['mean'])} numbers and std {len(cfg['std'])}; give as many of both")

@@ -1,0 +1,102 @@
+"""A model that is to be built: a variant, what its weights were made with, and what a user wants in its place."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.models import PretrainedCfg
+
+from zoo.build.arguments import FEATURE_ARGUMENTS, check_arguments, check_complete, passed_arguments
+from zoo.family import Family
+from zoo.skeletons.model import Model, short_value
+from zoo.slots import copied, with_others
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be built, checked as far as it can be without building it.
+
+    Attributes:
+        arch: Name of the variant.
+        model: Its class.
+        cfg: Its pretrained configuration.
+        arguments: Arguments of the class that the weights were made with.
+        overrides: Arguments of the user in place of these.
+        changed: Those of them that are not what the variant has by itself.
+        features: Arguments of the user about feature maps; empty if none are wanted.
+    """
+
+    arch: str
+    model: type[Model]
+    cfg: PretrainedCfg
+    arguments: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    changed: Mapping[str, Any]
+    features: Mapping[str, Any]
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The arguments of the class, with the user's."""
+        return {**self.arguments, **self.overrides}
+
+    @property
+    def trained_size(self) -> Any:
+        """The size of images that the weights were made for."""
+        return self.arguments.get("img_size") or tuple(self.cfg.input_size[-2:])
+
+
+def check_request(
+    arch: str, family: Family, arguments: Mapping[str, Any], cfg: PretrainedCfg, overrides: Mapping[str, Any]
+) -> Request:
+    """Check what is asked for, and take it apart.
+
+    Args:
+        arch: Name of the variant.
+        family: Its family.
+        arguments: Arguments of the class that the weights were made with.
+        cfg: Its pretrained configuration.
+        overrides: Arguments of the user.
+
+    Raises:
+        ValueError: An argument is unknown, missing, out of its range, or not for this kind of model.
+        TypeError: It has the wrong type.
+    """
+    model = family.model
+    overrides = {k: copied(v, f"{arch}: {k}") for k, v in passed_arguments(model, overrides).items()}
+    arguments = {k: copied(v, f"{arch}: {k}") for k, v in arguments.items()}
+    check_arguments(model, overrides, arch, beside=FEATURE_ARGUMENTS)
+    check_arguments(model, arguments, arch)
+    check_complete(model, {**arguments, **overrides}, arch)
+    if model.vision and len(cfg.input_size) != 3:
+        raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
+    features = {key: overrides.pop(key) for key in FEATURE_ARGUMENTS if key in overrides}
+    own = {key: p.default for key, p in inspect.signature(model).parameters.items()} | arguments
+    own |= {key: short_value(model, key, arguments) for key in model.shorthands if key in overrides}
+    return Request(
+        arch=arch,
+        model=model,
+        cfg=dataclasses.replace(cfg, architecture=arch, state_dict=None),
+        arguments=arguments,
+        # Where only some blocks are exchanged, the others stay what they are.
+        overrides={k: with_others(v, own[k]) if k in model.slots else v for k, v in overrides.items()},
+        changed={k: v for k, v in overrides.items() if v != own[k]},
+        features=_checked_features(arch, model, features),
+    )
+
+
+def _checked_features(arch: str, model: type[Model], features: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments about feature maps, if such are wanted.
+
+    Raises:
+        ValueError: The model has none, or they are not wanted and something is said of them.
+    """
+    asked = ", ".join(key for key, value in features.items() if value is not False)
+    if asked and not model.vision:
+        raise ValueError(f"{arch} takes vectors and has no feature maps; leave {asked} out")
+    if features.get("features_only"):
+        return features
+    if asked:
+        raise ValueError(f"{arch}: {asked} is given, and needs features_only=True; set that, or leave it out")
+    return {}

@@ -1,0 +1,181 @@
+"""Opening a saved model: its config.json is input, and what it asks for is bounded by the weights that it names."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+import zoo
+from zoo.build import assemble
+from zoo.checks import printable
+from zoo.checks.ranges import lifted
+from zoo.family import Family
+from zoo.hub.bounds import UNKNOWN, Metered, check_size, culprit
+from zoo.hub.config import CONFIG, naming, read_config, read_json
+from zoo.registry import classes_of, family_of
+from zoo.storage.files import is_file
+from zoo.storage.pointers import steady
+from zoo.weights import WeightSource, check_fit, read_shapes, read_state_dict
+
+
+def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overrides) -> nn.Module:
+    """Build the model that ``local-dir:<folder>`` holds, and load its weights.
+
+    Args:
+        name: With its prefix.
+        pretrained: Load the weights.
+        bounded: Refuse a folder that asks for more than its weights hold; if not, it is trusted, whatever it asks for.
+        overrides: Arguments in place of the saved ones.
+
+    Raises:
+        FileNotFoundError: The folder holds no model.
+        ValueError: A file is damaged, or config.json has a key, name or value that zoo cannot take.
+    """
+    prefix, _, place = name.partition(":")
+    if prefix != "local-dir":
+        raise ValueError(
+            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and "
+            "open it as local-dir:<folder>"
+        )
+    path = Path(place) / CONFIG
+    if not is_file(path):
+        raise FileNotFoundError(
+            f"{printable(place, 500)} holds no saved model: there is no {printable(path, 500)}; "
+            "zoo.save_pretrained(model, folder) makes one"
+        )
+    try:
+        return steady(path, lambda: _open(path, pretrained, bounded, overrides))
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        if (version := _newer(path)) is None:
+            raise
+        kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
+        raise kind(
+            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
+            f"{zoo.__version__}: update zoo"
+        ) from error
+
+
+def _newer(path: Path) -> str | None:
+    """The version of zoo that wrote a config.json, if it is newer than this one."""
+    try:
+        version = read_json(path)["zoo_version"]
+        return version if _release(version) > _release(zoo.__version__) else None
+    except (ValueError, TypeError, KeyError, FileNotFoundError):
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without zeros at the end."""
+    numbers = re.match(r"[\d.]*", version)[0].strip(".")
+    return tuple(map(int, re.sub(r"(\.0+)+$", "", numbers).split("."))) if numbers else ()
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A saved model, as its config.json says it.
+
+    Attributes:
+        path: The config.json.
+        arch, family: Its variant, and the family of that.
+        arguments: Every argument of its class that is not the default's.
+        cfg: Its pretrained configuration.
+        weights: Its weight file.
+    """
+
+    path: Path
+    arch: str
+    family: Family
+    arguments: Mapping[str, Any]
+    cfg: PretrainedCfg
+    weights: Path
+
+    def source(self, state: Mapping[str, Tensor]) -> WeightSource:
+        """Its weights, given the tensors: they are in zoo's own layout, whatever published names look like."""
+        classes = self.arguments.get("num_classes", self.cfg.num_classes)
+        chans = self.arguments.get("in_chans", self.cfg.input_size[0])
+        return WeightSource(str(self.weights), lambda: state, classes=classes, chans=chans)
+
+    def build(self, overrides: Mapping[str, Any], source: WeightSource | None = None) -> nn.Module:
+        """The model, with arguments in place of its own."""
+        return assemble(self.arch, self.family, self.arguments, self.cfg, overrides, source)
+
+
+def _open(path: Path, pretrained: bool, bounded: bool, overrides: Mapping[str, Any]) -> nn.Module:
+    config = read_config(path)
+    weights = path.parent / config["weights"]
+    # At once, since a save may remove what is not open yet; that maps the file, and no more.
+    state = read_state_dict(weights) if pretrained else None
+    arch, arguments, cfg = config["architecture"], config["model_args"], config["pretrained_cfg"]
+    with naming(path):
+        family = family_of(arch)
+        _check_agrees(arch, arguments, cfg)
+    saved = _Saved(path, arch, family, arguments, PretrainedCfg(**cfg), weights)
+    if bounded:
+        _check_bounded(saved, state, overrides)
+    with lifted(not bounded), naming(path, any_error=not overrides):
+        return saved.build(overrides, None if state is None else saved.source(state))
+
+
+def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Check the classes that a configuration says against the model's; they may be those of the variant's own weights.
+
+    Raises:
+        ValueError: It says another number than either.
+    """
+    said, own = cfg.get("num_classes"), arguments.get("num_classes")
+    if said is not None and own is not None and said not in {own, *classes_of(arch)}:
+        raise ValueError(
+            f"pretrained_cfg: num_classes is {said}, and model_args: num_classes is {own}; write the number that the "
+            "weights have into both"
+        )
+    labels = cfg.get("label_names")
+    if labels is not None and said is not None and len(labels) not in (said, own):
+        raise ValueError(
+            f"pretrained_cfg: label_names has {len(labels)} names, and the model has {said if own is None else own} "
+            "classes; give one for each, or remove them"
+        )
+
+
+def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides: Mapping[str, Any]) -> None:
+    """Check what a folder asks for before anything is allocated: by bounds, and against the header of its weights.
+
+    Args:
+        saved: What its config.json says.
+        state: What was read of its weights; None if they are not asked for, and then they need not be there.
+        overrides: Arguments of the user. They are not bounded; a classifier that they exchange need not fit.
+
+    Raises:
+        ValueError: It asks for more; the message says what, and how the bounds are lifted.
+    """
+    if state is not None:
+        shapes = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
+        size = sum(value.nbytes for value in state.values())
+    else:
+        shapes, size = read_shapes(saved.weights) if saved.weights.is_file() else ({}, None)
+    tensors = UNKNOWN if size is None else len(shapes)
+
+    def build(arguments: Mapping[str, Any]) -> nn.Module:
+        with Metered(tensors):
+            return replace(saved, arguments=arguments).build({"device": "meta"})
+
+    def fit(model: nn.Module) -> None:
+        head = not any(key in overrides for key in ("num_classes", "features_only"))
+        check_fit(model, shapes, str(saved.weights), head=head)
+
+    parameters = inspect.signature(saved.family.model).parameters
+    own = lambda: {key: p.default for key, p in parameters.items()} | saved.family.arguments(saved.arch)
+    not_built = lambda message: culprit(message, saved.arguments, own(), build)
+    not_fitting = lambda message: culprit(message, saved.arguments, own(), lambda args: fit(build(args)), alone=True)
+
+    with naming(saved.path, not_built, any_error=True):
+        model = build(saved.arguments)
+        check_size(model, size)
+    if shapes:
+        with naming(saved.path, not_fitting):
+            fit(model)
