@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, merge_aux
-from zoo.blocks.channel.kan import TwoLayers
 from zoo.blocks.kan.bases.base import Basis
 from zoo.blocks.kan.bases.spaces import Bases, Spaces
 from zoo.blocks.kan.linear import Edges, KANLinear
+from zoo.blocks.kan.two_layers import TwoLayers
 from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.options import pop_options_of, with_options_of
 from zoo.checks import checked
-from zoo.checks.ranges import Deviation, Rate, Ratio, Temperature, Width
+from zoo.checks.ranges import Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 from zoo.slots.table import register
 
@@ -267,24 +268,13 @@ class SelectKANLinear(Selectable, KANLinear):
     Raises: ValueError for fewer than 2 bases, a temperature that is not positive, and what KANLinear refuses.
     """
 
+    @with_options_of(KANLinear, without=["basis", "options"], base="silu")
     def __init__(
-        self,
-        in_features: Width,
-        out_features: Width,
-        bases: Bases = SPACES,
-        *,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
+        self, in_features: Width, out_features: Width, bases: Bases = SPACES, *, temperature: Temperature = 0.2, **edges
     ):
-        spaces = partial(Spaces, bases=tuple(bases))
-        super().__init__(
-            in_features, out_features, spaces, base=base, bias=bias, scale=scale, device=device, dtype=dtype
-        )
-        self.gates = Gates(out_features, names(bases), temperature=temperature, device=device, dtype=dtype)
+        super().__init__(in_features, out_features, partial(Spaces, bases=tuple(bases)), **edges)
+        place = {name: edges.get(name) for name in ("device", "dtype")}
+        self.gates = Gates(out_features, names(bases), temperature=temperature, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         if is_symbol(x):
@@ -309,7 +299,7 @@ class SelectKAN(TwoLayers):
     Args:
         bases, base, temperature: Of the layers, see `SelectKANLinear`.
         bias: Bias on both layers.
-        ratio, hidden, norm, drop: See `zoo.blocks.channel.kan.TwoLayers`.
+        ratio, hidden, norm, drop: See `zoo.blocks.kan.two_layers.TwoLayers`.
 
     Shape: ``(*, dim) -> (*, dim)``, and the auxiliary outputs.
 
@@ -326,23 +316,10 @@ class SelectKAN(TwoLayers):
 
     has_aux = True
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        bases: Bases = WIDE_SPACES,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(SelectKANLinear, bases=bases, base=base, temperature=temperature, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+    @with_options_of(SelectKANLinear, TwoLayers, without=["scale"], bias=True)
+    def __init__(self, dim: Width, *, bases: Bases = WIDE_SPACES, **options):
+        layer = partial(SelectKANLinear, bases=bases, **pop_options_of(SelectKANLinear, options))
+        super().__init__(dim, layer, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         if is_symbol(x):

@@ -1,0 +1,96 @@
+"""Options that a constructor hands on to another: written down once, where they belong, and still in its signature."""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from zoo.checks import hints_of, shown
+
+C = TypeVar("C", bound=Callable)
+LAST = ("device", "dtype")  # of every signature
+
+
+def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults: Any) -> Callable[[C], C]:
+    """Decorator of a constructor: its ``*args`` and ``**options`` are what the constructors of `sources` take.
+
+    The signature and the annotations become those of one that had written all of it down, so that slots, checks and the
+    catalogue see every option with its range. The constructor's own options come first; an option that it declares
+    itself is its own, whatever a source says of it. Without ``*args`` it takes by position what it declares alone.
+
+    Args:
+        sources: Classes or functions, often the class's own base.
+        without: Names of theirs that are not taken over.
+        defaults: Options of theirs with another default here.
+
+    Example:
+        >>> class Norm:
+        ...     def __init__(self, dim: int, *, eps: float = 1e-6, bias: bool = True):
+        ...         self.dim, self.eps, self.bias = dim, eps, bias
+        >>> class Unbiased(Norm):
+        ...     @with_options_of(Norm, without=["bias"], eps=1e-5)
+        ...     def __init__(self, *args, scale: float = 1.0, **options):
+        ...         super().__init__(*args, bias=False, **options)
+        >>> print(inspect.signature(Unbiased), Unbiased(8).eps)
+        (dim: int, *, scale: float = 1.0, eps: float = 1e-05) 1e-05
+
+    Raises:
+        ValueError: `without` or `defaults` name what no source takes.
+    """
+
+    def decorate(init: C) -> C:
+        signature = _merged(init, sources, without, defaults)
+        named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
+        anything = len(named) < len(signature.parameters)
+
+        @functools.wraps(init)
+        def __init__(self, *args, **options):
+            strange = [] if anything else [name for name in options if name not in named]
+            if strange:
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {shown(strange[0])}")
+            init(self, *args, **(defaults | options))
+
+        hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
+        __init__.__signature__, __init__.__annotations__ = signature, hints
+        __init__.__annotate__ = lambda format, /: dict(hints)  # from Python 3.14 on, what a decorator above copies
+        return __init__
+
+    return decorate
+
+
+def _merged(
+    init: Callable, sources: Sequence[Callable], without: Sequence[str], defaults: dict[str, Any]
+) -> inspect.Signature:
+    """The signature of a constructor with what the sources take in the place of its ``*args`` and ``**options``."""
+    hints = typing.get_type_hints(init, include_extras=True)
+    own = [p.replace(annotation=hints.get(name, p.empty)) for name, p in inspect.signature(init).parameters.items()]
+    open_kinds = {p.kind for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    found = {p.name: p for p in own if p.kind not in open_kinds}
+    offered = {}
+    for source in sources:
+        hints = hints_of(source)
+        for name, p in inspect.signature(source).parameters.items():
+            offered.setdefault(name, p.replace(annotation=hints.get(name, p.empty)))
+    if missing := [name for name in (*without, *defaults) if name not in offered]:
+        raise ValueError(f"{init.__qualname__} names {', '.join(missing)}, which none of its sources takes")
+    for name, p in offered.items():
+        taken = inspect.Parameter.VAR_POSITIONAL if p.kind is p.POSITIONAL_OR_KEYWORD else inspect.Parameter.VAR_KEYWORD
+        if taken in open_kinds and name not in without and name not in found:
+            found[name] = p.replace(default=defaults[name]) if name in defaults else p
+    order = sorted(found.values(), key=lambda p: (p.kind, p.name in LAST))  # stable
+    return inspect.Signature(order)
+
+
+def pop_options_of(source: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of some options that a source takes by name, taken out of them; device and dtype stay.
+
+    Example:
+        >>> def norm(dim, *, eps=1e-6, device=None): ...
+        >>> options = {"eps": 0.1, "device": "cpu", "drop": 0.5}
+        >>> pop_options_of(norm, options), options
+        ({'eps': 0.1}, {'device': 'cpu', 'drop': 0.5})
+    """
+    parameters = inspect.signature(source).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in LAST]
+    return {name: options.pop(name) for name in names if name in options}
