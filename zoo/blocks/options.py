@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from zoo.checks import hints_of, shown
 
 C = TypeVar("C", bound=Callable)
-LAST = ("device", "dtype")  # of every signature
+PLACEMENT = ("device", "dtype")  # the last in every signature
 
 
 def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults: Any) -> Callable[[C], C]:
@@ -78,7 +78,7 @@ def _merged(
         taken = inspect.Parameter.VAR_POSITIONAL if p.kind is p.POSITIONAL_OR_KEYWORD else inspect.Parameter.VAR_KEYWORD
         if taken in open_kinds and name not in without and name not in found:
             found[name] = p.replace(default=defaults[name]) if name in defaults else p
-    order = sorted(found.values(), key=lambda p: (p.kind, p.name in LAST))  # stable
+    order = sorted(found.values(), key=lambda p: (p.kind, p.name in PLACEMENT))  # stable
     return inspect.Signature(order)
 
 
@@ -92,5 +92,15 @@ def pop_options_of(source: Callable, options: dict[str, Any]) -> dict[str, Any]:
         ({'eps': 0.1}, {'device': 'cpu', 'drop': 0.5})
     """
     parameters = inspect.signature(source).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in LAST]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACEMENT]
     return {name: options.pop(name) for name in names if name in options}
+
+
+def placement(options: dict[str, Any]) -> dict[str, Any]:
+    """Device and dtype of some options, which stay in them.
+
+    Example:
+        >>> placement({"device": "cpu", "drop": 0.5})
+        {'device': 'cpu', 'dtype': None}
+    """
+    return {name: options.get(name) for name in PLACEMENT}

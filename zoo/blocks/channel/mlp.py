@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from zoo.blocks.linear import InitName, Linear, hidden_width, linear, linear_act
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -85,23 +86,12 @@ class Hourglass(Mlp):
     Raises: ValueError if the bottleneck is not narrower than `dim`.
     """
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 0.25,
-        hidden: Width | None = None,
-        act: SlotLike = "gelu",
-        bias: bool = True,
-        drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Mlp, without=["fc2_bias"])
+    def __init__(self, dim: Width, *, ratio: Ratio = 0.25, hidden: Width | None = None, **options):
         hidden = max(1, int(ratio * dim)) if hidden is None else hidden
         if hidden >= dim:
             raise ValueError(
                 f"hourglass has a bottleneck of {hidden} at width {dim}; it must be narrower (ratio below 1), "
                 'or use "mlp" for a hidden layer that is wider'
             )
-        super().__init__(dim, hidden=hidden, act=act, bias=bias, drop=drop, init=init, device=device, dtype=dtype)
+        super().__init__(dim, hidden=hidden, **options)

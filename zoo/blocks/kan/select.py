@@ -18,7 +18,7 @@ from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.blocks.options import pop_options_of, with_options_of
+from zoo.blocks.options import placement, pop_options_of, with_options_of
 from zoo.checks import checked
 from zoo.checks.ranges import Temperature, Width
 from zoo.slots import SlotLike, parse_slot
@@ -273,8 +273,7 @@ class SelectKANLinear(Selectable, KANLinear):
         self, in_features: Width, out_features: Width, bases: Bases = SPACES, *, temperature: Temperature = 0.2, **edges
     ):
         super().__init__(in_features, out_features, partial(Spaces, bases=tuple(bases)), **edges)
-        place = {name: edges.get(name) for name in ("device", "dtype")}
-        self.gates = Gates(out_features, names(bases), temperature=temperature, **place)
+        self.gates = Gates(out_features, names(bases), temperature=temperature, **placement(edges))
 
     def forward(self, x: Tensor) -> Tensor:
         if is_symbol(x):

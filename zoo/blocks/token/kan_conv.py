@@ -10,6 +10,7 @@ from zoo.blocks.kan.select import WIDE_SPACES
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.options import with_options_of
 from zoo.checks import checked
 from zoo.checks.ranges import Count, Deviation, OddSide, Rate, Side, Width
 from zoo.slots import SlotLike
@@ -192,23 +193,10 @@ class KANConv(nn.Module):
     Raises: ValueError for what `KANConv2d` refuses.
     """
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        kernel_size: OddSide = 3,
-        basis: SlotLike = WIDE_SPACES[0],
-        base: SlotLike | None = None,
-        groups: Count = 1,
-        bias: bool = True,
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(KANConv2d, without=["stride", "scale", "options"], basis=WIDE_SPACES[0], bias=True)
+    def __init__(self, dim: Width, *, kernel_size: OddSide = 3, drop: Rate = 0.0, **options):
         super().__init__()
-        self.conv = KANConv2d(
-            dim, dim, kernel_size, basis=basis, groups=groups, base=base, bias=bias, device=device, dtype=dtype
-        )
+        self.conv = KANConv2d(dim, dim, kernel_size, **options)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

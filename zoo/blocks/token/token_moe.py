@@ -10,6 +10,7 @@ from zoo.blocks.linear import InitName, Linear, TokenLinear, hidden_width, linea
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Count, Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -49,40 +50,12 @@ class TokenMoE(nn.Module):
     has_aux = True
     mixture = "moe"  # what the options of this mixer's slot describe, for surgery on it
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num_experts: Count = 4,
-        top_k: Count = 1,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        router: SlotLike = "top_k",
-        dispatch: SlotLike = "dropless",
-        group: Count | None = None,
-        act: SlotLike = "gelu",
-        drop: Rate = 0.0,
-        init: InitName = "trunc_normal",
-        grid: Grid,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(MoE, without=["experts", "shared"], num_experts=4, top_k=1, act="gelu")
+    def __init__(self, dim: Width, *, ratio: Ratio = 0.5, hidden: Width | None = None, grid: Grid, **options):
         super().__init__()
         self.grid = tuple(grid)
-        self.moe = MoE(
-            torch.Size(grid).numel(),
-            num_experts=num_experts,
-            top_k=top_k,
-            experts={"name": "mlp", "hidden": hidden_width("token_moe", dim, ratio, hidden)},
-            router=router,
-            dispatch=dispatch,
-            group=group,
-            act=act,
-            drop=drop,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+        experts = {"name": "mlp", "hidden": hidden_width("token_moe", dim, ratio, hidden)}
+        self.moe = MoE(torch.Size(grid).numel(), experts=experts, **options)
 
     @property
     def takes(self) -> frozenset[str]:

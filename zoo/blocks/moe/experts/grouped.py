@@ -7,6 +7,7 @@ from zoo.blocks.kernels import cost, experts, grouped
 from zoo.blocks.linear import InitName, hidden_width, init_, is_bare
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.routing import Plan
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Count, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -183,38 +184,9 @@ class GluExperts(MlpExperts):
 
     gated = True
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        *,
-        ratio: Ratio = 8 / 3,
-        hidden: Width | None = None,
-        act: SlotLike = "silu",
-        bias: bool = True,
-        fc2_bias: bool | None = None,
-        drop: Rate = 0.0,
-        hidden_drop: Rate = 0.0,
-        same: bool = False,
-        init: InitName = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(
-            dim,
-            num_experts,
-            ratio=ratio,
-            hidden=hidden,
-            act=act,
-            bias=bias,
-            fc2_bias=fc2_bias,
-            drop=drop,
-            hidden_drop=hidden_drop,
-            same=same,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @with_options_of(MlpExperts, ratio=8 / 3, act="silu")
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
 
     def hidden(self, x: Tensor) -> Tensor:
         gate, value = x.chunk(2, -1)

@@ -10,8 +10,9 @@ from zoo.blocks.linear import InitName, Linear, init_
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks import shown
-from zoo.checks.ranges import Count, Deviation, Width
+from zoo.checks.ranges import Count, Width
 from zoo.slots.table import register
 
 
@@ -50,26 +51,13 @@ class Task(TopK):
 
     takes = frozenset({"task"})
 
+    @with_options_of(TopK, without=["softmax"], noise=1.0, losses=("importance", "load"))
     def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        tasks: Count = 2,
-        design: Literal["multi", "embedding"] = "multi",
-        width: Width = 64,
-        noise: Deviation = 1.0,
-        losses: str | tuple[str, ...] = ("importance", "load"),
-        init: InitName = "trunc_normal",
-        device=None,
-        dtype=None,
+        self, *args, tasks: Count = 2, design: Literal["multi", "embedding"] = "multi", width: Width = 64, **options
     ):
         self.tasks, self.design, self.width = tasks, design, width  # before super(): it makes the gate
-        super().__init__(
-            dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
-        )
-        self.embedding = nn.Embedding(tasks, width, device=device, dtype=dtype) if design == "embedding" else None
+        super().__init__(*args, softmax="before", **options)
+        self.embedding = nn.Embedding(tasks, width, **placement(options)) if design == "embedding" else None
         owner = self.gate if self.embedding is None else self.embedding
         owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
 
