@@ -52,13 +52,20 @@ class Mlp(nn.Module):
     ):
         super().__init__()
         hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
-        self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
+        self.fc1 = self._first_map(dim, hidden, bias, init, device=device, dtype=dtype)
         self.act = build_act(act, device=device, dtype=dtype)
         self.drop = nn.Dropout(drop) if drop > 0 else None
         self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, device=device, dtype=dtype)
 
+    def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
+        return Linear(dim, hidden, bias, init=init, **placement)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What comes between the maps, ``(*, dim) -> (*, hidden)``."""
+        return linear_act(x, self.fc1, self.act)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = linear_act(x, self.fc1, self.act)
+        x = self.features(x)
         if self.drop is None:
             return linear(x, self.fc2)
         return self.drop(linear(self.drop(x), self.fc2))
