@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from zoo.checks import hints_of, shown
+from zoo.checks import hints_of
 
 C = TypeVar("C", bound=Callable)
 PLACEMENT = ("device", "dtype")  # the last in every signature
@@ -17,7 +17,7 @@ def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults:
 
     The signature and the annotations become those of one that had written all of it down, so that slots, checks and the
     catalogue see every option with its range. The constructor's own options come first; an option that it declares
-    itself is its own, whatever a source says of it. Without ``*args`` it takes by position what it declares alone.
+    itself is its own, whatever a source says of it. Without ``*args`` nothing of theirs is taken by position.
 
     Args:
         sources: Classes or functions, often the class's own base.
@@ -36,19 +36,18 @@ def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults:
         (dim: int, *, scale: float = 1.0, eps: float = 1e-05) 1e-05
 
     Raises:
-        ValueError: `without` or `defaults` name what no source takes.
+        ValueError: `without` names what no source takes, or `defaults` what none takes by name.
     """
 
     def decorate(init: C) -> C:
         signature = _merged(init, sources, without, defaults)
-        named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
-        anything = len(named) < len(signature.parameters)
 
         @functools.wraps(init)
         def __init__(self, *args, **options):
-            strange = [] if anything else [name for name in options if name not in named]
-            if strange:
-                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {shown(strange[0])}")
+            try:
+                signature.bind(self, *args, **options)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: {error}") from None
             init(self, *args, **(defaults | options))
 
         hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
@@ -65,21 +64,22 @@ def _merged(
     """The signature of a constructor with what the sources take in the place of its ``*args`` and ``**options``."""
     hints = typing.get_type_hints(init, include_extras=True)
     own = [p.replace(annotation=hints.get(name, p.empty)) for name, p in inspect.signature(init).parameters.items()]
-    open_kinds = {p.kind for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    found = {p.name: p for p in own if p.kind not in open_kinds}
+    rest = {p.kind for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    parameters = {p.name: p for p in own if p.kind not in rest}
     offered = {}
     for source in sources:
         hints = hints_of(source)
         for name, p in inspect.signature(source).parameters.items():
             offered.setdefault(name, p.replace(annotation=hints.get(name, p.empty)))
-    if missing := [name for name in (*without, *defaults) if name not in offered]:
-        raise ValueError(f"{init.__qualname__} names {', '.join(missing)}, which none of its sources takes")
+    by_name = [name for name, p in offered.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = [name for name in without if name not in offered] + [name for name in defaults if name not in by_name]
+    if unknown:
+        raise ValueError(f"{init.__qualname__} names {', '.join(unknown)}, which none of its sources takes by name")
     for name, p in offered.items():
-        taken = inspect.Parameter.VAR_POSITIONAL if p.kind is p.POSITIONAL_OR_KEYWORD else inspect.Parameter.VAR_KEYWORD
-        if taken in open_kinds and name not in without and name not in found:
-            found[name] = p.replace(default=defaults[name]) if name in defaults else p
-    order = sorted(found.values(), key=lambda p: (p.kind, p.name in PLACEMENT))  # stable
-    return inspect.Signature(order)
+        place = p.VAR_POSITIONAL if p.kind is p.POSITIONAL_OR_KEYWORD else p.VAR_KEYWORD
+        if place in rest and name not in without and name not in parameters:
+            parameters[name] = p.replace(default=defaults[name]) if name in defaults else p
+    return inspect.Signature(sorted(parameters.values(), key=lambda p: (p.kind, p.name in PLACEMENT)))  # stable
 
 
 def pop_options_of(source: Callable, options: dict[str, Any]) -> dict[str, Any]:
