@@ -251,8 +251,8 @@ class _Expand(torch.autograd.Function):
                 by_weight += _product(grad[rows].t(), functions.t())
             if by_x is not None:
                 by_functions = _product(grad[rows], matrix.t()).view(-1, *weight.shape[1:])
-                by_x[rows], *found = layer._pull_back(x[rows], by_functions)
-                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+                by_x[rows], *by_parameters = layer._pull_back(x[rows], by_functions)
+                totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
         by_weight = None if by_weight is None else by_weight.view_as(weight)
         return None, None, by_x, by_weight, *(totals or [None] * len(parameters))
 

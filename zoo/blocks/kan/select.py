@@ -101,9 +101,9 @@ class Gates(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Take the choice as marks, or as an index for each node, as it was saved before: -1 for none."""
-        found = state_dict.get(f"{prefix}chosen")
-        if found is not None and found.ndim == 1:
-            marks = found[:, None] == torch.arange(len(self.spaces), device=found.device)
+        saved = state_dict.get(f"{prefix}chosen")
+        if saved is not None and saved.ndim == 1:
+            marks = saved[:, None] == torch.arange(len(self.spaces), device=saved.device)
             state_dict[f"{prefix}chosen"] = marks.to(self.logits.dtype)
         if self.chosen.ndim == 1:
             self.chosen = torch.zeros_like(self.logits)

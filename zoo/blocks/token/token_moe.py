@@ -62,8 +62,8 @@ class TokenMoE(nn.Module):
         """Optional keywords that the router declares."""
         return keywords_of(self.moe)
 
-    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
-        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **given)
+    def forward(self, x: Tensor, **keywords) -> tuple[Tensor, Aux]:
+        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **keywords)
         return y.transpose(1, 2).reshape(x.shape), aux
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
@@ -177,8 +177,8 @@ class ReRepresent(nn.Module):
         """Optional keywords that a mixer of the block within declares."""
         return keywords_of(self.block)
 
-    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
-        y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels), **given)
+    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
+        y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels), **keywords)
         y, aux = y if self.has_aux else (y, {})
         y = self.more_tokens(linear(y, self.fewer_channels)).view(x.shape)
         return (y, aux) if self.has_aux else y

@@ -59,8 +59,9 @@ class Basis(nn.Module):
             with torch.enable_grad():
                 part = x[rows].detach().requires_grad_()
                 values = self.values(part)
-            by_x[rows], *found = torch.autograd.grad(values, (part, *self.parameters()), grad[rows].to(values.dtype))
-            for total, one in zip(totals, found, strict=True):
+            by_part = torch.autograd.grad(values, (part, *self.parameters()), grad[rows].to(values.dtype))
+            by_x[rows], *by_parameters = by_part
+            for total, one in zip(totals, by_parameters, strict=True):
                 total += one
         return by_x, *totals
 

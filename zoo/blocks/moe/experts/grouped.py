@@ -138,9 +138,9 @@ class MlpExperts(Experts):
         drops = self.training and (self.hidden_drop is not None or self.drop is not None)
         here = self.exchange is None
         if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
-            given = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-            x, w1, b1, w2, b2 = given
-            if experts.usable(x, self.act, [t for t in given[1:] if t is not None]):
+            tensors = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+            x, w1, b1, w2, b2 = tensors
+            if experts.usable(x, self.act, [t for t in tensors[1:] if t is not None]):
                 return experts.perceptrons(
                     x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
                 )

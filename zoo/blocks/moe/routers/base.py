@@ -74,10 +74,10 @@ class Router(nn.Module):
     def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
         return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, **given) -> Routing:
+    def forward(self, x: Tensor, **keywords) -> Routing:
         device = x.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            return self.route(self.logits(x, **given))
+            return self.route(self.logits(x, **keywords))
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
