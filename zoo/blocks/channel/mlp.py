@@ -52,10 +52,11 @@ class Mlp(nn.Module):
     ):
         super().__init__()
         hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
-        self.fc1 = self._first_map(dim, hidden, bias, init, device=device, dtype=dtype)
-        self.act = build_act(act, device=device, dtype=dtype)
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = self._first_map(dim, hidden, bias, init, **dd)
+        self.act = build_act(act, **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, **dd)
 
     def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
         return Linear(dim, hidden, bias, init=init, **placement)

@@ -12,8 +12,7 @@ from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.options import with_options_of
 from zoo.checks import checked
-from zoo.checks.ranges import Count, Deviation, OddSide, Rate, Side, Width
-from zoo.slots import SlotLike
+from zoo.checks.ranges import Count, OddSide, Rate, Side, Width
 from zoo.slots.table import register
 
 fx.wrap("as_image")
@@ -52,21 +51,16 @@ class KANConv2d(Edges, nn.Module):
 
     plain = "torch.nn.Conv2d"
 
+    @with_options_of(Edges._make_edges)
     def __init__(
         self,
         in_channels: Width,
         out_channels: Width,
         kernel_size: OddSide,
         *,
-        basis: SlotLike = "spline",
         stride: Side = 1,
         groups: Count = 1,
-        base: SlotLike | None = None,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
-        **options,
+        **edges,
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -75,10 +69,7 @@ class KANConv2d(Edges, nn.Module):
             )
         self.in_features, self.out_features, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.groups = stride, groups
-        rows = self._make_edges(in_channels, basis, options, base, scale, device, dtype)
-        shape = (out_channels, rows, in_channels // groups, kernel_size, kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self._make_edges((out_channels, in_channels // groups, kernel_size, kernel_size), **edges)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

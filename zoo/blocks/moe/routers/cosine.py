@@ -42,8 +42,8 @@ class Cosine(TopK):
         self.width = width  # before super(): its constructor makes the gate
         super().__init__(*args, **options)
 
-    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
-        return CosineGate(dim, self.num_experts, self.width, init=init, device=device, dtype=dtype)
+    def _make_gate(self, dim: int, **options) -> nn.Module:
+        return CosineGate(dim, self.num_experts, self.width, **options)
 
 
 class CosineGate(nn.Module):

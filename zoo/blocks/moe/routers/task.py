@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import InitName, Linear, init_
+from zoo.blocks.linear import Linear, init_
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
@@ -61,11 +61,11 @@ class Task(TopK):
         owner = self.gate if self.embedding is None else self.embedding
         owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
 
-    def _make_gate(self, dim: int, init: InitName, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, **options) -> nn.Module:
         if self.design == "embedding":
-            return Linear(dim + self.width, self.num_experts, False, init=init, device=device, dtype=dtype)
+            return Linear(dim + self.width, self.num_experts, False, **options)
         # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.
-        return GroupedLinear(self.tasks, dim, self.num_experts, False, init=init, device=device, dtype=dtype)
+        return GroupedLinear(self.tasks, dim, self.num_experts, False, **options)
 
     def logits(self, x: Tensor, task: int = 0) -> Tensor:
         if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < self.tasks:
