@@ -4,10 +4,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from zoo.blocks.channel.kan import TwoLayers
 from zoo.blocks.init import init_
+from zoo.blocks.kan.bases.sech import SechSquared
 from zoo.blocks.kan.linear import KANLinear
-from zoo.checks.ranges import Functions, GridRange, Rate, Ratio, Spread, Width
+from zoo.blocks.kan.two_layers import TwoLayers
+from zoo.blocks.options import pop_options_of, with_options_of
+from zoo.checks.ranges import Width
 from zoo.slots.table import register
 
 
@@ -41,24 +43,11 @@ class FasterKAN(TwoLayers):
     Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
 
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num: Functions = 8,
-        grid_range: GridRange = (-2.0, 2.0),
-        width: Spread = 0.33,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(FasterLinear, basis="sech2", num=num, grid_range=grid_range, width=width)
+    @with_options_of(SechSquared, TwoLayers, without=["norm"])
+    def __init__(self, dim: Width, *, device=None, dtype=None, **options):
+        layer = partial(FasterLinear, basis="sech2", **pop_options_of(SechSquared, options))
         dd = {"device": device, "dtype": dtype}
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm="layernorm(eps=1e-5)", drop=drop, **dd)
+        super().__init__(dim, layer, norm="layernorm(eps=1e-5)", **dd, **options)
         self.norm1 = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

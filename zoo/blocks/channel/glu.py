@@ -2,16 +2,15 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
-from zoo.blocks.linear import Linear, halves, hidden_width, linear
-from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import Rate, Ratio, Width
-from zoo.slots import SlotLike, build_act
+from zoo.blocks.channel.mlp import Mlp
+from zoo.blocks.linear import Linear, halves
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Width
 from zoo.slots.table import register
 
 
 @register("channel_mixer", "glu")
-class Glu(Mixer):
+class Glu(Mlp):
     """``fc2(act(gate) * value)``, gate and value being two linear maps of the input held in one weight.
 
     Args:
@@ -20,8 +19,7 @@ class Glu(Mixer):
         act: ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU, ``sigmoid`` GLU, ``none`` the bilinear layer.
         gate_last: The gate is the second half of `fc1`'s outputs (timm's GluMlp) instead of the first (SwiGLUPacked).
         open_gate: Start with gates of ``act(1)``: weights N(0, 1e-6), biases 1.
-        drop: Dropout after the gating and after the second map.
-        init: A scheme of `zoo.blocks.init`.
+        bias, drop, init: As in `Mlp`; the first dropout is after the gating.
 
     Shape: ``(*, dim) -> (*, dim)``.
 
@@ -36,35 +34,16 @@ class Glu(Mixer):
     Raises: ValueError for a hidden width below 1.
     """
 
-    follows = ("init", "act", "drop")
+    @with_options_of(Mlp, without=["fc2_bias"], ratio=8 / 3, act="silu")
+    def __init__(self, dim: Width, *, gate_last: bool = False, open_gate: bool = False, **options):
+        self.gate_last, self.open_gate = gate_last, open_gate  # before super(): it makes the maps
+        super().__init__(dim, **options)
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 8 / 3,
-        hidden: Width | None = None,
-        act: SlotLike = "silu",
-        gate_last: bool = False,
-        open_gate: bool = False,
-        bias: bool = True,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        hidden = hidden_width("glu", dim, ratio, hidden)
-        self.gate_last = gate_last
-        inits = (init, "open_gate" if open_gate else init)
-        self.fc1 = Linear(dim, 2 * hidden, bias, init=inits if gate_last else inits[::-1], device=device, dtype=dtype)
-        self.act = build_act(act, device=device, dtype=dtype)
-        self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, bias, init=init, device=device, dtype=dtype)
+    def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
+        inits = (init, "open_gate" if self.open_gate else init)
+        return Linear(dim, 2 * hidden, bias, init=inits if self.gate_last else inits[::-1], **placement)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """The gated values, ``(*, dim) -> (*, hidden)``."""
         first, second = halves(x, self.fc1)
-        x = first * self.act(second) if self.gate_last else self.act(first) * second
-        if self.drop is None:
-            return linear(x, self.fc2)
-        return self.drop(linear(self.drop(x), self.fc2))
+        return first * self.act(second) if self.gate_last else self.act(first) * second

@@ -58,14 +58,14 @@ class GrnMlp(Mixer):
         dtype=None,
     ):
         super().__init__()
-        hidden = hidden_width("grn_mlp", dim, ratio, hidden)
+        hidden, dd = hidden_width("grn_mlp", dim, ratio, hidden), {"device": device, "dtype": dtype}
         self.deployed = False
-        self.fc1 = Linear(dim, hidden, init=init, device=device, dtype=dtype)
-        self.act = build_act(act, device=device, dtype=dtype)
-        self.grn = GRN(hidden, device=device, dtype=dtype)
+        self.fc1 = Linear(dim, hidden, init=init, **dd)
+        self.act = build_act(act, **dd)
+        self.grn = GRN(hidden, **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, not batchnorm, init=init, device=device, dtype=dtype)
-        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype) if batchnorm else None
+        self.fc2 = Linear(hidden, dim, not batchnorm, init=init, **dd)
+        self.norm = nn.BatchNorm2d(dim, **dd) if batchnorm else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = linear_act(x, self.fc1, self.act)

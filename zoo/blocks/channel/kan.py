@@ -1,314 +1,155 @@
-"""Channel mixers of two Kolmogorov-Arnold layers, one for each basis."""
+"""Two Kolmogorov-Arnold layers of any basis as a channel mixer, `kan`, and its names for single bases."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any
 
-from torch import Tensor, nn
-
-from zoo.blocks.kan.bases.wavelet import WAVELETS
+from zoo.blocks.kan.bases.base import Basis
+from zoo.blocks.kan.bases.chebyshev import Chebyshev
+from zoo.blocks.kan.bases.fourier import Fourier
+from zoo.blocks.kan.bases.gaussian import Gaussian
+from zoo.blocks.kan.bases.rational import Rational
+from zoo.blocks.kan.bases.spline import Spline
+from zoo.blocks.kan.bases.wavelet import Wavelet
 from zoo.blocks.kan.linear import KANLinear
-from zoo.blocks.linear import hidden_width
-from zoo.checks.ranges import Degree, Frequencies, Functions, GridRange, GridSize, Order, Rate, Ratio, Spread, Width
-from zoo.slots import SlotLike, build_block
+from zoo.blocks.kan.select import WIDE_SPACES
+from zoo.blocks.kan.two_layers import TwoLayers
+from zoo.blocks.options import pop_options_of, with_options_of
+from zoo.checks.ranges import Width
+from zoo.slots import Slot, SlotLike
 from zoo.slots.table import register
 
 
-class TwoLayers(nn.Module):
-    """A layer to a hidden width, a norm, and a layer back.
+@register("channel_mixer", "kan")
+class KAN(TwoLayers):
+    """Two Kolmogorov-Arnold layers of any basis, with a norm between them.
 
     Its inputs come from the norm of a block and those of the second layer from `norm`, of unit variance both. So the
-    bases cover [-2, 2] by default, where 95 % of normally distributed numbers are.
+    default basis covers [-2, 2], where 95 % of normally distributed numbers are. A basis that is named covers the range
+    that it has by default: ``spline(grid_size=8)`` is over [-1, 1].
 
     Args:
-        layer: Makes a layer from a number of inputs and one of outputs.
+        basis: A slot of `zoo.list_blocks("basis")`.
+        base: Activation slot of the base function; None for what suits the basis, ``none`` for no base term.
+        bias: Bias on both layers.
         ratio: Hidden width over `dim`; the hidden width is ``int(ratio * dim)``.
         hidden: Hidden width itself, instead of `ratio`.
         norm: Norm slot of the hidden layer; ``none`` for no norm.
         drop: Dropout before and after the second layer.
 
     Shape: ``(*, dim) -> (*, dim)``.
-    Raises: ValueError for a hidden width below 1.
-    """
-
-    def __init__(
-        self,
-        dim: Width,
-        layer: Callable[[int, int], nn.Module],
-        *,
-        ratio: Ratio,
-        hidden: Width | None,
-        norm: SlotLike,
-        drop: Rate,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        hidden = hidden_width(type(self).__name__, dim, ratio, hidden)
-        self.fc1 = layer(dim, hidden, device=device, dtype=dtype)
-        self.norm = build_block("norm", norm, hidden, device=device, dtype=dtype)
-        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
-        self.fc2 = layer(hidden, dim, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.norm(self.fc1(x)))))
-
-
-@register("channel_mixer", "spline_kan")
-class SplineKAN(TwoLayers):
-    """Two layers with a B-spline on every edge.
-
-    Args:
-        grid_size, order, grid_range: Of the splines, see `zoo.blocks.kan.bases.spline.Spline`.
-        base: Activation slot of the base function; None for what suits the basis, ``none`` for no base term.
-        bias: Bias on both layers.
-        ratio, hidden, norm, drop: See `TwoLayers`.
-
-    Shape: ``(*, dim) -> (*, dim)``.
 
     Example:
         >>> import torch
-        >>> SplineKAN(8, grid_size=4)(torch.randn(2, 3, 3, 8)).shape
+        >>> KAN(8, basis="fourier(num_frequencies=3)")(torch.randn(2, 3, 3, 8)).shape
         torch.Size([2, 3, 3, 8])
 
-    Source: Liu et al., "KAN: Kolmogorov-Arnold Networks" (arXiv 2404.19756), equation 2.7.
+    Source: Liu et al., "KAN: Kolmogorov-Arnold Networks" (arXiv 2404.19756), equation 2.7; the basis has its own.
     Differs: a norm between the layers, in place of grids that are moved to where the numbers are.
-    Cost: 2 x dim x hidden x (grid_size + order + 1) + (dim + hidden) x order x (order + 1) MACs a position; without a
-        base term one row less.
+    Cost: 2 x dim x hidden x rows MACs a position, with a row a function of the basis and one for the base term; and
+        dim + hidden times what the basis costs a number.
     Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
 
-    follows = ("drop",)
-
+    @with_options_of(TwoLayers)
     def __init__(
         self,
         dim: Width,
         *,
-        grid_size: GridSize = 5,
-        order: Order = 3,
-        grid_range: GridRange = (-2.0, 2.0),
+        basis: SlotLike = WIDE_SPACES[0],
         base: SlotLike | None = None,
         bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
+        **options,
     ):
-        layer = partial(
-            KANLinear, basis="spline", grid_size=grid_size, order=order, grid_range=grid_range, base=base, bias=bias
-        )
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+        super().__init__(dim, partial(KANLinear, basis=basis, base=base, bias=bias), **options)
 
 
-@register("channel_mixer", "rbf_kan")
-class RbfKAN(TwoLayers):
-    """Two layers with a sum of Gaussians on every edge.
-
-    The other arguments are those of `SplineKAN`.
+@dataclass(frozen=True)
+class Alias:
+    """A name for `kan` with one basis, whose options are the mixer's own: ``rbf_kan(num=5)``.
 
     Args:
-        num, grid_range, width: Of the Gaussians, see `zoo.blocks.kan.bases.gaussian.Gaussian`.
+        class_name: Name of the class.
+        basis: Name of the basis.
+        functions: Its class.
+        about: What the mixer is, in one sentence.
+        example: Options in the example of its documentation.
+        differs: How it differs from where it comes from, beside what its basis says.
+        defaults: Defaults that are others than those of the basis and of `KAN`.
+    """
+
+    class_name: str
+    basis: str
+    functions: type[Basis]
+    about: str
+    example: str
+    differs: str = "a norm between the layers"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+ALIASES = {
+    "spline_kan": Alias(
+        *("SplineKAN", "spline", Spline, "Two layers with a B-spline on every edge.", "grid_size=4"),
+        "a norm between the layers, in place of grids that are moved to where the numbers are",
+        defaults={"grid_range": (-2.0, 2.0)},
+    ),
+    "rbf_kan": Alias(
+        *("RbfKAN", "rbf", Gaussian, "Two layers with a sum of Gaussians on every edge.", "num=5"),
+        "the base term too is of the normed numbers, and the first norm is that of the block around the mixer",
+    ),
+    "chebyshev_kan": Alias(
+        *("ChebyshevKAN", "chebyshev", Chebyshev),
+        "Two layers with a Chebyshev polynomial of the squashed number on every edge.",
+        "degree=3",
+        "the norm stands between the layers and is the same in all mixers",
+        defaults={"bias": False},  # the polynomial of degree zero is one already
+    ),
+    "fourier_kan": Alias(
+        *("FourierKAN", "fourier", Fourier, "Two layers with a Fourier series on every edge.", "num_frequencies=3")
+    ),
+    "wavelet_kan": Alias(
+        *("WaveletKAN", "wavelet", Wavelet),
+        "Two layers with a sum of wavelets on every edge, whose widths and places are trained.",
+        "num=5, kind='morlet'",
+        "a layer norm between the layers in place of the batch norm behind each",
+    ),
+    "rational_kan": Alias(
+        *("RationalKAN", "rational", Rational),
+        "Two layers with a rational function on every edge, whose denominators belong to the inputs.",
+        "degrees=(3, 2)",
+        "from the mixer of the paper, which is `gr_kan`: here each edge has a numerator of its own",
+    ),
+}
+
+
+def _class_of(alias: Alias) -> type[KAN]:
+    """The mixer of an alias: `KAN` with the options of the basis in the place of `basis`."""
+
+    @with_options_of(alias.functions, KAN, without=["basis"], **alias.defaults)
+    def __init__(self, dim: Width, **options):
+        basis = Slot(alias.basis, pop_options_of(alias.functions, options))
+        KAN.__init__(self, dim, basis=basis, **options)
+
+    basis = f"{alias.functions.__module__}.{alias.functions.__name__}"
+    doc = f"""{alias.about}
+
+    The options are those of `{basis}` and of `KAN`.
 
     Shape: ``(*, dim) -> (*, dim)``.
 
     Example:
         >>> import torch
-        >>> RbfKAN(8, num=5)(torch.randn(2, 3, 8)).shape
+        >>> {alias.class_name}(8, {alias.example})(torch.randn(2, 3, 8)).shape
         torch.Size([2, 3, 8])
 
-    Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks" (arXiv 2405.06721); ZiyaoLi/fast-kan.
-    Differs: the base term too is of the normed numbers, and the first norm is that of the block around the mixer.
-    Cost: 2 x dim x hidden x (num + 1) + (dim + hidden) x num MACs a position; without a base term one row less.
+    Source: that of `{basis}`.
+    Differs: {alias.differs}; and as the basis does.
+    Cost: that of `KAN`.
+    Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
-
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num: Functions = 8,
-        grid_range: GridRange = (-2.0, 2.0),
-        width: Spread | None = None,
-        base: SlotLike | None = None,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(KANLinear, basis="rbf", num=num, grid_range=grid_range, width=width, base=base, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+    members = {"__init__": __init__, "__doc__": doc, "__module__": __name__, "__qualname__": alias.class_name}
+    return type(alias.class_name, (KAN,), members)
 
 
-@register("channel_mixer", "chebyshev_kan")
-class ChebyshevKAN(TwoLayers):
-    """Two layers with a Chebyshev polynomial of the squashed number on every edge.
-
-    The other arguments are those of `SplineKAN`.
-
-    Args:
-        degree: Degree of the polynomials.
-        bias: Bias on both layers; the polynomial of degree zero is one already.
-
-    Shape: ``(*, dim) -> (*, dim)``.
-
-    Example:
-        >>> import torch
-        >>> ChebyshevKAN(8, degree=3)(torch.randn(2, 3, 8)).shape
-        torch.Size([2, 3, 8])
-
-    Source: SS et al., "Chebyshev Polynomial-Based Kolmogorov-Arnold Networks" (arXiv 2405.07200);
-        SynodicMonth/ChebyKAN.
-    Differs: the norm stands between the layers and is the same in all mixers.
-    Cost: 2 x dim x hidden x (degree + 1) + (dim + hidden) x (degree - 1) MACs a position.
-    """
-
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        degree: Degree = 4,
-        base: SlotLike | None = None,
-        bias: bool = False,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(KANLinear, basis="chebyshev", degree=degree, base=base, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
-
-
-@register("channel_mixer", "fourier_kan")
-class FourierKAN(TwoLayers):
-    """Two layers with a Fourier series on every edge.
-
-    The other arguments are those of `SplineKAN`.
-
-    Args:
-        num_frequencies: Number of frequencies, each with a cosine and a sine; the period is 2 pi.
-
-    Shape: ``(*, dim) -> (*, dim)``.
-
-    Example:
-        >>> import torch
-        >>> FourierKAN(8, num_frequencies=3)(torch.randn(2, 3, 8)).shape
-        torch.Size([2, 3, 8])
-
-    Source: GistNoesis/FourierKAN.
-    Differs: a norm between the layers.
-    Cost: 4 x dim x hidden x num_frequencies + (dim + hidden) x 4 x (num_frequencies - 1) MACs a position.
-    """
-
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num_frequencies: Frequencies = 5,
-        base: SlotLike | None = None,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(KANLinear, basis="fourier", num_frequencies=num_frequencies, base=base, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
-
-
-@register("channel_mixer", "wavelet_kan")
-class WaveletKAN(TwoLayers):
-    """Two layers with a sum of wavelets on every edge, whose widths and places are trained.
-
-    The other arguments are those of `SplineKAN`.
-
-    Args:
-        num, kind, grid_range: Of the wavelets, see `zoo.blocks.kan.bases.wavelet.Wavelet`.
-
-    Shape: ``(*, dim) -> (*, dim)``.
-
-    Example:
-        >>> import torch
-        >>> WaveletKAN(8, num=5, kind="morlet")(torch.randn(2, 3, 8)).shape
-        torch.Size([2, 3, 8])
-
-    Source: Bozorgasl, Chen, "Wav-KAN" (arXiv 2405.12832); zavareh1/Wav-KAN.
-    Differs: see the basis; a layer norm between the layers in place of the batch norm behind each.
-    Cost: 2 x dim x hidden x num + (dim + hidden) x 4 x num MACs a position, with 3 in place of 4 for ``dog``.
-    """
-
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num: Functions = 8,
-        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
-        grid_range: GridRange = (-2.0, 2.0),
-        base: SlotLike | None = None,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(KANLinear, basis="wavelet", num=num, kind=kind, grid_range=grid_range, base=base, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
-
-
-@register("channel_mixer", "rational_kan")
-class RationalKAN(TwoLayers):
-    """Two layers with a rational function on every edge, whose denominators belong to the inputs.
-
-    The other arguments are those of `SplineKAN`.
-
-    Args:
-        degrees, limit: Of the rational functions, see `zoo.blocks.kan.bases.rational.Rational`.
-
-    Shape: ``(*, dim) -> (*, dim)``.
-
-    Example:
-        >>> import torch
-        >>> RationalKAN(8, degrees=(3, 2))(torch.randn(2, 3, 8)).shape
-        torch.Size([2, 3, 8])
-
-    Source: the form of the functions is that of Yang, Wang, "Kolmogorov-Arnold Transformer" (arXiv 2409.10594).
-    Differs: from that paper's mixer, which is `gr_kan`: here each edge has a numerator of its own.
-    Cost: 2 x dim x hidden x (m + 1) + (dim + hidden) x (m + n) MACs a position for degrees (m, n).
-    """
-
-    follows = ("drop",)
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        degrees: tuple[Degree, Degree] = (5, 4),
-        limit: Spread = 8.0,
-        base: SlotLike | None = None,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(KANLinear, basis="rational", degrees=degrees, limit=limit, base=base, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+globals().update({a.class_name: register("channel_mixer", name)(_class_of(a)) for name, a in ALIASES.items()})

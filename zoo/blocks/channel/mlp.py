@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -55,13 +56,21 @@ class Mlp(Mixer):
     ):
         super().__init__()
         hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
-        self.fc1 = Linear(dim, hidden, bias, init=init, device=device, dtype=dtype)
-        self.act = build_act(act, device=device, dtype=dtype)
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = self._first_map(dim, hidden, bias, init, **dd)
+        self.act = build_act(act, **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, **dd)
+
+    def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
+        return Linear(dim, hidden, bias, init=init, **placement)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What comes between the maps, ``(*, dim) -> (*, hidden)``."""
+        return linear_act(x, self.fc1, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = linear_act(x, self.fc1, self.act)
+        x = self.features(x)
         if self.drop is None:
             return linear(x, self.fc2)
         return self.drop(linear(self.drop(x), self.fc2))
@@ -89,25 +98,12 @@ class Hourglass(Mlp):
     Raises: ValueError if the bottleneck is not narrower than `dim`.
     """
 
-    follows = ("init", "act", "drop")
-
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 0.25,
-        hidden: Width | None = None,
-        act: SlotLike = "gelu",
-        bias: bool = True,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Mlp, without=["fc2_bias"])
+    def __init__(self, dim: Width, *, ratio: Ratio = 0.25, hidden: Width | None = None, **options):
         hidden = max(1, int(ratio * dim)) if hidden is None else hidden
         if hidden >= dim:
             raise ValueError(
                 f"hourglass has a bottleneck of {hidden} at width {dim}; it must be narrower (ratio below 1), "
                 'or use "mlp" for a hidden layer that is wider'
             )
-        super().__init__(dim, hidden=hidden, act=act, bias=bias, drop=drop, init=init, device=device, dtype=dtype)
+        super().__init__(dim, hidden=hidden, **options)

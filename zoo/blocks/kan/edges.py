@@ -92,8 +92,8 @@ class _Sizes(torch.autograd.Function):
                 by_factors[part] += torch.bmm(signs, functions[part].mT)
                 torch.bmm(factors[part].mT, signs, out=by_functions[part])
             if wanted[0] or any(wanted[2:]):
-                by_x[rows], *found = layer._pull_back(x[rows], by_functions.permute(2, 1, 0).contiguous())
-                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+                by_x[rows], *by_parameters = layer._pull_back(x[rows], by_functions.permute(2, 1, 0).contiguous())
+                totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
         by_weight = by_factors.permute(1, 2, 0) if wanted[1] else None
         return None, by_x if wanted[0] else None, by_weight, *(totals or [None] * len(parameters))
 
@@ -135,9 +135,9 @@ class EdgeFunction(nn.Module):
 
     def __init__(self, layer: KANLinear, i: int, j: int):
         super().__init__()
-        for what, index, count in (("input", i, layer.in_features), ("output", j, layer.out_features)):
+        for end, index, count in (("input", i, layer.in_features), ("output", j, layer.out_features)):
             if not 0 <= index < count:
-                raise ValueError(f"{what} {index} does not exist; the layer has {count}, from 0 to {count - 1}")
+                raise ValueError(f"{end} {index} does not exist; the layer has {count}, from 0 to {count - 1}")
         weight = layer.edge_weight()[j, :, i].detach().clone()
         self.input, self.output = i, j
         self.basis, self.base = copy.deepcopy(layer.basis), copy.deepcopy(layer.base)

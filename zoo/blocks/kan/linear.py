@@ -13,6 +13,7 @@ from zoo.blocks.kernels import cost, guard, onednn
 from zoo.blocks.kernels.autograd import gradients, held, parameters_of
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks import checked
 from zoo.checks.ranges import Deviation, Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
@@ -25,22 +26,40 @@ class Edges:
 
     basis: Basis
     base: nn.Module | None
+    in_features: int
     weight: nn.Parameter  # (outputs, rows, ...): the base term if there is one, and the functions of the basis
+    bias: nn.Parameter | None
     plain: str  # torch's layer without learnt functions
 
     def _make_edges(
-        self, features: int, basis: SlotLike, options: dict, base: SlotLike | None, scale: float | None, device, dtype
-    ) -> int:
-        """Build basis and base function; gives the number of rows of the weight."""
-        slot = parse_slot(basis)
+        self,
+        shape: tuple[int, ...],
+        *,
+        basis: SlotLike = "spline",
+        base: SlotLike | None = None,
+        bias: bool = False,
+        scale: Deviation | None = None,
+        device=None,
+        dtype=None,
+        **options,
+    ) -> None:
+        """Make basis, base function, weight and bias, without drawing these.
+
+        Args:
+            shape: Of the weight without its rows: ``(outputs, inputs, ...)``.
+            basis, base, bias, scale, options: See `KANLinear`.
+        """
+        slot, dd = parse_slot(basis), {"device": device, "dtype": dtype}
         slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
-        self.basis = build_block("basis", slot, features, device=device, dtype=dtype)
+        self.basis = build_block("basis", slot, self.in_features, **dd)
         if self.basis is None:
             raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use {self.plain}")
         base = self.basis.base if base is None else base
-        self.base = None if base == "none" else build_act(parse_slot(base, "base"), device=device, dtype=dtype)
+        self.base = None if base == "none" else build_act(parse_slot(base, "base"), **dd)
         self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
-        return self.basis.num + (self.base is not None)
+        rows = self.basis.num + (self.base is not None)
+        self.weight = nn.Parameter(torch.empty(shape[0], rows, *shape[1:], **dd))
+        self.bias = nn.Parameter(torch.empty(shape[0], **dd)) if bias else None
 
     def _draw(self) -> None:
         """Draw the weights anew; the basis looks after its own."""
@@ -137,26 +156,13 @@ class KANLinear(Edges, nn.Module):
 
     plain = "torch.nn.Linear"
 
-    def __init__(
-        self,
-        in_features: Width,
-        out_features: Width,
-        basis: SlotLike = "spline",
-        *,
-        base: SlotLike | None = None,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
-        **options,
-    ):
+    @with_options_of(Edges._make_edges)
+    def __init__(self, in_features: Width, out_features: Width, basis: SlotLike = "spline", **edges):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        rows = self._make_edges(in_features, basis, options, base, scale, device, dtype)
-        self.weight = nn.Parameter(torch.empty(out_features, rows, in_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self._make_edges((out_features, in_features), basis=basis, **edges)
         # 1 for an edge, 0 for one that was pruned. In the precision of the weight, so that it can be averaged with it.
-        self.register_buffer("alive", torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.register_buffer("alive", torch.empty(out_features, in_features, **placement(edges)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -251,8 +257,8 @@ class _Expand(torch.autograd.Function):
                 by_weight += _product(grad[rows].t(), functions.t())
             if by_x is not None:
                 by_functions = _product(grad[rows], matrix.t()).view(-1, *weight.shape[1:])
-                by_x[rows], *found = layer._pull_back(x[rows], by_functions)
-                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+                by_x[rows], *by_parameters = layer._pull_back(x[rows], by_functions)
+                totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
         by_weight = None if by_weight is None else by_weight.view_as(weight)
         return None, None, by_x, by_weight, *(totals or [None] * len(parameters))
 

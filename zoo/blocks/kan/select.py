@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, merge_aux
-from zoo.blocks.channel.kan import TwoLayers
 from zoo.blocks.kan.bases.base import Basis
 from zoo.blocks.kan.bases.spaces import Bases, Spaces
 from zoo.blocks.kan.linear import Edges, KANLinear
+from zoo.blocks.kan.two_layers import TwoLayers
 from zoo.blocks.kernels import cost
 from zoo.blocks.kernels.autograd import with_zero_gradients
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
-from zoo.checks.ranges import Deviation, Rate, Ratio, Temperature, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Temperature, Width
 from zoo.slots import SlotLike, parse_slot
 from zoo.slots.table import register
 
@@ -99,9 +100,9 @@ class Gates(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Take the choice as marks, or as an index for each node, as it was saved before: -1 for none."""
-        found = state_dict.get(f"{prefix}chosen")
-        if found is not None and found.ndim == 1:
-            marks = found[:, None] == torch.arange(len(self.spaces), device=found.device)
+        saved = state_dict.get(f"{prefix}chosen")
+        if saved is not None and saved.ndim == 1:
+            marks = saved[:, None] == torch.arange(len(self.spaces), device=saved.device)
             state_dict[f"{prefix}chosen"] = marks.to(self.logits.dtype)
         if self.chosen.ndim == 1:
             self.chosen = torch.zeros_like(self.logits)
@@ -266,24 +267,12 @@ class SelectKANLinear(Selectable, KANLinear):
     Raises: ValueError for fewer than 2 bases, a temperature that is not positive, and what KANLinear refuses.
     """
 
+    @with_options_of(KANLinear, without=["basis", "options"], base="silu")
     def __init__(
-        self,
-        in_features: Width,
-        out_features: Width,
-        bases: Bases = SPACES,
-        *,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
+        self, in_features: Width, out_features: Width, bases: Bases = SPACES, *, temperature: Temperature = 0.2, **edges
     ):
-        spaces = partial(Spaces, bases=tuple(bases))
-        super().__init__(
-            in_features, out_features, spaces, base=base, bias=bias, scale=scale, device=device, dtype=dtype
-        )
-        self.gates = Gates(out_features, names(bases), temperature=temperature, device=device, dtype=dtype)
+        super().__init__(in_features, out_features, partial(Spaces, bases=tuple(bases)), **edges)
+        self.gates = Gates(out_features, names(bases), temperature=temperature, **placement(edges))
 
     def forward(self, x: Tensor) -> Tensor:
         if is_symbol(x):
@@ -308,7 +297,7 @@ class SelectKAN(TwoLayers):
     Args:
         bases, base, temperature: Of the layers, see `SelectKANLinear`.
         bias: Bias on both layers.
-        ratio, hidden, norm, drop: See `zoo.blocks.channel.kan.TwoLayers`.
+        ratio, hidden, norm, drop: See `zoo.blocks.kan.two_layers.TwoLayers`.
 
     Shape: ``(*, dim) -> (*, dim)``, and the auxiliary outputs.
 
@@ -323,27 +312,12 @@ class SelectKAN(TwoLayers):
     Raises: ValueError for a hidden width below 1, and what SelectKANLinear refuses.
     """
 
-    follows = ("drop",)
-
     has_aux = True
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        bases: Bases = WIDE_SPACES,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = True,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
-        layer = partial(SelectKANLinear, bases=bases, base=base, temperature=temperature, bias=bias)
-        super().__init__(dim, layer, ratio=ratio, hidden=hidden, norm=norm, drop=drop, device=device, dtype=dtype)
+    @with_options_of(SelectKANLinear, TwoLayers, without=["scale"], bias=True)
+    def __init__(self, dim: Width, *, bases: Bases = WIDE_SPACES, **options):
+        layer = partial(SelectKANLinear, bases=bases, **pop_options_of(SelectKANLinear, options))
+        super().__init__(dim, layer, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         if is_symbol(x):

@@ -101,23 +101,23 @@ class MoE(nn.Module):
         """Optional keywords that the router declares."""
         return trait(self.router, "keywords")
 
-    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, **keywords) -> tuple[Tensor, Aux]:
         if is_symbol(x):
-            return as_leaf(self, x, **given)
-        wanted, kept = self._route(x, **given)
+            return as_leaf(self, x, **keywords)
+        wanted, kept = self._route(x, **keywords)
         y = self.experts(x.reshape(-1, x.shape[-1]), make_plan(kept)).view(x.shape)
         if self.shared is not None:
             y = y + self.shared(x)
         return y, wanted.aux | _statistics(wanted, kept)
 
-    def _route(self, x: Tensor, **given) -> tuple[Routing, Routing]:
+    def _route(self, x: Tensor, **keywords) -> tuple[Routing, Routing]:
         """The choices of all tokens, routed by group of samples, and what is left of them when some are dropped."""
         if guard.to_onnx():
             raise ValueError(
                 f"a mixture of {self.num_experts} experts cannot be exported to ONNX, which cannot sort the choices by "
                 "expert; use torch.export.save or torch.compile, or a dense channel_mixer ('mlp', 'glu') for ONNX"
             )
-        wanted = [self.router(part, **given) for part in self._groups(x)]
+        wanted = [self.router(part, **keywords) for part in self._groups(x)]
         return join(wanted), join([self.dispatch(routing) for routing in wanted])
 
     def _groups(self, x: Tensor) -> list[Tensor]:

@@ -11,9 +11,9 @@ from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import with_options_of
 from zoo.checks import checked
-from zoo.checks.ranges import Count, Deviation, OddSide, Rate, Side, Width
-from zoo.slots import SlotLike
+from zoo.checks.ranges import Count, OddSide, Rate, Side, Width
 from zoo.slots.table import register
 
 fx.wrap("as_image")
@@ -52,21 +52,16 @@ class KANConv2d(Edges, nn.Module):
 
     plain = "torch.nn.Conv2d"
 
+    @with_options_of(Edges._make_edges)
     def __init__(
         self,
         in_channels: Width,
         out_channels: Width,
         kernel_size: OddSide,
         *,
-        basis: SlotLike = "spline",
         stride: Side = 1,
         groups: Count = 1,
-        base: SlotLike | None = None,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
-        **options,
+        **edges,
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -75,10 +70,7 @@ class KANConv2d(Edges, nn.Module):
             )
         self.in_features, self.out_features, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.groups = stride, groups
-        rows = self._make_edges(in_channels, basis, options, base, scale, device, dtype)
-        shape = (out_channels, rows, in_channels // groups, kernel_size, kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self._make_edges((out_channels, in_channels // groups, kernel_size, kernel_size), **edges)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -195,23 +187,10 @@ class KANConv(Mixer):
 
     follows = ("drop",)
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        kernel_size: OddSide = 3,
-        basis: SlotLike = WIDE_SPACES[0],
-        base: SlotLike | None = None,
-        groups: Count = 1,
-        bias: bool = True,
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(KANConv2d, without=["stride", "scale", "options"], basis=WIDE_SPACES[0], bias=True)
+    def __init__(self, dim: Width, *, kernel_size: OddSide = 3, drop: Rate = 0.0, **options):
         super().__init__()
-        self.conv = KANConv2d(
-            dim, dim, kernel_size, basis=basis, groups=groups, base=base, bias=bias, device=device, dtype=dtype
-        )
+        self.conv = KANConv2d(dim, dim, kernel_size, **options)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from zoo.blocks.kan.bases.spaces import Bases, Spaces
 from zoo.blocks.kan.select import SPACES, WIDE_SPACES, Gates, Selectable, names
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import placement, with_options_of
 from zoo.blocks.token.kan_conv import KANConv2d
 from zoo.checks import checked
-from zoo.checks.ranges import Deviation, OddSide, Rate, Side, Temperature, Width
-from zoo.slots import SlotLike
+from zoo.checks.ranges import OddSide, Rate, Temperature, Width
 from zoo.slots.table import register
 
 fx.wrap("as_image")
@@ -45,34 +45,10 @@ class SelectKANConv2d(Selectable, KANConv2d):
     Raises: ValueError for what `KANConv2d` or `SelectKANLinear` refuses.
     """
 
-    def __init__(
-        self,
-        in_channels: Width,
-        out_channels: Width,
-        kernel_size: OddSide,
-        *,
-        bases: Bases = SPACES,
-        stride: Side = 1,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = False,
-        scale: Deviation | None = None,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            basis=partial(Spaces, bases=tuple(bases)),
-            stride=stride,
-            base=base,
-            bias=bias,
-            scale=scale,
-            device=device,
-            dtype=dtype,
-        )
-        self.gates = Gates(out_channels, names(bases), temperature=temperature, device=device, dtype=dtype)
+    @with_options_of(KANConv2d, without=["basis", "groups", "options"], base="silu")
+    def __init__(self, *args, bases: Bases = SPACES, temperature: Temperature = 0.2, **options):
+        super().__init__(*args, basis=partial(Spaces, bases=tuple(bases)), **options)
+        self.gates = Gates(self.out_features, names(bases), temperature=temperature, **placement(options))
 
     def forward(self, x: Tensor) -> Tensor:
         if is_symbol(x):
@@ -113,31 +89,10 @@ class SelectKANConv(Mixer):
 
     has_aux = True
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        kernel_size: OddSide = 3,
-        bases: Bases = WIDE_SPACES,
-        base: SlotLike = "silu",
-        temperature: Temperature = 0.2,
-        bias: bool = True,
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(SelectKANConv2d, without=["stride", "scale"], bases=WIDE_SPACES, bias=True)
+    def __init__(self, dim: Width, *, kernel_size: OddSide = 3, drop: Rate = 0.0, **options):
         super().__init__()
-        self.conv = SelectKANConv2d(
-            dim,
-            dim,
-            kernel_size,
-            bases=bases,
-            base=base,
-            temperature=temperature,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-        )
+        self.conv = SelectKANConv2d(dim, dim, kernel_size, **options)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:

@@ -12,6 +12,7 @@ from zoo.blocks.mixer import Mixer, trait
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Count, Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -53,48 +54,20 @@ class TokenMoE(Mixer):
     has_aux = True
     mixture = "moe"  # what the options of this mixer's slot describe, for surgery on it
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        num_experts: Count = 4,
-        top_k: Count = 1,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        router: SlotLike = "top_k",
-        dispatch: SlotLike = "dropless",
-        group: Count | None = None,
-        act: SlotLike = "gelu",
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        grid: Grid,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(MoE, without=["experts", "shared"], num_experts=4, top_k=1, act="gelu")
+    def __init__(self, dim: Width, *, ratio: Ratio = 0.5, hidden: Width | None = None, grid: Grid, **options):
         super().__init__()
         self.grid = tuple(grid)
-        self.moe = MoE(
-            torch.Size(grid).numel(),
-            num_experts=num_experts,
-            top_k=top_k,
-            experts={"name": "mlp", "hidden": hidden_width("token_moe", dim, ratio, hidden)},
-            router=router,
-            dispatch=dispatch,
-            group=group,
-            act=act,
-            drop=drop,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+        experts = {"name": "mlp", "hidden": hidden_width("token_moe", dim, ratio, hidden)}
+        self.moe = MoE(torch.Size(grid).numel(), experts=experts, **options)
 
     @property
     def keywords(self) -> frozenset[str]:
         """Optional keywords that the router declares."""
         return trait(self.moe, "keywords")
 
-    def forward(self, x: Tensor, **given) -> tuple[Tensor, Aux]:
-        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **given)
+    def forward(self, x: Tensor, **keywords) -> tuple[Tensor, Aux]:
+        y, aux = self.moe(x.flatten(1, -2).transpose(1, 2), **keywords)
         return y.transpose(1, 2).reshape(x.shape), aux
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
@@ -210,8 +183,8 @@ class ReRepresent(Mixer):
         """Optional keywords that a mixer of the block within declares."""
         return trait(self.block, "keywords")
 
-    def forward(self, x: Tensor, **given) -> Tensor | tuple[Tensor, Aux]:
-        y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels), **given)
+    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
+        y = self.block(linear(self.fewer_tokens(x.flatten(1, -2)), self.more_channels), **keywords)
         y, aux = y if self.has_aux else (y, {})
         y = self.more_tokens(linear(y, self.fewer_channels)).view(x.shape)
         return (y, aux) if self.has_aux else y

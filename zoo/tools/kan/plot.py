@@ -112,7 +112,7 @@ def plot(
     labels[0] = _labels("input_names", input_names, layers[0][1].in_features, "x", levels[0])
     labels[-1] = _labels("output_names", output_names, layers[-1][1].out_features, "y", levels[-1])
 
-    rows = [_row(found, above) for found, above in zip(edges, levels[1:], strict=True)]
+    rows = [_row(functions, above) for functions, above in zip(edges, levels[1:], strict=True)]
     width = max(row.width for row in rows)
     size = (width + 2 * MARGIN, sum(row.height for row in rows) + 2 * MARGIN)
     figure = Figure(figsize=size)
@@ -142,14 +142,14 @@ def plot(
 
 def _layers(model: nn.Module, x: Tensor | Record | None) -> list[tuple[str, KANLinear, Tensor | None]]:
     """(name, layer, its inputs), one behind the other."""
-    found = [(name, layer, None) for name, layer in kan_layers(model).items()] if x is None else inputs_of(model, x)
-    for (name, layer, _), (other, after, _) in zip(found, found[1:], strict=False):
+    layers = [(name, layer, None) for name, layer in kan_layers(model).items()] if x is None else inputs_of(model, x)
+    for (name, layer, _), (other, after, _) in zip(layers, layers[1:], strict=False):
         if layer.out_features != after.in_features:
             raise ValueError(
                 f"plot: layer {name!r} has {layer.out_features} outputs and the next one, {other!r}, "
                 f"{after.in_features} inputs; each must feed the next, so plot the layers of such a model one by one"
             )
-    return found
+    return layers
 
 
 def _levels(layers: list[KANLinear], nodes: Sequence[Sequence[int] | None] | None) -> list[list[int]]:
@@ -203,10 +203,10 @@ def _range(name: str, layer: KANLinear, inputs: Tensor | None) -> tuple[Tensor, 
     return knots[:, order], knots[:, knots.shape[1] - 1 - order]
 
 
-def _labels(what: str, names: Sequence[str] | None, count: int, letter: str, level: list[int]) -> list[str]:
+def _labels(argument: str, names: Sequence[str] | None, count: int, letter: str, level: list[int]) -> list[str]:
     names = [f"{letter}{i}" for i in range(count)] if names is None else names
     if isinstance(names, str) or len(names) != count:
-        raise ValueError(f"{what} is {names!r}; it must be {count} names")
+        raise ValueError(f"{argument} is {names!r}; it must be {count} names")
     return [names[node] for node in level]
 
 

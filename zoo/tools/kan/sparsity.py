@@ -117,10 +117,10 @@ def edge_scores(model: nn.Module, x: Tensor | Record) -> dict[str, tuple[KANLine
 
     Shape: scores (out_features, in_features), outputs (out_features,).
     """
-    found, after = inputs_of(model, x), _followers(model)
+    layers, after = inputs_of(model, x), _followers(model)
     scores: dict[KANLinear, Tensor] = {}
     result = {}
-    for name, layer, inputs in reversed(found):
+    for name, layer, inputs in reversed(layers):
         sizes = edge_sizes(layer, inputs)
         if not len(inputs) or not sizes.isfinite().all():
             raise ValueError(
@@ -132,7 +132,7 @@ def edge_scores(model: nn.Module, x: Tensor | Record) -> dict[str, tuple[KANLine
         share = sizes / sizes.amax(1, keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)
         scores[layer] = share * node[:, None]
         result[name] = layer, scores[layer], node
-    return {name: result[name] for name, _, _ in found}
+    return {name: result[name] for name, _, _ in layers}
 
 
 def _followers(model: nn.Module) -> dict[KANLinear, KANLinear]:

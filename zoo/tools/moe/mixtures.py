@@ -85,17 +85,17 @@ def find_mixtures(model: nn.Module, at: Places = None, every: int | None = None)
     """
     blocks = blocks_of_model(model)
     names = {module: name for name, module in model.named_modules()}
-    found = [
+    every_place = [
         Place(i, kind, path, names[mixture], mixture)
         for i, block in enumerate(blocks)
         for kind in KINDS
         for path, mixture in _mixtures_of(getattr(block, kind))
     ]
     if at is None and every is None:
-        _check_described(names, found)
-    able = sorted({place.block for place in found})
+        _check_described(names, every_place)
+    able = sorted({place.block for place in every_place})
     chosen = choose_blocks(len(blocks), at, every, able, "a mixture of experts")
-    places = [place for place in found if place.block in chosen]
+    places = [place for place in every_place if place.block in chosen]
     for place in places:
         _check(model, place)
     return places
@@ -114,8 +114,8 @@ def _mixtures_of(mixer: nn.Module | None) -> Iterator[tuple[tuple[str, ...], MoE
             yield (option, *path), mixture
 
 
-def _check_described(names: dict[nn.Module, str], found: list[Place]) -> None:
-    known = {place.mixture for place in found}
+def _check_described(names: dict[nn.Module, str], places: list[Place]) -> None:
+    known = {place.mixture for place in places}
     for module, name in names.items():
         if isinstance(module, MoE) and module not in known:
             raise ValueError(
@@ -165,11 +165,11 @@ def _outermost(module: nn.Module) -> Iterator[MetaBlock]:
             yield from _outermost(child)
 
 
-def choose_blocks(depth: int, at: Places, every: int | None, able: list[int], what: str) -> list[int]:
+def choose_blocks(depth: int, at: Places, every: int | None, able: list[int], part: str) -> list[int]:
     """The indices of the blocks that are asked for, all of which must be among those that are able."""
     if at is None and every is None:
         if not able:
-            raise ValueError(f"no block of the model has {what}")
+            raise ValueError(f"no block of the model has {part}")
         return able
     places = [] if at is None else list(at) if isinstance(at, Iterable) else [at]
     for place in places:
@@ -179,7 +179,7 @@ def choose_blocks(depth: int, at: Places, every: int | None, able: list[int], wh
         raise ValueError(f"every={every} is not from 1 to the model's {depth} blocks")
     chosen = {place % depth for place in places} | set(range(depth)[every - 1 :: every] if every else ())
     if chosen - set(able):
-        raise ValueError(f"blocks {sorted(chosen - set(able))} do not have {what}; those that have: {able}")
+        raise ValueError(f"blocks {sorted(chosen - set(able))} do not have {part}; those that have: {able}")
     return sorted(chosen)
 
 

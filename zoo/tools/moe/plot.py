@@ -35,14 +35,14 @@ def expert_load(model: nn.Module, batches: Batches, *, task: int | str | None = 
     """
     counts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
-    for inputs, given in pairs(batches):
-        given = torch.zeros(len(inputs), dtype=torch.long) if given is None else given.cpu()
-        if given.shape != (len(inputs),) or given.is_floating_point() or given.min() < 0:
+    for inputs, classes in pairs(batches):
+        classes = torch.zeros(len(inputs), dtype=torch.long) if classes is None else classes.cpu()
+        if classes.shape != (len(inputs),) or classes.is_floating_point() or classes.min() < 0:
             raise ValueError(
-                f"labels are {tuple(given.shape)} of {given.dtype} for {len(inputs)} samples; they must be a class for "
-                "each, or give the inputs alone"
+                f"labels are {tuple(classes.shape)} of {classes.dtype} for {len(inputs)} samples; they must be a class "
+                "for each, or give the inputs alone"
             )
-        labels.append(given.long())
+        labels.append(classes.long())
         for name, choices in choices_of(model, inputs, task).items():
             counts.setdefault(name, []).append(choices.counts(len(inputs)).cpu())
     label = torch.cat(labels)

@@ -42,10 +42,10 @@ def mixtures(model: nn.Module) -> dict[str, MoE]:
     Raises:
         ValueError: There is none.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, MoE)}
-    if not found:
+    by_name = {name: module for name, module in model.named_modules() if isinstance(module, MoE)}
+    if not by_name:
         raise ValueError(f'{type(model).__name__} has no mixture of experts; zoo.upcycle(model, "moe") makes one')
-    return found
+    return by_name
 
 
 def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> dict[str, Choices]:
@@ -56,9 +56,9 @@ def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> di
         x: Its input.
         task: The task to ask for, as the model takes it; None to ask for none.
     """
-    found = mixtures(model)
-    seen: dict[str, list[tuple[Tensor, Routing]]] = {name: [] for name in found}
-    dropped: dict[str, bool] = dict.fromkeys(found, False)
+    by_name = mixtures(model)
+    seen: dict[str, list[tuple[Tensor, Routing]]] = {name: [] for name in by_name}
+    dropped: dict[str, bool] = dict.fromkeys(by_name, False)
 
     def note(name: str):
         return lambda router, args, routing: seen[name].append((args[0].flatten(0, 1), routing))
@@ -69,8 +69,8 @@ def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> di
 
         return hook
 
-    handles = [mixture.router.register_forward_hook(note(name)) for name, mixture in found.items()]
-    handles += [mixture.dispatch.register_forward_hook(compare(name)) for name, mixture in found.items()]
+    handles = [mixture.router.register_forward_hook(note(name)) for name, mixture in by_name.items()]
+    handles += [mixture.dispatch.register_forward_hook(compare(name)) for name, mixture in by_name.items()]
     try:
         with evaluating(model):
             model(x.to(next(model.parameters()).device), **({} if task is None else {"task": task}))
@@ -81,7 +81,7 @@ def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> di
         name: Choices(
             torch.cat([tokens for tokens, _ in parts]),
             torch.cat([routing.experts for _, routing in parts]),
-            found[name].num_experts,
+            by_name[name].num_experts,
             dropped[name],
         )
         for name, parts in seen.items()

@@ -295,9 +295,9 @@ def _with_tasks(slot: Slot, router: nn.Module, chosen: list[int]) -> Slot:
 def _remap(model: Model, slot: Slot, width: int, num_experts: int, inner: nn.Module) -> Remap:
     """A `Remap` by its slot around a router of tokens of this width."""
     like = next(model.parameters())
-    made = build_block("router", slot, width, num_experts, inner.top_k, device=like.device, dtype=like.dtype)
-    made.router = inner
-    return made.train(inner.training)
+    remap = build_block("router", slot, width, num_experts, inner.top_k, device=like.device, dtype=like.dtype)
+    remap.router = inner
+    return remap.train(inner.training)
 
 
 def _set_experts(model: Model, place: Place, chosen: list[int], router: Slot) -> None:

@@ -113,8 +113,8 @@ def _fill(mixture: MoE, mixer: nn.Module) -> None:
         return
     for ours, theirs in ((experts.fc1, mixer.fc1), (experts.fc2, mixer.fc2)):
         swapped = getattr(mixer, "gate_last", False) and theirs is mixer.fc1
-        for name, given in theirs.named_parameters():
+        for name, weight in theirs.named_parameters():
             stacked = getattr(ours, name)
-            stacked.copy_(torch.cat(given.chunk(2)[::-1]) if swapped else given)
-            stacked.requires_grad_(given.requires_grad)
+            stacked.copy_(torch.cat(weight.chunk(2)[::-1]) if swapped else weight)
+            stacked.requires_grad_(weight.requires_grad)
     experts.act.load_state_dict(mixer.act.state_dict())

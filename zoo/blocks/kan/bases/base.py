@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from zoo.checks.ranges import Width
+from zoo.checks.ranges import GridRange, Width
 
 CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
 
@@ -59,8 +59,9 @@ class Basis(nn.Module):
             with torch.enable_grad():
                 part = x[rows].detach().requires_grad_()
                 values = self.values(part)
-            by_x[rows], *found = torch.autograd.grad(values, (part, *self.parameters()), grad[rows].to(values.dtype))
-            for total, one in zip(totals, found, strict=True):
+            by_part = torch.autograd.grad(values, (part, *self.parameters()), grad[rows].to(values.dtype))
+            by_x[rows], *by_parameters = by_part
+            for total, one in zip(totals, by_parameters, strict=True):
                 total += one
         return by_x, *totals
 
@@ -86,6 +87,18 @@ class Basis(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num={self.num}, features={self.features}"
+
+
+def range_ends(basis: str, grid_range: GridRange) -> tuple[float, float]:
+    """The two ends of the range that functions are placed over.
+
+    Raises:
+        ValueError: They are in the wrong order; `basis` is the name in the message.
+    """
+    low, high = map(float, grid_range)
+    if not low < high:
+        raise ValueError(f"{basis} has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
+    return low, high
 
 
 def finite(x: Tensor) -> Tensor:

@@ -39,18 +39,18 @@ class Chebyshev(Basis):
 
     def values(self, x: Tensor) -> Tensor:
         t = x.tanh()
-        twice, found = 2 * t, [torch.ones_like(t) + 0 * t, t]  # 0 * t: a NaN is one in every function
+        twice, polynomials = 2 * t, [torch.ones_like(t) + 0 * t, t]  # 0 * t: a NaN is one in every function
         for _ in range(self.degree - 1):
-            found.append(twice * found[-1] - found[-2])
-        return torch.stack(found, -2)
+            polynomials.append(twice * polynomials[-1] - polynomials[-2])
+        return torch.stack(polynomials, -2)
 
     def fill(self, x: Tensor, out: Tensor) -> None:
         for rows, room in self._rooms(x, out):
-            found = room.unbind(1)
-            torch.tanh(x[rows], out=found[1])
-            torch.mul(found[1], 0, out=found[0]).add_(1)
-            twice = 2 * found[1]
-            for before, now, after in zip(found, found[1:], found[2:], strict=False):
+            polynomials = room.unbind(1)
+            torch.tanh(x[rows], out=polynomials[1])
+            torch.mul(polynomials[1], 0, out=polynomials[0]).add_(1)
+            twice = 2 * polynomials[1]
+            for before, now, after in zip(polynomials, polynomials[1:], polynomials[2:], strict=False):
                 torch.mul(twice, now, out=after).sub_(before)
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:

@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor
 
-from zoo.blocks.kan.bases.base import Basis
-from zoo.checks.ranges import Functions, GridRange, Spread, Width
+from zoo.blocks.kan.bases.bumps import Bumps
 from zoo.slots.table import register
 
 FAR = 40.0  # exp(-FAR^2) is zero in every precision
 
 
 @register("basis", "rbf")
-class Gaussian(Basis):
+class Gaussian(Bumps):
     """Gaussian bumps ``exp(-((x - centre) / width)^2)``, the centres evenly spaced over a range with both its ends.
 
     Far outside of the range all are zero, and it is the base term of a layer that acts there.
@@ -34,40 +33,20 @@ class Gaussian(Basis):
     Raises: ValueError for fewer than 2 bumps, ends in the wrong order or a width that is not positive.
     """
 
-    def __init__(
-        self,
-        features: Width,
-        *,
-        num: Functions = 8,
-        grid_range: GridRange = (-2.0, 2.0),
-        width: Spread | None = None,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(features)
-        low, high = map(float, grid_range)
-        if not low < high:
-            raise ValueError(f"rbf has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        self.num, self.macs = num, num
-        self.grid_range, self.width = (low, high), (high - low) / (num - 1) if width is None else float(width)
-
-    def _offsets(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Distances of the numbers from the centres, in widths."""
-        centres = torch.linspace(*self.grid_range, self.num, device=x.device, dtype=x.dtype)
-        return torch.sub(x.unsqueeze(-2), centres[:, None], out=out).mul_(1 / self.width)
+    title = "rbf"
 
     def values(self, x: Tensor) -> Tensor:
         # Squared, a distance may be infinite; as a factor in a second derivative that would be a NaN.
-        return self._offsets(x).clamp(-FAR, FAR).square().neg().exp()
+        return self.offsets(x).clamp(-FAR, FAR).square().neg().exp()
 
     def fill(self, x: Tensor, out: Tensor) -> None:
         for rows, room in self._rooms(x, out):
-            self._offsets(x[rows], room).square_().neg_().exp_()
+            self.offsets(x[rows], room).square_().neg_().exp_()
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
         by_x = torch.empty_like(x)
         for rows in self._chunks(x):
-            offsets = self._offsets(x[rows])
+            offsets = self.offsets(x[rows])
             bumps = offsets.square().neg_().exp_()
             torch.sum(bumps.mul_(offsets).mul_(grad[rows]), -2, out=by_x[rows])
         return (by_x.mul_(-2 / self.width),)

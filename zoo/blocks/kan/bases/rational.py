@@ -64,21 +64,21 @@ class Rational(Basis):
         q = size * b[-1]
         for row in reversed(b[:-1].unbind(0)):
             q = (q + row) * size
-        found = [1 / (q + 1)]
+        powers = [1 / (q + 1)]
         for _ in range(self.degrees[0]):
-            found.append(found[-1] * x)
-        return torch.stack(found, -2)
+            powers.append(powers[-1] * x)
+        return torch.stack(powers, -2)
 
     def fill(self, x: Tensor, out: Tensor) -> None:
         b = _absolute(self.denominator.to(x.dtype))
         for rows, room in self._rooms(x, out):
-            t, found = x[rows].clamp(-self.limit, self.limit), room.unbind(1)
+            t, powers = x[rows].clamp(-self.limit, self.limit), room.unbind(1)
             size = t.abs()
             q = size * b[-1]
             for row in reversed(b[:-1].unbind(0)):
                 q.add_(row).mul_(size)
-            torch.reciprocal(q.add_(1), out=found[0])
-            for lower, power in zip(found, found[1:], strict=False):
+            torch.reciprocal(q.add_(1), out=powers[0])
+            for lower, power in zip(powers, powers[1:], strict=False):
                 torch.mul(lower, t, out=power)
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from zoo.blocks.kan.bases.base import Basis
-from zoo.checks.ranges import Functions, GridRange, Spread, Width
+from zoo.blocks.kan.bases.bumps import Bumps
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Spread, Width
 from zoo.slots.table import register
 
 
 @register("basis", "sech2")
-class SechSquared(Basis):
+class SechSquared(Bumps):
     """Bumps ``1 - tanh^2((x - centre) / width)``, the centres evenly spaced over a range with both its ends.
 
     They look like Gaussians and have longer tails. Far outside of the range all are zero.
@@ -34,27 +35,15 @@ class SechSquared(Basis):
 
     base = "none"
 
-    def __init__(
-        self,
-        features: Width,
-        *,
-        num: Functions = 8,
-        grid_range: GridRange = (-2.0, 2.0),
-        width: Spread = 0.33,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(features)
-        low, high = map(float, grid_range)
-        if not low < high:
-            raise ValueError(f"sech2 has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        self.num, self.macs = num, num
-        self.grid_range, self.width = (low, high), float(width)
+    title = "sech2"
+
+    @with_options_of(Bumps)
+    def __init__(self, features: Width, *, width: Spread = 0.33, **options):
+        super().__init__(features, width=width, **options)
 
     def _tanh(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The hyperbolic tangent of the distances from the centres, in widths."""
-        centres = torch.linspace(*self.grid_range, self.num, device=x.device, dtype=x.dtype)
-        return torch.sub(x.unsqueeze(-2), centres[:, None], out=out).mul_(1 / self.width).tanh_()
+        return self.offsets(x, out).tanh_()
 
     def values(self, x: Tensor) -> Tensor:
         return 1 - self._tanh(x).square()

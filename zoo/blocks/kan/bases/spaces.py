@@ -44,5 +44,5 @@ class Spaces(Basis):
             part.fill(x, room)
 
     def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-        found = [part.pull_back(x, own) for part, own in zip(self.parts, grad.split(self.sizes, 1), strict=True)]
-        return sum(by_x for by_x, *_ in found), *(one for _, *others in found for one in others)
+        gradients = [part.pull_back(x, own) for part, own in zip(self.parts, grad.split(self.sizes, 1), strict=True)]
+        return sum(by_x for by_x, *_ in gradients), *(one for _, *others in gradients for one in others)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.blocks.kan.bases.base import Basis, finite, wide
+from zoo.blocks.kan.bases.base import Basis, finite, range_ends, wide
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.reading import reading
 from zoo.checks.ranges import GridRange, GridSize, Order, Width
@@ -83,10 +83,7 @@ class Spline(Basis):
         dtype=None,
     ):
         super().__init__(features)
-        low, high = map(float, grid_range)
-        if not low < high:
-            raise ValueError(f"spline has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        self.order, self.grid_range, self.macs = order, (low, high), order * (order + 1)
+        self.order, self.grid_range, self.macs = order, range_ends("spline", grid_range), order * (order + 1)
         dtype = wide(dtype or torch.get_default_dtype())
         knots = torch.empty(features, grid_size + 2 * order + 1, device=device, dtype=dtype)
         self.register_buffer("knots", knots)

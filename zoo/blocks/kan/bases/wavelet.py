@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kan.bases.base import Basis
+from zoo.blocks.kan.bases.base import Basis, range_ends
 from zoo.checks.ranges import Functions, GridRange, Width
 from zoo.slots.table import register
 
@@ -76,10 +76,7 @@ class Wavelet(Basis):
         dtype=None,
     ):
         super().__init__(features)
-        low, high = map(float, grid_range)
-        if not low < high:
-            raise ValueError(f"wavelet has grid_range={tuple(grid_range)}; it must be (low, high) with low < high")
-        self.num, self.kind, self.grid_range = num, kind, (low, high)
+        self.num, self.kind, self.grid_range = num, kind, range_ends("wavelet", grid_range)
         self.macs = WAVELETS[kind][2] * num
         self.rate = nn.Parameter(torch.empty(num, features, device=device, dtype=dtype))
         self.translation = nn.Parameter(torch.empty(num, features, device=device, dtype=dtype))

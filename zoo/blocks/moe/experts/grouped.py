@@ -8,6 +8,7 @@ from zoo.blocks.kernels import cost, experts, grouped
 from zoo.blocks.linear import hidden_width, is_bare
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.routing import Plan
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Count, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -140,9 +141,9 @@ class MlpExperts(Experts):
         drops = self.training and (self.hidden_drop is not None or self.drop is not None)
         here = self.exchange is None
         if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
-            given = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-            x, w1, b1, w2, b2 = given
-            if experts.usable(x, self.act, [t for t in given[1:] if t is not None]):
+            tensors = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+            x, w1, b1, w2, b2 = tensors
+            if experts.usable(x, self.act, [t for t in tensors[1:] if t is not None]):
                 return experts.perceptrons(
                     x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
                 )
@@ -188,38 +189,9 @@ class GluExperts(MlpExperts):
 
     gated = True
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        *,
-        ratio: Ratio = 8 / 3,
-        hidden: Width | None = None,
-        act: SlotLike = "silu",
-        bias: bool = True,
-        fc2_bias: bool | None = None,
-        drop: Rate = 0.0,
-        hidden_drop: Rate = 0.0,
-        same: bool = False,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(
-            dim,
-            num_experts,
-            ratio=ratio,
-            hidden=hidden,
-            act=act,
-            bias=bias,
-            fc2_bias=fc2_bias,
-            drop=drop,
-            hidden_drop=hidden_drop,
-            same=same,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @with_options_of(MlpExperts, ratio=8 / 3, act="silu")
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
 
     def hidden(self, x: Tensor) -> Tensor:
         gate, value = x.chunk(2, -1)

@@ -8,7 +8,8 @@ from zoo.blocks.linear import Linear, linear
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routing import Plan
-from zoo.checks.ranges import Count, Rate, Ratio, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Count, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
@@ -43,25 +44,24 @@ class ModulatedExperts(Experts):
 
     follows = ("init", "act", "drop")
 
+    @with_options_of(Mlp, without=["bias", "fc2_bias"])
     def __init__(
         self,
         dim: Width,
         num_experts: Count,
         *,
-        ratio: Ratio = 4.0,
-        hidden: Width | None = None,
         act: SlotLike = "gelu",
-        drop: Rate = 0.0,
         init: InitLike = "trunc_normal",
         device=None,
         dtype=None,
+        **options,
     ):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.trunk = Linear(dim, 2 * dim, init=(init, init), **dd)
         self.act = build_act(act, **dd)
         self.modulation = GroupedLinear(num_experts, dim, 2 * dim, init=(init, init), **dd)
-        self.adaptor = Mlp(dim, ratio=ratio, hidden=hidden, act=act, drop=drop, init=init, **dd)
+        self.adaptor = Mlp(dim, act=act, init=init, **dd, **options)
 
     @property
     def num_experts(self) -> int:

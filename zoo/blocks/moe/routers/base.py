@@ -38,6 +38,8 @@ class Router(nn.Module):
     Cost: dim x num_experts MACs a token.
     """
 
+    follows = ("init",)
+
     sums_to_one = False
     keywords: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
@@ -65,20 +67,21 @@ class Router(nn.Module):
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be at most the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k
-        self.gate = self._make_gate(dim, init, device, dtype)
+        self.gate = self._make_gate(dim, init=init, device=device, dtype=dtype)
 
     @property
     def over(self) -> Processes | None:
         """The processes whose tokens the losses are taken over: in evaluation, where one may be alone, its own."""
         return self.processes if self.training else None
 
-    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
-        return Linear(dim, self.num_experts, False, init=init, device=device, dtype=dtype)
+    def _make_gate(self, dim: int, **options) -> nn.Module:
+        """The map to the logits; `options` are init, device and dtype."""
+        return Linear(dim, self.num_experts, False, **options)
 
-    def forward(self, x: Tensor, **given) -> Routing:
+    def forward(self, x: Tensor, **keywords) -> Routing:
         device = x.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            return self.route(self.logits(x, **given))
+            return self.route(self.logits(x, **keywords))
 
     def logits(self, x: Tensor) -> Tensor:
         """A logit of each token for each expert, ``(G, S, dim) -> (G, S, E)``, at least fp32."""
@@ -93,21 +96,16 @@ class Router(nn.Module):
         """The choices of the tokens, from their logits ``(G, S, E)``."""
         raise NotImplementedError
 
-    def routing(
-        self,
-        experts: Tensor,
-        gates: Tensor,
-        aux: Aux,
-        *,
-        chosen: int | None = None,
-        full: bool = False,
-        priority: Tensor | None = None,
-    ) -> Routing:
-        """What the layer gets of choices and weights ``(G, S, K)`` and priorities ``(G, S)``."""
-        if priority is not None:
-            priority = priority.flatten()
+    def routing(self, experts: Tensor, gates: Tensor, aux: Aux, **known) -> Routing:
+        """What the layer gets of choices and weights ``(G, S, K)``, and of what else is known of them.
+
+        Args:
+            known: Fields of the `Routing`: `chosen`, `full`, and `priority`, ``(G, S, 1)``.
+        """
+        if known.get("priority") is not None:
+            known["priority"] = known["priority"].flatten()
         flat = experts.flatten(0, 1), gates.flatten(0, 1)
-        return Routing(*flat, self.num_experts, experts.shape[0], chosen=chosen, full=full, priority=priority, aux=aux)
+        return Routing(*flat, self.num_experts, experts.shape[0], aux=aux, **known)
 
     def load(self, experts: Tensor, like: Tensor) -> Tensor:
         """Share of the choices ``(G, S, K)`` that each expert got, ``(G, E)``, in the dtype of `like`."""

@@ -1,7 +1,6 @@
 """Top-k by the angle between a token and learnt directions, one an expert: the cosine router of Swin-MoE."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,8 @@ from torch.nn import functional as F
 from zoo.blocks.init import InitLike, init_
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
-from zoo.checks.ranges import Count, Deviation, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Count, Width
 from zoo.slots.table import register
 
 
@@ -37,29 +37,13 @@ class Cosine(TopK):
     Raises: ValueError as `TopK`, and for a width below 1.
     """
 
-    follows = ("init",)
-
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        width: Width = 256,
-        softmax: Literal["before", "after"] | None = None,
-        noise: Deviation = 0.0,
-        losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(TopK)
+    def __init__(self, *args, width: Width = 256, **options):
         self.width = width  # before super(): its constructor makes the gate
-        super().__init__(
-            dim, num_experts, top_k, softmax=softmax, noise=noise, losses=losses, init=init, device=device, dtype=dtype
-        )
+        super().__init__(*args, **options)
 
-    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
-        return CosineGate(dim, self.num_experts, self.width, init=init, device=device, dtype=dtype)
+    def _make_gate(self, dim: int, **options) -> nn.Module:
+        return CosineGate(dim, self.num_experts, self.width, **options)
 
 
 class CosineGate(nn.Module):

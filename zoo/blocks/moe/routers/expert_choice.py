@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe import sizes
 from zoo.blocks.moe.routers.base import Router, noisy
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, Deviation, Ratio, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Count, Deviation, Ratio
 from zoo.slots.table import register
 
 
@@ -40,27 +40,13 @@ class ExpertChoice(Router):
         or a `top_k` that is not from 1 to the number of experts.
     """
 
-    follows = ("init",)
-
     LOSSES = ("importance", "z", "concentration")
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        capacity_factor: Ratio = 1.0,
-        multiple: Count = 1,
-        noise: Deviation = 0.0,
-        losses: str | tuple[str, ...] = (),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
+    @with_options_of(Router, losses=())
+    def __init__(self, *args, capacity_factor: Ratio = 1.0, multiple: Count = 1, noise: Deviation = 0.0, **options):
+        super().__init__(*args, **options)
         self.capacity_factor, self.multiple, self.noise = capacity_factor, multiple, noise
-        self.active = min(num_experts, top_k * capacity_factor)
+        self.active = min(self.num_experts, self.top_k * capacity_factor)
 
     def room(self, tokens: sizes.Size) -> sizes.Size:
         """Number of tokens that an expert takes from a group of so many."""

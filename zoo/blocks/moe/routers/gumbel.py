@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, Temperature, Width
+from zoo.blocks.options import placement, with_options_of
+from zoo.checks.ranges import Count, Temperature
 from zoo.slots.table import register
 
 
@@ -40,24 +40,11 @@ class Gumbel(Router):
         not from 1 to the number of experts.
     """
 
-    follows = ("init",)
-
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        temperature: Temperature = 1.0,
-        samples: Count = 10,
-        losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
+    @with_options_of(Router)
+    def __init__(self, *args, temperature: Temperature = 1.0, samples: Count = 10, **options):
+        super().__init__(*args, **options)
         self.temperature, self.samples = temperature, samples
-        draws = torch.empty(samples, num_experts, device=device, dtype=dtype)
+        draws = torch.empty(samples, self.num_experts, **placement(options))
         self.register_buffer("draws", draws, persistent=False)
         self.reset_parameters()
 

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe import sizes
 from zoo.blocks.moe.routers.top_k import TopK
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, Deviation, Share, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Share
 from zoo.slots.table import register
 
 
@@ -41,26 +41,10 @@ class Importance(TopK):
     Raises: ValueError as `TopK`, and for a share that is not in (0, 1] or an unknown importance.
     """
 
-    follows = ("init",)
-
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        share: Share = 0.5,
-        importance: Literal["max", "sum"] = "max",
-        noise: Deviation = 1.0,
-        losses: str | tuple[str, ...] = ("importance", "load"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(
-            dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
-        )
-        self.share, self.importance, self.active = share, importance, top_k * share
+    @with_options_of(TopK, without=["softmax"], noise=1.0, losses=("importance", "load"))
+    def __init__(self, *args, share: Share = 0.5, importance: Literal["max", "sum"] = "max", **options):
+        super().__init__(*args, softmax="before", **options)
+        self.share, self.importance, self.active = share, importance, self.top_k * share
 
     @property
     def sums_to_one(self) -> bool:

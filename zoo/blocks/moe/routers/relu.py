@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.base import Aux
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, PositiveEps, Width
+from zoo.blocks.options import placement, with_options_of
+from zoo.checks.ranges import PositiveEps
 from zoo.slots.table import register
 
 
@@ -42,26 +42,14 @@ class ReLU(Router):
         of experts.
     """
 
-    follows = ("init",)
-
     LOSSES = ("l1", "balance", "importance", "concentration")
     no_decay = ("weight",)
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        eps: PositiveEps = 1e-5,
-        losses: str | tuple[str, ...] = ("l1", "balance"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        self.eps, self.active = eps, num_experts
-        self.weight = nn.Parameter(torch.empty(num_experts, device=device, dtype=dtype))
+    @with_options_of(Router, losses=("l1", "balance"))
+    def __init__(self, *args, eps: PositiveEps = 1e-5, **options):
+        super().__init__(*args, **options)
+        self.eps, self.active = eps, self.num_experts
+        self.weight = nn.Parameter(torch.empty(self.num_experts, **placement(options)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

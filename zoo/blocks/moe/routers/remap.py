@@ -95,8 +95,8 @@ class Remap(Tables):
         """Optional keywords that the router inside declares."""
         return trait(self.router, "keywords")
 
-    def forward(self, x: Tensor, **given) -> Routing:
-        routing = self.router(x, **given)
+    def forward(self, x: Tensor, **keywords) -> Routing:
+        routing = self.router(x, **keywords)
         experts, empty = routing.experts, routing.num_experts
         if self.table is not None:
             experts = self.table.to(experts.device)[experts]

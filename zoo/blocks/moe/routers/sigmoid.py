@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, Deviation, Scale, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Deviation, Scale
 from zoo.slots.table import register
 
 
@@ -42,25 +42,11 @@ class Sigmoid(Router):
     Raises: ValueError for a negative rate, an unknown loss, or a `top_k` that is not from 1 to the number of experts.
     """
 
-    follows = ("init",)
-
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        normalize: bool | None = None,
-        scale: Scale = 1.0,
-        rate: Deviation = 0.001,
-        losses: str | tuple[str, ...] = (),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
-        self.normalize, self.scale, self.rate = top_k > 1 if normalize is None else normalize, scale, rate
-        self.register_buffer("bias", torch.empty(num_experts, device=device, dtype=torch.float32))
+    @with_options_of(Router, losses=())
+    def __init__(self, *args, normalize: bool | None = None, scale: Scale = 1.0, rate: Deviation = 0.001, **options):
+        super().__init__(*args, **options)
+        self.normalize, self.scale, self.rate = self.top_k > 1 if normalize is None else normalize, scale, rate
+        self.register_buffer("bias", torch.empty(self.num_experts, device=options.get("device"), dtype=torch.float32))
         self.reset_parameters()
 
     @property

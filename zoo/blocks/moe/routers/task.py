@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.init import InitLike, init_
+from zoo.blocks.init import init_
 from zoo.blocks.linear import Linear
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routers.base import widen
 from zoo.blocks.moe.routers.top_k import TopK
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks import shown
-from zoo.checks.ranges import Count, Deviation, Width
+from zoo.checks.ranges import Count, Width
 from zoo.slots.table import register
 
 
@@ -49,38 +50,23 @@ class Task(TopK):
     Raises: ValueError as `TopK`, for an unknown design or less than one task; of a call, for a task that is not there.
     """
 
-    follows = ("init",)
-
     keywords = frozenset({"task"})
 
+    @with_options_of(TopK, without=["softmax"], noise=1.0, losses=("importance", "load"))
     def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        tasks: Count = 2,
-        design: Literal["multi", "embedding"] = "multi",
-        width: Width = 64,
-        noise: Deviation = 1.0,
-        losses: str | tuple[str, ...] = ("importance", "load"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        self, *args, tasks: Count = 2, design: Literal["multi", "embedding"] = "multi", width: Width = 64, **options
     ):
         self.tasks, self.design, self.width = tasks, design, width  # before super(): it makes the gate
-        super().__init__(
-            dim, num_experts, top_k, softmax="before", noise=noise, losses=losses, init=init, device=device, dtype=dtype
-        )
-        self.embedding = nn.Embedding(tasks, width, device=device, dtype=dtype) if design == "embedding" else None
+        super().__init__(*args, softmax="before", **options)
+        self.embedding = nn.Embedding(tasks, width, **placement(options)) if design == "embedding" else None
         owner = self.gate if self.embedding is None else self.embedding
         owner.active_fraction = 1 / tasks  # what zoo.count_flops reads
 
-    def _make_gate(self, dim: int, init: InitLike, device, dtype) -> nn.Module:
+    def _make_gate(self, dim: int, **options) -> nn.Module:
         if self.design == "embedding":
-            return Linear(dim + self.width, self.num_experts, False, init=init, device=device, dtype=dtype)
+            return Linear(dim + self.width, self.num_experts, False, **options)
         # In one tensor, so that the gates of the other tasks have a gradient too, of zeros, as DDP needs it.
-        return GroupedLinear(self.tasks, dim, self.num_experts, False, init=init, device=device, dtype=dtype)
+        return GroupedLinear(self.tasks, dim, self.num_experts, False, **options)
 
     def logits(self, x: Tensor, task: int = 0) -> Tensor:
         if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < self.tasks:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from zoo.blocks.base import Aux
-from zoo.blocks.init import InitLike
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.routers.base import Router, log_sum, noisy, softmax
 from zoo.blocks.moe.routing import Routing
-from zoo.checks.ranges import Count, Deviation, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Deviation
 from zoo.slots.table import register
 
 
@@ -44,28 +44,15 @@ class TopK(Router):
         that is not from 1 to the number of experts.
     """
 
-    follows = ("init",)
-
     LOSSES = (*Router.LOSSES, "load", "load_importance")
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        softmax: Literal["before", "after"] | None = None,
-        noise: Deviation = 0.0,
-        losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(dim, num_experts, top_k, losses=losses, init=init, device=device, dtype=dtype)
+    @with_options_of(Router)
+    def __init__(self, *args, softmax: Literal["before", "after"] | None = None, noise: Deviation = 0.0, **options):
+        super().__init__(*args, **options)
         for name in self.losses:
             if noise == 0 and name in ("load", "load_importance"):
                 raise ValueError(f"the loss {name!r} is about chances under noise; set noise=1.0 or leave it out")
-        self.softmax, self.noise = softmax or ("before" if top_k == 1 else "after"), noise
+        self.softmax, self.noise = softmax or ("before" if self.top_k == 1 else "after"), noise
 
     @property
     def sums_to_one(self) -> bool:
