@@ -9,9 +9,8 @@ from torch.nn import functional as F
 import zoo
 from zoo.blocks.channel.glu import Glu
 from zoo.blocks.channel.mlp import Mlp
-from zoo.blocks.kernels import onednn
+from zoo.blocks.kernels import attention, onednn
 from zoo.blocks.linear import Linear, TokenLinear, initialise, linear_act, linear_act_halves
-from zoo.blocks.token import attention
 from zoo.blocks.token.pool import Pool
 from zoo.slots.table import blocks_of
 
@@ -72,7 +71,7 @@ def test_the_two_forms_of_attention_agree(tokens, monkeypatch):
     x = torch.randn(2, tokens, 3 * 32)
     exact = attention.attend(x.double(), 4)
     plain = attention.attend(x.bfloat16(), 4)
-    monkeypatch.setattr(attention, "PLAIN_LIMIT", 0)
+    monkeypatch.setattr(attention, "PRODUCTS_LIMIT", 0)
     fused = attention.attend(x.bfloat16(), 4)
     assert relative_error(plain.double(), exact) < 1.5 * relative_error(fused.double(), exact) + 0.01
     assert relative_error(attention.attend(x, 4).double(), exact) < 1e-5
@@ -82,7 +81,7 @@ def test_both_forms_of_attention_have_the_same_gradients(monkeypatch):
     x = torch.randn(2, 50, 3 * 32).bfloat16().requires_grad_()
     grads = []
     for limit in (1024, 0):
-        monkeypatch.setattr(attention, "PLAIN_LIMIT", limit)
+        monkeypatch.setattr(attention, "PRODUCTS_LIMIT", limit)
         grads.append(torch.autograd.grad(attention.attend(x, 4).float().square().sum(), x)[0].float())
     assert relative_error(grads[0], grads[1]) < 0.03
 
@@ -90,7 +89,7 @@ def test_both_forms_of_attention_have_the_same_gradients(monkeypatch):
 def test_attention_dropout_drops_weights_in_both_forms(monkeypatch):
     x = torch.randn(2, 20, 3 * 32).bfloat16()
     for limit in (1024, 0):
-        monkeypatch.setattr(attention, "PLAIN_LIMIT", limit)
+        monkeypatch.setattr(attention, "PRODUCTS_LIMIT", limit)
         kept = torch.stack([attention.attend(x, 4, 0.5).float() for _ in range(300)]).mean(0)
         assert relative_error(kept, attention.attend(x, 4).float()) < 0.25  # right on average
         assert not torch.equal(attention.attend(x, 4, 0.5), attention.attend(x, 4, 0.5))

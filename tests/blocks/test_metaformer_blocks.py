@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.blocks.act import SquaredReLU, StarReLU
+from zoo.blocks.kernels import pooling
 from zoo.blocks.linear import initialise
 from zoo.blocks.norm import GroupNorm
-from zoo.blocks.token import pool
 from zoo.blocks.token.attention import Attention
 from zoo.blocks.token.pool import Pool
 from zoo.blocks.token.random import RandomMixing
@@ -148,7 +148,7 @@ def test_pool_is_timms():
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 3), (5, 5), (9, 9)])  # the last is larger than the grid
 def test_both_forms_of_pool_are_one_function(kernel, subtract):
     x = torch.randn(2, 4, 6, 3, dtype=torch.double, requires_grad=True)
-    forms = [form(x, kernel, subtract) for form in (pool._pool, pool._pool_by_sums)]
+    forms = [form(x, kernel, subtract) for form in (pooling.plain_average, pooling._by_sums)]
     assert torch.allclose(*forms)
     assert torch.allclose(*(torch.autograd.grad(y.sin().sum(), x)[0] for y in forms))
 
@@ -159,14 +159,14 @@ def test_pool_trains_in_bf16_by_sums(shape, monkeypatch):
     x = (torch.randn(shape) + 3).bfloat16().requires_grad_()
     results = []
     for least, dtype in ((1, torch.bfloat16), (1 << 40, torch.bfloat16), (1, torch.double)):
-        monkeypatch.setattr(pool, "LEAST_ELEMENTS", least)
+        monkeypatch.setattr(pooling, "LEAST_ELEMENTS", least)
         y = Pool(16)(x.to(dtype))
         results.append((y, *torch.autograd.grad((y * (1 + y)).sum(), x)))
     assert not torch.equal(results[0][0], results[1][0]), "both took the same form"
-    for sums, pooling, exact in zip(*results, strict=True):
+    for sums, average, exact in zip(*results, strict=True):
         assert sums.dtype is torch.bfloat16
         error = lambda y, exact=exact: (y.double() - exact).square().mean()
-        assert error(sums) < 1.1 * error(pooling)
+        assert error(sums) < 1.1 * error(average)
 
 
 def test_random_mixing_is_a_fixed_average_of_positions():
@@ -258,7 +258,7 @@ def test_blocks_can_be_built_on_meta(slot):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("slot", ["groupnorm", "mlp", *MIXERS])
 def test_blocks_compile_whole(slot, dtype, monkeypatch):
-    monkeypatch.setattr(pool, "LEAST_ELEMENTS", 1)
+    monkeypatch.setattr(pooling, "LEAST_ELEMENTS", 1)
     module = zoo.create_block("channel_mixer", "mlp(act='star_relu')", 16) if slot == "mlp" else make(slot)
     module, x = noisy(module).to(dtype), torch.randn(2, 4, 5, 16).to(dtype).requires_grad_()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.activations import linear_star_relu, star_relu
+from zoo.blocks.kernels.linear import FUSED
 from zoo.checks import NARROWER
 from zoo.slots.table import register
 
@@ -66,42 +67,7 @@ class StarReLU(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, bias = self.scale.to(x.dtype), self.bias.to(x.dtype)
-        if not guard.plain(x, scale, bias):
-            return scale * F.relu(x).square() + bias  # whoever compiles makes one pass of it
-        return _StarReLU.apply(x, scale, bias) if torch.is_grad_enabled() else _star_relu(x, scale, bias)
-
-    def from_relu_(self, x: Tensor) -> Tensor:
-        """The rest of the activation after ``relu``, in place: for inference on the CPU."""
-        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
+        return star_relu(x, self.scale.to(x.dtype), self.bias.to(x.dtype))
 
 
-def _star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Two passes over memory; three where the scale cannot be read, or the host would wait for the device."""
-    x = F.relu(x)
-    if x.device.type == "cpu":
-        return torch.addcmul(bias, x, x, value=scale.item())
-    return torch.addcmul(bias, x, x * scale)
-
-
-class _StarReLU(torch.autograd.Function):
-    """StarReLU that keeps only its input for the backward pass, where autograd would keep two tensors of that size."""
-
-    @staticmethod
-    def forward(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return _star_relu(x, scale, bias)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        x, scale, _ = inputs
-        ctx.save_for_backward(x, scale)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, scale = ctx.saved_tensors
-        x = F.relu(x)
-        product = grad * x
-        grad_scale = torch.dot(product.flatten(), x.flatten()).reshape(1)
-        # In place, unless the backward pass itself is to be differentiated.
-        grad_x = product * (2 * scale) if torch.is_grad_enabled() else product.mul_(2 * scale)
-        return grad_x, grad_scale, grad.sum().reshape(1)
+FUSED[StarReLU] = linear_star_relu

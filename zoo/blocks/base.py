@@ -11,6 +11,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from zoo.blocks.kernels import private
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.mixer import Mixer, offers, trait
 from zoo.blocks.scale import LayerScale
@@ -245,7 +246,7 @@ def parameters_without_decay(model: nn.Module) -> set[str]:
     A module of zoo names them in ``no_decay``. Parameters called ``bias``, and those of torch's own norms, are never
     decayed. The number of dimensions of a parameter says nothing and is not asked.
     """
-    norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, private.ChannelNorm)
     names = set()
     for prefix, module in model.named_modules():
         marked = trait(module, "no_decay")

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.blocks.init import Init
-from zoo.blocks.kernels import depthwise, guard
-from zoo.blocks.linear import is_bare, make_layer
+from zoo.blocks.kernels.depthwise import convolve, depthwise_nhwc
+from zoo.blocks.linear import make_layer
+
+__all__ = ["Conv2d", "DepthwiseConv2d", "as_image", "batchnorm_affine", "conv_nhwc", "convolve", "depthwise_nhwc"]
 
 
 def Conv2d(
@@ -99,44 +100,6 @@ def as_image(x: Tensor) -> Tensor:
     Files that call this wrap it by `torch.fx.wrap`: symbolic tracing does not know the number of dimensions.
     """
     return x if x.ndim == 4 else x[:, None]
-
-
-def convolve(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``conv(x)`` for ``(B, C, H, W)``; a depthwise convolution that keeps the size on the CPU in its faster forms."""
-    if _keeps_size(conv, x):
-        return depthwise_nhwc(x.permute(0, 2, 3, 1), conv.weight, conv.bias, conv.dilation[0]).permute(0, 3, 1, 2)
-    return conv(x)
-
-
-def _keeps_size(conv: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Whether it is what `DepthwiseConv2d` makes, and nobody has to see its call."""
-    return (
-        is_bare(conv, nn.Conv2d)
-        and conv.groups == conv.in_channels == conv.out_channels
-        and conv.stride == (1, 1)
-        and conv.dilation[0] == conv.dilation[1]
-        and conv.padding == tuple(conv.dilation[0] * (side // 2) for side in conv.kernel_size)
-        and all(side % 2 for side in conv.kernel_size)
-        and conv.padding_mode == "zeros"
-        and guard.plain(x, conv.weight)
-    )
-
-
-def depthwise_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
-    """A depthwise convolution of ``(B, H, W, C)`` by an odd kernel ``(C, 1, k, k)``, zeros outside the image.
-
-    By torch's convolution in channels_last; on the CPU as `zoo.blocks.kernels.depthwise` asks it for it.
-
-    Shape: ``(B, H, W, C) -> (B, H, W, C)``.
-    Cost: kernel area MACs an element.
-    """
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # what autocast would do to torch's convolution
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = (None if t is None else t.to(dtype) for t in (x, weight, bias))
-    if depthwise.usable(x, weight):
-        return depthwise.conv(x, weight, bias, dilation)
-    padding = tuple(dilation * (k // 2) for k in weight.shape[2:])
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, 1, padding, dilation, len(weight)).permute(0, 2, 3, 1)
 
 
 def batchnorm_affine(norms: Sequence[nn.Module], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

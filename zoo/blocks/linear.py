@@ -3,11 +3,25 @@
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from zoo.blocks.act import StarReLU
 from zoo.blocks.init import Init, InitLike, init_
-from zoo.blocks.kernels import onednn
+from zoo.blocks.kernels.guard import bare as is_bare
+from zoo.blocks.kernels.linear import halves, linear, linear_act, linear_act_halves
+
+__all__ = [
+    "Linear",
+    "TokenLinear",
+    "halves",
+    "hidden_width",
+    "initialise",
+    "is_bare",
+    "leave",
+    "linear",
+    "linear_act",
+    "linear_act_halves",
+    "make_layer",
+    "resample_tokens",
+]
 
 
 def Linear(
@@ -60,63 +74,6 @@ def initialise(module: nn.Module) -> None:
         init_(module.weight, module.bias, module.init)
     elif hasattr(module, "reset_parameters"):
         module.reset_parameters()
-
-
-def is_bare(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a module is exactly of a class and nothing hooks into its call.
-
-    Only then may the module around it use its weights without calling it: adapters, parametrisations and FSDP exchange
-    the module, its class, or what happens around its call.
-    """
-    return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
-
-
-def linear(x: Tensor, fc: nn.Module) -> Tensor:
-    """``fc(x)``; in inference on the CPU by the faster product."""
-    if is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight):
-        return onednn.linear(x, fc.weight, fc.bias)
-    return fc(x)
-
-
-def linear_act(x: Tensor, fc: nn.Module, act: nn.Module) -> Tensor:
-    """``act(fc(x))``; in inference on the CPU a GELU costs no pass over memory of its own, a StarReLU one."""
-    if _fuses(x, fc, act):
-        return onednn.linear(x, fc.weight, fc.bias, "gelu", act.approximate)
-    if is_bare(act, StarReLU) and is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight):
-        return act.from_relu_(onednn.linear(x, fc.weight, fc.bias, "relu"))
-    return act(fc(x))
-
-
-def linear_act_halves(x: Tensor, fc: nn.Module, act: nn.Module) -> tuple[Tensor, Tensor]:
-    """The two halves of ``act(fc(x))``, each contiguous (see `halves`)."""
-    if _fuses(x, fc, act):
-        first, second = (onednn.linear(x, weight, bias, "gelu", act.approximate) for weight, bias in _cut(fc))
-        return first, second
-    first, second = halves(x, fc)
-    return act(first), act(second)
-
-
-def _fuses(x: Tensor, fc: nn.Module, act: nn.Module) -> bool:
-    return type(act) is nn.GELU and is_bare(fc, nn.Linear) and onednn.usable(x, fc.weight)
-
-
-def halves(x: Tensor, fc: nn.Module) -> tuple[Tensor, Tensor]:
-    """The two halves of ``fc(x)``, each contiguous.
-
-    Two products with contiguous results are faster than one product and two strided halves, which whatever comes next
-    would have to copy.
-    """
-    if not is_bare(fc, nn.Linear) or type(fc.weight) not in (Tensor, nn.Parameter):  # symbolic or quantised: not to cut
-        return fc(x).chunk(2, dim=-1)
-    linear = onednn.linear if onednn.usable(x, fc.weight[: fc.out_features // 2]) else F.linear
-    first, second = (linear(x, weight, bias) for weight, bias in _cut(fc))
-    return first, second
-
-
-def _cut(fc: nn.Linear) -> list[tuple[Tensor, Tensor | None]]:
-    """Weight and bias of each half of the outputs."""
-    biases = (None, None) if fc.bias is None else fc.bias.chunk(2)
-    return list(zip(fc.weight.chunk(2), biases, strict=True))
 
 
 def hidden_width(block: str, dim: int, ratio: float, hidden: int | None) -> int:

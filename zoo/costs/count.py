@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo.blocks.kernels import private
 from zoo.blocks.kernels.cost import while_counting
 from zoo.checks import check_type, printable, shown, unboxed
 from zoo.costs.report import FlopReport
@@ -230,27 +230,6 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -
         inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
         twin = twin_of(model, on_meta)
         analysis = _MacAnalysis(twin, inputs)
-        with _MetaConvolutions() if on_meta else nullcontext():
+        with private.MetaConvolutions() if on_meta and private.MetaConvolutions else nullcontext():
             analysis.total()
     return analysis, twin
-
-
-_TRACER = torch._C._parse_dispatch_key("Tracer")
-
-
-class _MetaConvolutions(TorchDispatchMode):
-    """Lets the tracer of torch.jit see convolutions on the meta device.
-
-    It records not `convolution` but the `_convolution` that other devices call inside; meta calls nothing inside, and
-    fails over the traced sizes. So `_convolution` is called, and recorded, here, and gets its shape from `convolution`.
-    """
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        if func is aten.convolution.default:
-            included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-            with torch._C._ForceDispatchKeyGuard(included, excluded.remove(_TRACER)), self:
-                return aten._convolution.default(*args, False, False, True, True)
-        if func is aten._convolution.default:
-            return aten.convolution.default(*args[:9])
-        return func(*args, **(kwargs or {}))

@@ -9,6 +9,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from zoo.blocks.kernels import private
+
 
 def twin_of(model: nn.Module, on_meta: bool) -> nn.Module:
     """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals.
@@ -51,8 +53,8 @@ def _inner_first(module: nn.Module, seen: dict[nn.Module, None]) -> Iterator[nn.
 def inner(module: nn.Module) -> nn.Module:
     """What a wrapper calls; a module that is none as it is."""
     while True:
-        if "_orig_mod" in module._modules:  # torch.compile's wrapper, whose class has no public name
-            module = module._modules["_orig_mod"]
+        if private.COMPILED_MODULE in module._modules:
+            module = module._modules[private.COMPILED_MODULE]
         elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV3)):
             module = module.module
         else:
@@ -72,7 +74,7 @@ def _uncompile(module: nn.Module, copies: dict) -> None:
         # What the compiler puts into the class of all modules wraps nothing; a graph of torch.fx has nameless globals.
         while (
             isinstance(plain, FunctionType)
-            and plain.__globals__.get("__name__", "").startswith("torch._dynamo")
+            and plain.__globals__.get("__name__", "").startswith(private.COMPILER)
             and hasattr(plain, "__wrapped__")
         ):
             plain = plain.__wrapped__

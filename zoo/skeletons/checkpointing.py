@@ -9,11 +9,9 @@ import torch
 from timm.layers import use_reentrant_ckpt
 from timm.models import checkpoint
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 
 from zoo.blocks.base import Aux, declared
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels import guard, private
 from zoo.blocks.mixer import trait
 
 
@@ -35,7 +33,7 @@ def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
     """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
     if not use_reentrant_ckpt():
         run = partial(level, **given) if given else level  # torch's function has keywords of its own
-        norms = [m for m in level.modules() if isinstance(m, _BatchNorm)]
+        norms = [m for m in level.modules() if isinstance(m, private.BatchNorm)]
         if not norms or guard.recording():
             return checkpoint(run, x)
         return checkpoint(run, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
@@ -44,16 +42,16 @@ def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
 
     # The reentrant kind tracks only tensors at the top of what a function takes and returns; inside a mapping they lose
     # their graph.
-    inputs, layout = pytree.tree_flatten(dict(given))
+    inputs, layout = private.tree_flatten(dict(given))
     structure = []
 
     def flat(x: Tensor, *inputs) -> tuple[Tensor, ...]:
-        leaves, spec = pytree.tree_flatten(level(x, **pytree.tree_unflatten(list(inputs), layout)))
+        leaves, spec = private.tree_flatten(level(x, **private.tree_unflatten(list(inputs), layout)))
         structure[:] = [spec]
         return tuple(leaves)
 
     leaves = checkpoint(flat, x, *inputs)
-    return pytree.tree_unflatten(list(leaves), structure[0])
+    return private.tree_unflatten(list(leaves), structure[0])
 
 
 @contextmanager

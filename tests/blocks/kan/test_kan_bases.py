@@ -200,7 +200,7 @@ def test_a_nan_stays_one_and_spoils_nothing_else(name):
 def filled(made: KANLinear, x: torch.Tensor) -> torch.Tensor:
     out = torch.empty(len(x), made.weight.shape[1], x.shape[1])
     with torch.no_grad():
-        made._fill(x, out)
+        made.fill(x, out)
     return out
 
 

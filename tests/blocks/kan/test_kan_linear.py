@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.blocks.kan import linear
 from zoo.blocks.kan.bases import base as basis_base
 from zoo.blocks.kan.bases.spline import Spline
 from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kernels import functions
 from zoo.blocks.linear import initialise
 
 ORDERS = range(6)
@@ -161,7 +161,7 @@ def test_gradients(order, even, blocks, monkeypatch):
     """The second derivative exists from cubic splines on; of lower ones it jumps at the knots."""
     layer = layer_of(order=order, even=even, bias=True, dtype=torch.float64)
     if blocks > 1:
-        monkeypatch.setattr(linear, "BLOCK", 2 * layer.weight[0].numel())
+        monkeypatch.setattr(functions, "BLOCK", 2 * layer.weight[0].numel())
     x = (2.4 * torch.rand(9, 3, dtype=torch.float64) - 1.2).requires_grad_()
     nn.init.normal_(layer.bias)
 
@@ -180,9 +180,14 @@ def test_block_by_block_is_the_plain_form(even, monkeypatch):
     grad = torch.randn(40, 4)
     inputs = (x, layer.weight, layer.bias)
     results = []
-    for eager, block in ((False, linear.BLOCK), (True, linear.BLOCK), (True, 7 * layer.weight[0].numel()), (True, 1)):
-        monkeypatch.setattr(linear, "eager", lambda x, eager=eager: eager)
-        monkeypatch.setattr(linear, "BLOCK", block)
+    for eager, block in (
+        (False, functions.BLOCK),
+        (True, functions.BLOCK),
+        (True, 7 * layer.weight[0].numel()),
+        (True, 1),
+    ):
+        monkeypatch.setattr(functions, "eager", lambda x, eager=eager: eager)
+        monkeypatch.setattr(functions, "BLOCK", block)
         y = layer(x)
         results.append((y, *torch.autograd.grad(y, inputs, grad)))
     for result in results[1:]:
@@ -194,7 +199,7 @@ def test_block_by_block_is_the_plain_form(even, monkeypatch):
 def test_block_by_block_without_some_gradients(frozen, monkeypatch):
     layer, x = layer_of(), torch.randn(20, 3, requires_grad=True)
     both = torch.autograd.grad(layer(x).square().sum(), (x, layer.weight))
-    monkeypatch.setattr(linear, "BLOCK", 100)
+    monkeypatch.setattr(functions, "BLOCK", 100)
     layer.weight.requires_grad_(frozen != "weight")
     x = x.detach().requires_grad_(frozen != "input")
     wanted, known = (x, both[0]) if frozen == "weight" else (layer.weight, both[1])

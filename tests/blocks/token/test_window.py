@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.blocks.base import parameters_without_decay
-from zoo.blocks.kernels import onednn
+from zoo.blocks.kernels import onednn, windows
 from zoo.blocks.linear import initialise
-from zoo.blocks.token import partition, window
 from zoo.blocks.token.partition import window_order
 from zoo.blocks.token.position_bias import relative_index
 from zoo.blocks.token.window import ShiftedWindowAttention, WindowAttention
@@ -130,7 +129,7 @@ def test_the_scale_of_pretraining_sets_the_offsets(shifted):
 @shifted
 @pytest.mark.parametrize("grad", [False, True])
 def test_bf16_is_as_exact_as_timm(grad, shifted, cosine, monkeypatch):
-    monkeypatch.setattr(window, "SCORES", 1000)  # so that the scores come in parts
+    monkeypatch.setattr(windows, "SCORES", 1000)  # so that the scores come in parts
     block, mixer = twins((11, 8), cosine=cosine, shifted=shifted)
     x = images(11, 8)
     exact = attention_of(copy.deepcopy(block).double(), x.double())
@@ -146,7 +145,7 @@ def test_bf16_gradients(cosine, monkeypatch):
     block, mixer = twins((11, 8), cosine=cosine, shifted=True)
     x, grads = images(11, 8), []
     for dtype, scores in [(torch.float64, 2**20), (torch.bfloat16, 1000), (torch.bfloat16, 2**20)]:
-        monkeypatch.setattr(window, "SCORES", scores)  # below it the softmax is torch's own
+        monkeypatch.setattr(windows, "SCORES", scores)  # below it the softmax is torch's own
         twin = copy.deepcopy(mixer).to(dtype)
         loss = twin(x.to(dtype)).double().square().sum()
         grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [twin.qkv.weight, twin.proj.weight])]))
@@ -303,7 +302,7 @@ def test_inference_in_parts_is_the_same(slot, monkeypatch):
     x = images(9, 10, batch=5)
     with torch.no_grad():
         expected = mixer(x)
-        monkeypatch.setattr(partition, "IMAGES", 2 * x[0].nbytes)
+        monkeypatch.setattr(windows, "IMAGES", 2 * x[0].nbytes)
         assert relative_error(mixer(x), expected) < 1e-6
         assert mixer(x[:0]).shape == (0, 9, 10, 12)
 

@@ -11,9 +11,9 @@ from conftest import relative_error
 from torch import nn
 
 import zoo
-from zoo.blocks.kan import edges
 from zoo.blocks.kan.edges import edge_function, edge_sizes, edge_values
 from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kernels import functions
 from zoo.tools.kan import grid
 from zoo.tools.kan.grid import refine, update_grid
 from zoo.tools.kan.plot import plot
@@ -219,9 +219,9 @@ def test_penalties_are_those_of_pykans_functions():
     assert relative_error(found["l1"], l1) < 1e-5 and relative_error(found["entropy"], entropy) < 1e-5
 
 
-@pytest.mark.parametrize("limit", [edges.LIMIT, 100])
+@pytest.mark.parametrize("limit", [functions.CACHED, 100])
 def test_gradients_of_the_penalties(limit, monkeypatch):
-    monkeypatch.setattr(edges, "LIMIT", limit)  # in blocks of three inputs and a feature
+    monkeypatch.setattr(functions, "CACHED", limit)  # in blocks of three inputs and a feature
     layer, x = layer_of(dtype=torch.float64), inside(7).double().requires_grad_()
 
     def through(x, weight):
@@ -243,7 +243,7 @@ def test_sizes_in_blocks_are_sizes(monkeypatch):
     layer, x = layer_of(), inside(41)
     whole = edge_sizes(layer, x)
     (gradient,) = torch.autograd.grad(penalties(layer, x)["l1"], layer.weight)
-    monkeypatch.setattr(edges, "LIMIT", 100)
+    monkeypatch.setattr(functions, "CACHED", 100)
     assert torch.allclose(edge_sizes(layer, x.view(1, 41, 3)), whole, atol=1e-6)
     assert torch.allclose(torch.autograd.grad(penalties(layer, x)["l1"], layer.weight)[0], gradient, atol=1e-6)
     with torch.no_grad():
@@ -254,7 +254,7 @@ def test_sizes_in_blocks_are_sizes(monkeypatch):
 def test_sizes_and_their_gradients_on_every_basis(basis, monkeypatch):
     layer, x, results = layer_of(3, 4, basis), inside(20).requires_grad_(), []
     for eager in (True, False):
-        monkeypatch.setattr(edges, "eager", lambda x, eager=eager: eager)
+        monkeypatch.setattr(functions, "eager", lambda x, eager=eager: eager)
         sizes = edge_sizes(layer, x)
         results.append((sizes, *torch.autograd.grad(sizes.square().sum(), (x, *layer.parameters()))))
     for found, plain in zip(*results, strict=True):

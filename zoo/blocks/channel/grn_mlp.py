@@ -5,12 +5,14 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
 from zoo.blocks.init import InitLike
-from zoo.blocks.kernels import guard
-from zoo.blocks.linear import Linear, hidden_width, is_bare, linear, linear_act
+from zoo.blocks.kernels.norms import FACTORS, linear_of_norm, norm_over_positions
+from zoo.blocks.linear import Linear, hidden_width, linear_act
 from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
+
+fx.wrap("norm_over_positions")
 
 EPS = 1e-6
 
@@ -70,27 +72,10 @@ class GrnMlp(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         y = linear_act(x, self.fc1, self.act)
         y = y if self.drop is None else self.drop(y)
-        y = self._project(_positions(y)).view(x.shape)
+        y = linear_of_norm(_positions(y), self.grn, self.fc2).view(x.shape)
         if self.norm is not None:
             y = conv_nhwc(self.norm, _image(y)).view(x.shape)
         return y if self.drop is None else self.drop(y)
-
-    def _project(self, x: Tensor) -> Tensor:
-        """``fc2(grn(x))``, with the factors of the norm on the weights where these are smaller than the features.
-
-        The gradient then needs no pass over the features either. In training at UniRepLKNet-T's first two stages the
-        whole mixer takes 1.1 to 1.6 times as long without; with fewer positions it would take longer with (torch 2.15,
-        Zen 4, batch 8).
-        """
-        bare = is_bare(self.grn, GRN) and is_bare(self.fc2, nn.Linear)
-        seen_into = bare and (guard.compiling() or guard.plain(x, self.fc2.weight))
-        if not seen_into or x.shape[1] < x.shape[2]:
-            return linear(self.grn(x), self.fc2)
-        weight = (self.fc2.weight * self.grn.scale(x)).transpose(1, 2)
-        beta, bias = self.grn.beta, self.fc2.bias
-        if beta is not None:
-            bias = nn.functional.linear(beta, self.fc2.weight, bias)
-        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[None, None], x, weight)
 
     @torch.no_grad()
     def reparameterize(self, scale: Tensor | None = None) -> None:
@@ -163,18 +148,9 @@ class GRN(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """What each channel of each sample is multiplied with, ``(B, 1, dim)``."""
-        norm = _norm_over_positions(x)
+        norm = norm_over_positions(x)
         norm = norm / (norm.mean(-1, keepdim=True) + EPS)
         return (self.gamma * norm + 1).to(x.dtype)
 
 
-@fx.wrap
-def _norm_over_positions(x: Tensor) -> Tensor:
-    """The Euclidean norm of each channel, ``(B, N, C) -> (B, 1, C)``, in fp32 at least."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
-        # Along any but the last dimension torch's vector norm takes 2 to 18 times as long as squares and a sum, which
-        # accumulates in fp32. At 0 the root has no slope; the clamp, like the vector norm, gives it none.
-        tiny = torch.finfo(torch.float32).tiny
-        return x.square().sum(1, keepdim=True).float().clamp_min(tiny).sqrt()
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
+FACTORS.add(GRN)

@@ -1,18 +1,14 @@
 """The functions on the edges of KAN layers: their values, their sizes, and one taken out."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kan.bases.base import finite, wide
 from zoo.blocks.kan.bases.spline import Spline
-from zoo.blocks.kan.linear import Edges, Held, KANLinear, eager, plain_backward
-from zoo.blocks.kernels import guard
-from zoo.blocks.kernels.autograd import gradients
-
-LIMIT = 2**20  # values of functions on edges that are held at a time on the CPU: they stay in the cache of a core
+from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.kernels.functions import mean_sizes
 
 
 def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
@@ -45,80 +41,7 @@ def edge_sizes(layer: KANLinear, x: Tensor) -> Tensor:
     x = x.reshape(-1, layer.in_features)
     weight = layer.edge_weight().to(wide(layer.weight.dtype))
     with torch.autocast(x.device.type, enabled=False):
-        parameters = layer.function_parameters()
-        if not (eager(x) and guard.plain(weight, *parameters)):
-            return _sizes(layer, x, weight)
-        return _Sizes.apply(layer, x, weight, *parameters)
-
-
-def _sizes(layer: Edges, x: Tensor, weight: Tensor) -> Tensor:
-    """`edge_sizes` in plain operations."""
-    functions = layer.functions(x)
-    count = torch.ones_like(functions[:, 0, 0]).sum().clamp(min=1)  # a number of samples stays one of them, recorded
-    return torch.einsum("nri,ori->noi", functions, weight.to(functions.dtype)).abs().sum(0) / count
-
-
-class _Sizes(torch.autograd.Function):
-    """`_sizes` block by block, forwards and backwards."""
-
-    @staticmethod
-    def forward(ctx, layer: KANLinear, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.layer = Held(layer) if any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, weight, *parameters)
-        total, factors = weight.new_zeros(weight.shape[2], len(weight)), weight.permute(2, 0, 1).contiguous()
-        for rows in _rows(x, weight):
-            functions = _functions(layer, x[rows], weight)
-            for part in _features(functions, factors):
-                total[part] += torch.bmm(factors[part], functions[part]).abs_().sum(-1)
-        return total.t() / max(1, len(x))
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *parameters = ctx.saved_tensors
-        wanted, layer = ctx.needs_input_grad[1:], ctx.layer
-        if not plain_backward(grad):
-            with torch.enable_grad():
-                sizes = _sizes(layer, x, weight)
-            again = torch.is_grad_enabled()
-            return None, *gradients(sizes, (x, weight, *parameters), wanted, grad, create_graph=again)
-        factors = weight.permute(2, 0, 1).contiguous()
-        grad = (grad / max(1, len(x))).t().unsqueeze(-1)
-        by_factors, by_x, totals = torch.zeros_like(factors), torch.empty_like(x), []
-        for rows in _rows(x, weight):
-            functions = _functions(layer, x[rows], weight)
-            by_functions = torch.empty_like(functions)
-            for part in _features(functions, factors):
-                signs = torch.bmm(factors[part], functions[part]).sign_().mul_(grad[part])
-                by_factors[part] += torch.bmm(signs, functions[part].mT)
-                torch.bmm(factors[part].mT, signs, out=by_functions[part])
-            if wanted[0] or any(wanted[2:]):
-                by_x[rows], *by_parameters = layer._pull_back(x[rows], by_functions.permute(2, 1, 0).contiguous())
-                totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
-        by_weight = by_factors.permute(1, 2, 0) if wanted[1] else None
-        return None, by_x if wanted[0] else None, by_weight, *(totals or [None] * len(parameters))
-
-
-def _limit(x: Tensor) -> int:
-    return LIMIT if x.device.type == "cpu" else 64 * LIMIT
-
-
-def _rows(x: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Ranges of inputs whose functions, and values on the edges of one of their features, are within the limit."""
-    size = max(1, _limit(x) // max(len(weight), weight[0].numel()))
-    return (slice(start, start + size) for start in range(0, len(x), size))
-
-
-def _features(functions: Tensor, factors: Tensor) -> Iterator[slice]:
-    """Ranges of features whose values on the edges are within the limit."""
-    size = max(1, _limit(functions) // (functions.shape[2] * factors.shape[1]))
-    return (slice(start, start + size) for start in range(0, len(factors), size))
-
-
-def _functions(layer: Edges, x: Tensor, weight: Tensor) -> Tensor:
-    """The functions of the inputs, (features, rows, N)."""
-    functions = torch.empty(len(x), *weight.shape[1:], dtype=weight.dtype, device=x.device)
-    layer._fill(x, functions)
-    return functions.permute(2, 1, 0).contiguous()
+        return mean_sizes(layer, x, weight)
 
 
 class EdgeFunction(nn.Module):

@@ -1,24 +1,21 @@
 """KANLinear: a linear map with a learnt function on every edge."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.blocks.init import init_
 from zoo.blocks.kan.bases.base import Basis, finite, wide
-from zoo.blocks.kernels import cost, guard, onednn
-from zoo.blocks.kernels.autograd import gradients, held, parameters_of
+from zoo.blocks.kernels import cost
+from zoo.blocks.kernels.autograd import held, parameters_of
+from zoo.blocks.kernels.functions import expand
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.options import placement, with_options_of
 from zoo.checks import checked
 from zoo.checks.ranges import Deviation, Width
 from zoo.slots import Slot, SlotLike, build_act, build_block, parse_slot
-
-BLOCK = 2**23  # elements of the evaluated basis that are held at a time
 
 
 class Edges:
@@ -57,8 +54,7 @@ class Edges:
         base = self.basis.base if base is None else base
         self.base = None if base == "none" else build_act(parse_slot(base, "base"), **dd)
         self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
-        rows = self.basis.num + (self.base is not None)
-        self.weight = nn.Parameter(torch.empty(shape[0], rows, *shape[1:], **dd))
+        self.weight = nn.Parameter(torch.empty(shape[0], self.rows, *shape[1:], **dd))
         self.bias = nn.Parameter(torch.empty(shape[0], **dd)) if bias else None
 
     def _draw(self) -> None:
@@ -76,8 +72,17 @@ class Edges:
         return self.weight[:, int(self.base is not None) :]
 
     def function_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Those of the basis, and of the base function: in the order of the gradients of `_pull_back`."""
+        """Those of the basis, and of the base function: in the order of the gradients of `pull_back`."""
         return *parameters_of(self.basis), *(() if self.base is None else parameters_of(self.base))
+
+    @property
+    def rows(self) -> int:
+        """Number of functions of an input."""
+        return self.basis.num + (self.base is not None)
+
+    def held(self) -> "Held":
+        """The functions with the tensors that they have now, for a backward pass."""
+        return Held(self)
 
     def functions(self, x: Tensor) -> Tensor:
         """The base function and the basis functions of every input, in plain operations.
@@ -91,14 +96,14 @@ class Edges:
             values = self.basis.values(x)
         return values if self.base is None else torch.cat([self.base(x).unsqueeze(-2), values], -2)
 
-    def _fill(self, x: Tensor, out: Tensor) -> None:
+    def fill(self, x: Tensor, out: Tensor) -> None:
         """Write `functions` into ``(N, rows, features)``."""
         x = finite(x.to(wide(x.dtype)))
         if self.base is not None:
             out[:, 0] = self.base(x)
         self.basis.fill(x, out[:, int(self.base is not None) :])
 
-    def _pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    def pull_back(self, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
         """Gradients by `x`, by the parameters of the basis, and by those of the base function."""
         x = finite(x.to(wide(x.dtype)))
         if self.base is None:
@@ -206,78 +211,13 @@ class KANLinear(Edges, nn.Module):
             return as_leaf(self, x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear takes {self.in_features} features in the last dimension, got {tuple(x.shape)}")
-        weight, parameters = self.edge_weight(), self.function_parameters()
+        weight = self.edge_weight()
         precision = product_precision("KANLinear", x, weight)
-        if eager(x) and guard.plain(weight, *parameters):
-            with without_autocast(x):
-                y = _Expand.apply(self, precision, x.reshape(-1, self.in_features), weight, *parameters)
-            y = y.view(*x.shape[:-1], self.out_features)
-        else:
-            functions = self.functions(x).flatten(-2).to(precision)
-            y = F.linear(functions, weight.flatten(1).to(precision))
+        y = expand(self, x, weight, precision)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class _Expand(torch.autograd.Function):
-    """``F.linear(functions(x), weight)`` block by block, forwards and backwards.
-
-    What fits into one block is kept for the backward pass; of a longer input only the input itself.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, layer: KANLinear, precision: torch.dtype, x: Tensor, weight: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        ctx.layer, ctx.precision = Held(layer) if any(ctx.needs_input_grad) else None, precision
-        matrix = weight.flatten(1).to(precision)
-        y, kept = torch.empty(len(x), len(weight), dtype=precision, device=x.device), None
-        for rows, functions in _blocks(layer, x, matrix):
-            y[rows] = _product(functions, matrix)
-            kept = functions if len(functions) == len(x) else None
-        ctx.save_for_backward(x, weight, kept, *parameters)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, kept, *parameters = ctx.saved_tensors
-        inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
-        if not plain_backward(grad):
-            with torch.enable_grad():
-                y = F.linear(layer.functions(x).flatten(-2).to(ctx.precision), weight.flatten(1).to(ctx.precision))
-            return None, None, *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
-        matrix = weight.flatten(1).to(ctx.precision)
-        by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
-        by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
-        totals: list[Tensor] = []
-        for rows, functions in _blocks(layer, x, matrix) if kept is None else [(slice(len(x)), kept)]:
-            if by_weight is not None:
-                by_weight += _product(grad[rows].t(), functions.t())
-            if by_x is not None:
-                by_functions = _product(grad[rows], matrix.t()).view(-1, *weight.shape[1:])
-                by_x[rows], *by_parameters = layer._pull_back(x[rows], by_functions)
-                totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
-        by_weight = None if by_weight is None else by_weight.view_as(weight)
-        return None, None, by_x, by_weight, *(totals or [None] * len(parameters))
-
-
-def _blocks(layer: KANLinear, x: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Ranges of rows, and the functions on these rows as a matrix; each overwrites the one before it."""
-    width = matrix.shape[1]
-    size = max(1, BLOCK // width)
-    buffer = torch.empty(min(size, len(x)), width, dtype=matrix.dtype, device=x.device)
-    for start in range(0, len(x), size):
-        rows = slice(start, min(start + size, len(x)))
-        functions = buffer[: rows.stop - start]
-        layer._fill(x[rows], functions.view(len(functions), -1, x.shape[1]))
-        yield rows, functions
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b.t()``, by the faster of the two libraries that torch has on the CPU."""
-    return onednn.linear(a, b, None) if onednn.usable(a, b) else F.linear(a, b)
 
 
 def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
@@ -291,22 +231,6 @@ def product_precision(layer: str, x: Tensor, weight: Tensor) -> torch.dtype:
     if x.dtype != weight.dtype:
         raise ValueError(f"{layer} of {weight.dtype} got {x.dtype}; convert the input, or the layer by .to(dtype)")
     return weight.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Within it, autocast is off; where it is off already this costs nothing."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def eager(x: Tensor) -> bool:
-    """Whether nobody watches who would not see into a custom backward pass, and nobody counts costs."""
-    return guard.plain(x) and not cost.counting()
-
-
-def plain_backward(grad: Tensor) -> bool:
-    """Whether a backward pass may run in place: no gradient of the gradient can be asked for, nor several at once."""
-    return not torch.is_grad_enabled() and guard.plain(grad)
 
 
 @reading(otherwise=False, compare=False)

@@ -16,8 +16,10 @@ slow width and the wrong gradient also with torch 2.9 (oneDNN 3.7); the table is
 Wherever anything else may watch - a compiler, an exporter, a tensor subclass - `usable` says no.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.kernels import guard
@@ -26,6 +28,50 @@ _CPU = torch.backends.cpu.get_cpu_capability()
 _AVAILABLE = torch.backends.mkldnn.is_available() and _CPU.startswith("AVX")
 SLOW_COLUMNS, FAST_COLUMNS = (13, 15) if _CPU.startswith("AVX512") else (0, 0)  # AVX2 has no such slow width
 CHANNEL_BLOCK = 16  # with channels left over, the wider kernel gains nothing
+
+
+def convolve(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``conv(x)`` for ``(B, C, H, W)``; a depthwise convolution that keeps the size on the CPU in its faster forms."""
+    if _keeps_size(conv, x):
+        return depthwise_nhwc(x.permute(0, 2, 3, 1), conv.weight, conv.bias, conv.dilation[0]).permute(0, 3, 1, 2)
+    return plain_convolve(conv, x)
+
+
+def plain_convolve(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`convolve`, the convolution called."""
+    return conv(x)
+
+
+def _keeps_size(conv: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether it is what `zoo.blocks.conv.DepthwiseConv2d` makes, and nobody has to see its call."""
+    return (
+        guard.bare(conv, nn.Conv2d)
+        and conv.groups == conv.in_channels == conv.out_channels
+        and conv.stride == (1, 1)
+        and conv.dilation[0] == conv.dilation[1]
+        and conv.padding == tuple(conv.dilation[0] * (side // 2) for side in conv.kernel_size)
+        and all(side % 2 for side in conv.kernel_size)
+        and conv.padding_mode == "zeros"
+        and guard.plain(x, conv.weight)
+    )
+
+
+def depthwise_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
+    """A depthwise convolution of ``(B, H, W, C)`` by an odd kernel ``(C, 1, k, k)``, zeros outside the image.
+
+    Shape: ``(B, H, W, C) -> (B, H, W, C)``.
+    Cost: kernel area MACs an element.
+    """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # what autocast would do to torch's convolution
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = (None if t is None else t.to(dtype) for t in (x, weight, bias))
+    return (conv if usable(x, weight) else plain_depthwise_nhwc)(x, weight, bias, dilation)
+
+
+def plain_depthwise_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
+    """`depthwise_nhwc` by torch's convolution in channels_last."""
+    padding = tuple(dilation * (k // 2) for k in weight.shape[2:])
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, 1, padding, dilation, len(weight)).permute(0, 2, 3, 1)
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
@@ -41,7 +87,7 @@ def usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """The depthwise convolution of `zoo.blocks.conv.depthwise_nhwc`, differentiable.
+    """`depthwise_nhwc`, differentiable, where it is `usable`.
 
     Shape: ``(B, H, W, C)`` and ``(C, 1, k, k) -> (B, H, W, C)``.
     """

@@ -10,12 +10,13 @@ more than it saves (a tenth of a layer of 8 experts with 512 rows each, in fp32)
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import grouped, guard, onednn
+from zoo.blocks.kernels import cost, grouped, guard, onednn
 from zoo.blocks.kernels.autograd import gradients
 from zoo.blocks.kernels.grouped import spans
 
@@ -42,6 +43,70 @@ ACTS: dict[type[nn.Module], tuple[Callable, Callable, str]] = {
 
 # What torch says of the processor; older versions say nothing.
 BY_ONEDNN = "intel" not in str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")).lower()
+
+
+class Plan(Protocol):
+    """What is asked of a plan of rows, `zoo.blocks.moe.routing.Plan`."""
+
+    token: Tensor
+    gate: Tensor
+    ends: Tensor
+    full: bool
+    row: Tensor | None
+
+
+class Stacked(Protocol):
+    """What is asked of the layers of all experts."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def mixture(
+    x: Tensor,
+    plan: Plan,
+    fc1: Stacked,
+    fc2: Stacked,
+    act: nn.Module,
+    gated: bool,
+    plain: Callable[[Tensor, Plan], Tensor],
+) -> Tensor:
+    """The perceptrons of a mixture, whose layers nobody hooks into.
+
+    Args:
+        x: Tokens ``(T, C)``.
+        plan: The rows that the experts work on.
+        fc1, fc2, act, gated: As for `perceptrons`.
+        plain: The same in single steps, which counters, compilers and exporters see.
+
+    Shape: ``(T, C) -> (T, C)``.
+    """
+    if cost.counting():
+        return plain(x, plan)
+    x, *maps = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    if not usable(x, act, [t for t in maps if t is not None]):
+        return plain(x, plan)
+    return perceptrons(x, plan.token, plan.gate, plan.ends, plan.row, (*maps[:2],), (*maps[2:],), act, gated)
+
+
+def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
+    """The sum of each token's rows by their weights, ``(R, dim) -> (tokens, dim)``, always in the same order."""
+    if y.device.type == "cpu" and plan.full and guard.plain(y, plan.gate) and not guard.differentiated(y, plan.gate):
+        return weighted_sum(y, plan.token, plan.gate, plan.row, tokens)  # one pass instead of three
+    return plain_combine(y, plan, tokens)
+
+
+def plain_combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
+    """`combine` in single steps."""
+    y = y * plan.gate.to(y.dtype)[:, None]
+    if plan.row is not None:
+        return y.index_select(0, plan.row.flatten()).unflatten(0, plan.row.shape).sum(1)
+    if not plan.full:
+        y = torch.where(torch.arange(y.shape[0], device=y.device)[:, None] < plan.ends[-1], y, 0)
+    out = y.new_zeros(tokens, y.shape[1])
+    if y.device.type == "cpu":
+        return out.index_add(0, plan.token, y)
+    return out.index_put((plan.token,), y, accumulate=True)  # index_add adds in an order of chance on a GPU
 
 
 def usable(x: Tensor, act: nn.Module, weights: Sequence[Tensor]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from zoo.blocks.kernels import cost, guard
+from zoo.blocks.kernels import cost, guard, private
 from zoo.blocks.kernels.autograd import gradients
 
 
@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tens
     x, weight, bias = cast(x, weight, bias)
     if guard.transformed():
         return everywhere(x, weight, bias, ends)
-    if x.is_cuda and _fits(x, weight):
+    if x.is_cuda and private.grouped_mm is not None and _fits(x, weight):
         return _on_gpu(x, weight, bias, ends)
     return _linear(x.contiguous(), weight, bias, ends)
 
@@ -70,10 +70,9 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, ends: Tensor) -> Tensor:
-    product = getattr(F, "grouped_mm", None) or torch._grouped_mm
     number = torch.arange(x.shape[0], device=x.device, dtype=ends.dtype)
     used = (number < ends[-1])[:, None]  # also where the rows come in: their gradients are left to chance as well
-    y = product(torch.where(used, x, 0), weight.transpose(-2, -1), offs=ends)
+    y = private.grouped_mm(torch.where(used, x, 0), weight.transpose(-2, -1), offs=ends)
     if bias is not None:
         owner = torch.searchsorted(ends, number, right=True).clamp(max=bias.shape[0] - 1)
         y = y + bias.index_select(0, owner)

@@ -2,12 +2,27 @@
 
 A fast path reads values on the host, writes in place, or calls what autograd, a compiler or a counter cannot see into.
 That is right only while nobody records, transforms or differentiates what is computed. Everywhere else the plain twin
-of the same signature runs. Torch's private functions that answer such questions are here, each with its reason.
+of the same signature runs. Torch's private functions that answer such questions are in `zoo.blocks.kernels.private`.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from zoo.blocks.kernels import private
+from zoo.blocks.kernels.private import transformed
+
+__all__ = [
+    "bare",
+    "compiling",
+    "differentiated",
+    "exporting",
+    "plain",
+    "readable",
+    "recording",
+    "to_onnx",
+    "tracing",
+    "transformed",
+]
 
 
 def compiling() -> bool:
@@ -43,14 +58,6 @@ def to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-def transformed() -> bool:
-    """Whether tensors may stand for several, or carry a derivative: `torch.func`, forward-mode differentiation.
-
-    Torch has no public question for either; without these two a fast path would drop a tangent in silence.
-    """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
 def readable(*tensors: Tensor | None) -> bool:
     """Whether these have values here and now that the host may read, to decide what is run.
 
@@ -62,12 +69,7 @@ def readable(*tensors: Tensor | None) -> bool:
         not recording()
         and not transformed()
         and all(
-            t is None
-            or (
-                type(t) in (Tensor, nn.Parameter)
-                and not t.is_meta
-                and not torch._C._functorch.is_legacy_batchedtensor(t)  # a Tensor by type, and several by value
-            )
+            t is None or (type(t) in (Tensor, nn.Parameter) and not t.is_meta and not private.is_batched_gradient(t))
             for t in tensors
         )
     )
@@ -75,8 +77,16 @@ def readable(*tensors: Tensor | None) -> bool:
 
 def plain(*tensors: Tensor | None) -> bool:
     """Whether these are `readable` and no mode sees every operator, so that a fast path may do what it likes."""
-    # The stack of modes is public only as a class that asks for the mode itself.
-    return readable(*tensors) and not torch._C._len_torch_dispatch_stack()
+    return readable(*tensors) and not private.dispatch_modes()
+
+
+def bare(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a module is exactly of a class and nothing hooks into its call.
+
+    Only then may the module around it use its weights without calling it: adapters, parametrisations and FSDP exchange
+    the module, its class, or what happens around its call.
+    """
+    return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def differentiated(*tensors: Tensor | None) -> bool:

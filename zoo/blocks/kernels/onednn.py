@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels import guard, private
 
 LEAST_MACS = 2**22  # below, in fp32, the call costs more than it saves (Zen 4, 2 threads)
 
@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none", ap
 
     Shape: ``(*, in_features) -> (*, out_features)``.
     """
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], approximate)
+    return private.linear_pointwise(x, weight, bias, act, [], approximate)
 
 
 def linear_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def linear_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor)
 
     Shape: ``(*, in_features) -> (*, out_features)``.
     """
-    return torch.ops.mkldnn._linear_pointwise.binary(x, factor, weight, bias, "mul")
+    return private.linear_pointwise.binary(x, factor, weight, bias, "mul")
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def _available() -> bool:
     Asked when it is first needed, not at the import: it starts torch's threads, and a process that is forked after that
     waits for them for ever.
     """
-    if not torch.backends.mkldnn.is_available():
+    if private.linear_pointwise is None or not torch.backends.mkldnn.is_available():
         return False
     try:
         here = {"device": "cpu", "dtype": torch.float32}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels import guard, private
 
 Answer = TypeVar("Answer")
 
@@ -56,10 +56,12 @@ def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..
                 return read(tensor, *arguments)
             key = (id(tensor), *arguments)
             reference, values, answer = known.get(key, (_nothing, None, otherwise))
-            if reference() is tensor and (_same(tensor, values) if near else values == _version(tensor) is not None):
+            if reference() is tensor and (
+                _same(tensor, values) if near else values == private.version(tensor) is not None
+            ):
                 return answer
             with torch.inference_mode(False), torch.no_grad():  # an answer may be tensors, for training later too
-                answer, values = read(tensor, *arguments), tensor.detach().clone() if near else _version(tensor)
+                answer, values = read(tensor, *arguments), tensor.detach().clone() if near else private.version(tensor)
             known[key] = weakref.ref(tensor, lambda _: known.pop(key, None)), values, answer
             return answer
 
@@ -74,8 +76,3 @@ def _nothing() -> None:
 
 def _same(tensor: Tensor, values: Tensor | int | None) -> bool:
     return isinstance(values, Tensor) and tensor.dtype is values.dtype and torch.equal(tensor, values)
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often torch has seen it written; None for a tensor of inference mode, of which torch does not count that."""
-    return None if tensor.is_inference() else tensor._version

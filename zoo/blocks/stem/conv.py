@@ -1,12 +1,11 @@
 """Convolutional stems: overlapping windows of the image instead of separate patches."""
 
-import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, conv_grid
 from zoo.blocks.init import InitLike
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.images import conv_image
 from zoo.checks.ranges import Channels, KernelSize, Padding, Side, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -64,13 +63,3 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_batch(x, self.in_chans, self.geometry)
         return self.norm(conv_image(x, self.proj))
-
-
-def conv_image(x: Tensor, conv: nn.Module) -> Tensor:
-    """A convolution of an image ``(B, C, H, W)``, in the layout ``(B, H', W', C')``.
-
-    The few channels of the image are brought into channels_last order, so that the many of the result come in it; a
-    tensor that stands for several, as in `torch.func.vmap`, has no such order.
-    """
-    x = x if guard.transformed() else x.contiguous(memory_format=torch.channels_last)
-    return conv(x).permute(0, 2, 3, 1)

@@ -5,7 +5,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, conv_grid
 from zoo.blocks.init import InitLike
-from zoo.blocks.stem.conv import conv_image
+from zoo.blocks.kernels.images import conv_image
 from zoo.checks.ranges import Channels, Width
 from zoo.slots import SlotLike, build_act, build_block
 from zoo.slots.table import register

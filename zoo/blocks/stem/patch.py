@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, check_room, to_pair
 from zoo.blocks.init import InitLike
-from zoo.blocks.kernels import guard
-from zoo.blocks.linear import is_bare
+from zoo.blocks.kernels.images import patch_conv
 from zoo.checks.ranges import Channels, Sides, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -72,17 +71,7 @@ class PatchEmbed(nn.Module):
         return patch_grid(img_size, self.patch_size, self.remainder)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self._patches(whole_patches(x, self.in_chans, self.patch_size, self.remainder)))
-
-    def _patches(self, x: Tensor) -> Tensor:
-        seen_into = is_bare(self.proj, nn.Conv2d) and guard.plain(x, self.proj.weight)
-        if not seen_into or x.dtype is not torch.bfloat16 or x.device.type != "cpu":
-            return self.proj(x).permute(0, 2, 3, 1)
-        # The same as one copy and one matrix product, which in bf16 on the CPU (torch 2.15, Zen 4) is 1.2 times as
-        # fast.
-        rows, columns = self.patch_size
-        x = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+        return self.norm(patch_conv(whole_patches(x, self.in_chans, self.patch_size, self.remainder), self.proj))
 
     def set_patch_size(self, patch_size: int | Sequence[int]) -> None:
         """Resample the convolution to another patch size (FlexiViT's pseudo-inverse resize)."""

@@ -4,16 +4,15 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from zoo.blocks.kernels import guard
+from zoo.blocks.kernels.attention import attend
 from zoo.blocks.linear import Linear, leave, linear
 from zoo.blocks.mixer import Mixer
 from zoo.checks.ranges import Count, Rate, Width
 from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
 
-PLAIN_LIMIT = 1024  # positions
+fx.wrap("attend")
 
 
 @register("token_mixer", "attention")
@@ -113,48 +112,3 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, heads: int) -> None:
     for layer in (qkv, proj):
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-@fx.wrap
-def attend(qkv: Tensor, heads: int, drop: float = 0.0) -> Tensor:
-    """Attention of packed queries, keys and values: fused, or where that is slower as two matrix products.
-
-    On the CPU in bf16 (torch 2.15, Zen 4, one thread) the fused call loses to the two products for sequences of
-    ImageNet's lengths: by 1.1 to 1.7 forward and 1.6 to 2.4 with backward at 197 to 1,025 positions; it wins at 2,305.
-    In fp32 it wins at all. Above `PLAIN_LIMIT` positions the fused call also saves the memory of the weights.
-
-    Shape: ``(B, N, 3 * heads * D) -> (B, N, heads * D)``.
-    """
-    batch, tokens, width = qkv.shape
-    if qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16 and tokens <= PLAIN_LIMIT:
-        depth = width // (3 * heads)
-        q, k, v = (
-            qkv.view(batch, tokens, 3, heads, depth)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(3, batch * heads, tokens, depth)
-            .unbind(0)
-        )
-        # A product scaled in the same pass; what beta = 0 multiplies is not read.
-        scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
-        y = torch.bmm(F.dropout(scores.softmax(-1), drop), v).unflatten(0, (batch, heads))
-    else:
-        # Split before the heads are told apart: the backward pass then joins three tensors in one copy.
-        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
-        y = attend_heads(q, k, v, drop=drop)
-    return y.transpose(1, 2).reshape(batch, tokens, width // 3)
-
-
-def attend_heads(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None, drop: float = 0.0
-) -> Tensor:
-    """``softmax(scale q k^T + bias) v`` by the fused call, or where `torch.func` transforms it in single steps.
-
-    The fused calls have no derivative in forward mode, and no second one.
-
-    Shape: ``(B, heads, N, D)`` three times and ``(1, heads, N, N) -> (B, heads, N, D)``.
-    """
-    if not guard.transformed():
-        return F.scaled_dot_product_attention(q, k, v, bias, drop, scale=scale)
-    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = scores if bias is None else scores + bias
-    return F.dropout(scores.softmax(-1), drop) @ v

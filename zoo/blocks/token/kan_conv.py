@@ -1,14 +1,12 @@
 """KANConv2d: a convolution with a learnt function on every edge; and the token mixer of it."""
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.conv import as_image
-from zoo.blocks.kan.linear import Edges, Held, eager, plain_backward, product_precision, without_autocast
+from zoo.blocks.kan.linear import Edges, product_precision
 from zoo.blocks.kan.select import WIDE_SPACES
-from zoo.blocks.kernels import guard
-from zoo.blocks.kernels.autograd import gradients
+from zoo.blocks.kernels.functions import evaluate
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.mixer import Mixer
 from zoo.blocks.options import with_options_of
@@ -119,42 +117,6 @@ class KANConv2d(Edges, nn.Module):
             f"{self.in_features}, {self.out_features}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"groups={self.groups}, bias={self.bias is not None}"
         )
-
-
-def evaluate(edges: Edges, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The functions of a layer; in eager mode only the input is kept for the backward pass.
-
-    Shape: ``(*, features) -> (*, rows, features)``.
-    """
-    parameters = edges.function_parameters()
-    if not (eager(x) and guard.plain(*parameters)):
-        return edges.functions(x).to(dtype)
-    with without_autocast(x):
-        functions = _Evaluate.apply(edges, dtype, x.reshape(-1, x.shape[-1]), *parameters)
-    return functions.view(*x.shape[:-1], *functions.shape[1:])
-
-
-class _Evaluate(torch.autograd.Function):
-    """`functions` of rows of numbers, without the steps in between."""
-
-    @staticmethod
-    def forward(ctx, edges, dtype: torch.dtype, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.edges = Held(edges) if any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, *parameters)
-        rows = edges.basis.num + (edges.base is not None)
-        functions = torch.empty(len(x), rows, x.shape[1], dtype=dtype, device=x.device)
-        edges._fill(x, functions)
-        return functions
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        if not plain_backward(grad):
-            with torch.enable_grad():
-                functions = ctx.edges.functions(inputs[0]).to(grad.dtype)
-            return None, None, *gradients(functions, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
-        by_x, *others = ctx.edges._pull_back(inputs[0], grad)
-        return None, None, by_x.to(inputs[0].dtype), *others
 
 
 @register("token_mixer", "kan_conv")

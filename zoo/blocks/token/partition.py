@@ -1,16 +1,12 @@
 """Images cut into windows and put together again, for mixers that work within windows."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import settle_sizes
 
 MASKED = -100.0  # what Swin's authors add to the scores of positions that are no neighbours
-IMAGES = 2**21  # bytes of images at a time
 
 
 def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
@@ -115,11 +111,3 @@ def merge_windows(x: Tensor, shape: torch.Size, window: tuple[int, int], inverse
         return x.transpose(2, 3).reshape(shape)
     index = (inverse[0] * batch + torch.arange(batch, device=x.device)[:, None]) * x.shape[1] + inverse[1]
     return x.flatten(0, 1).index_select(0, index.flatten()).view(shape)
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``; in inference on the CPU a few images at a time, so that what lies between stays in the cache."""
-    if torch.is_grad_enabled() or not guard.plain(x) or x.device.type != "cpu":
-        return function(x)
-    chunks = min(x.shape[0], x.nbytes // IMAGES)
-    return torch.cat([function(part) for part in x.chunk(chunks)]) if chunks > 1 else function(x)

@@ -1,25 +1,22 @@
 """Attention within windows, and within windows shifted by half a window: the token mixers of Swin and SwinV2."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from zoo.blocks.images import to_pair
 from zoo.blocks.init import InitLike, init_
-from zoo.blocks.kernels import guard, onednn
+from zoo.blocks.kernels.linear import product
+from zoo.blocks.kernels.windows import attend_windows, in_chunks, window_biases
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.tables import Tables
-from zoo.blocks.token.attention import attend_heads
 from zoo.blocks.token.partition import (
     cut_windows,
     head_count,
     image_of_grid,
-    in_chunks,
     merge_windows,
     shift_masks,
     window_order,
@@ -28,64 +25,8 @@ from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_inde
 from zoo.checks.ranges import Count, Grid, Index, Rate, Sides, Width
 from zoo.slots.table import register
 
-for _name in ("cut_windows", "image_of_grid", "merge_windows"):
+for _name in ("attend_windows", "cut_windows", "image_of_grid", "merge_windows", "window_biases"):
     fx.wrap(_name)
-
-SCORES = 2**20  # scores at a time
-
-
-@fx.wrap
-def attend_windows(
-    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float, drop: float = 0.0
-) -> Tensor:
-    """``softmax(scale q k^T + bias) v`` in each window; each bias holds for its count of places, one after another.
-
-    On the CPU the fused call takes the slow way if the bias needs a gradient, so training takes two products.
-
-    Args:
-        q, k, v: Of each window; those of all images at one place come together.
-        biases: What is added to the scores, by group of places.
-        counts: Number of places in each group.
-        scale: Factor on the products.
-        drop: Dropout on the weights.
-
-    Shape: ``(places * images, N, heads, D)`` three times and ``(heads, N, N)`` for each bias
-        ``-> (places * images, N, heads, D)``.
-    """
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    if q.device.type == "cpu" and guard.plain(q, k, v, *biases):
-        if torch.is_grad_enabled():
-            return _attend_by_products(q, k, v, biases, counts, scale, drop)
-        if q.element_size() == 2 and drop == 0:
-            return _attend_half(q, k, v, biases, counts, scale)
-    # The number of images is nowhere a constant: whoever records this runs it on batches of other sizes.
-    images = [(t,) if len(counts) == 1 else t.unflatten(0, (sum(counts), -1)).split(counts) for t in (q, k, v)]
-    y = [
-        attend_heads(
-            *(t if len(counts) == 1 else t.flatten(0, 1) for t in qkv), bias[None].to(q.dtype), scale=scale, drop=drop
-        ).transpose(1, 2)
-        for *qkv, bias in zip(*images, biases, strict=True)
-    ]
-    return y[0] if len(y) == 1 else torch.cat(y)
-
-
-def _attend_by_products(
-    q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float, drop: float
-) -> Tensor:
-    """`attend_windows` where autograd records: the biases of all windows, and the products added in place.
-
-    Shape: ``(windows, heads, N, D)`` three times.
-    """
-    windows, heads, tokens, width = q.shape
-    half = q.element_size() == 2
-    q, k, v = (t.reshape(windows * heads, tokens, width) for t in (q, k, v))
-    rows = torch.arange(len(biases) * heads).view(-1, heads)
-    images = windows // sum(counts)
-    rows = torch.cat([row.expand(n * images, -1) for row, n in zip(rows, counts, strict=True)])
-    scores = torch.cat(biases).to(q.dtype).index_select(0, rows.flatten())  # then in place: the largest tensor
-    scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
-    weights = _HalfSoftmax.apply(scores) if half and scores.numel() >= SCORES else scores.softmax(-1)
-    return torch.bmm(F.dropout(weights, drop), v).view(windows, heads, tokens, width).transpose(1, 2)
 
 
 @fx.wrap
@@ -108,48 +49,6 @@ def places_of(
     if (height, width) == (1, *grid)[-2:]:
         return order.to(image.device), inverse.to(image.device), counts
     return window_order((height, width), window, shift, image.device)
-
-
-class _HalfSoftmax(torch.autograd.Function):
-    """Softmax of ``(R, N, N)`` in bf16 by way of fp32: faster (see `_attend_half`), with no more kept for backward."""
-
-    @staticmethod
-    def forward(scores: Tensor) -> Tensor:
-        weights, rows = torch.empty_like(scores), max(1, SCORES // 4 // scores[0].numel())
-        for part, out in zip(scores.split(rows), weights.split(rows), strict=True):
-            out.copy_(part.float().softmax(-1))
-        return weights
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (weights,) = ctx.saved_tensors
-        return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
-
-
-def _attend_half(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor], counts: Sequence[int], scale: float) -> Tensor:
-    """`attend_windows` in bf16 on the CPU, in inference: products in bf16, softmax in fp32, a few windows at a time.
-
-    It takes 0.65 to 0.85 of the time of the fused call; a softmax in bf16 would take twice that in fp32 for rows of 49
-    (torch 2.15, Zen 4, one thread).
-    """
-    windows, heads, tokens, width = q.shape
-    counts = [count * windows // sum(counts) for count in counts]
-    biases, stops = [bias.float() for bias in biases], list(itertools.accumulate(counts))
-    y, zero = q.new_empty(windows, tokens, heads, width), q.new_zeros(1, 1, 1)
-    step = max(1, SCORES // biases[0].numel())
-    for i in range(0, windows, step):
-        a, b, c = (t[i : i + step].reshape(-1, tokens, width) for t in (q, k, v))
-        # A product scaled in the same pass; what beta = 0 multiplies is not read.
-        scores = torch.baddbmm(zero, a, b.transpose(1, 2), beta=0, alpha=scale).float().unflatten(0, (-1, heads))
-        for bias, count, stop in zip(biases, counts, stops, strict=True):
-            scores[max(stop - count - i, 0) : max(stop - i, 0)].add_(bias)
-        weights = scores.softmax(-1).to(q.dtype).flatten(0, 1)
-        y[i : i + step] = torch.bmm(weights, c).unflatten(0, (-1, heads)).transpose(1, 2)
-    return y
 
 
 @register("token_mixer", "window")
@@ -310,7 +209,7 @@ class WindowAttention(Tables):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         if not is_bare(self.qkv, nn.Linear) or not isinstance(x, Tensor):
             return self.qkv(x) + bias
-        return (onednn.linear if onednn.usable(x, self.qkv.weight) else F.linear)(x, self.qkv.weight, bias)
+        return product(x, self.qkv.weight, bias)
 
     def _attend(self, qkv: Tensor, biases: list[Tensor], counts: Sequence[int]) -> Tensor:
         qkv = qkv.unflatten(-1, (3, self.heads, qkv.shape[-1] // (3 * self.heads)))
@@ -329,13 +228,7 @@ class WindowAttention(Tables):
         table = self.relative_position_bias_table
         if table is None:
             table = self.cpb_mlp(self.relative_coords_table)
-        if guard.plain(table) and table.element_size() == 2 and not torch.is_grad_enabled():
-            table = table.float()  # once, where it is small, for `_attend_half`
-        index = self.relative_position_index.to(table.device)
-        bias = table.t().gather(1, index.expand(self.heads, -1))
-        bias = bias.view(self.heads, math.prod(self.window), -1)
-        masks = self.masks.to(bias.dtype)
-        return [bias, *(bias + masks[i] for i in range(len(self.counts) - 1))]
+        return window_biases(table, self.relative_position_index.to(table.device), self.masks)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}"

@@ -7,9 +7,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.init import InitLike, init_
+from zoo.blocks.kernels.windows import in_chunks
 from zoo.blocks.linear import resample_tokens
 from zoo.blocks.mixer import Mixer
-from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid, in_chunks
+from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid
 from zoo.checks.ranges import Count, Grid, Side, Width
 from zoo.slots.table import register
 

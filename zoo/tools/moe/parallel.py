@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from zoo.blocks.kernels import private
 from zoo.blocks.moe.collectives import Processes
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.mixers import MixerExperts
@@ -84,6 +85,7 @@ def expert_parallel(model: nn.Module, mesh: DeviceMesh, *, dim: str | int = -1) 
         raise ValueError("the model has no mixture of experts to split; build it with channel_mixer='moe(...)'")
     for name, moe in mixtures.items():
         _check(name, moe, exchange)
+    leave_alone = private.exclude_from_ddp()
     for moe in mixtures.values():
         if isinstance(moe.experts, MixerExperts):
             _keep_mixers(moe.experts, mesh, exchange.split(moe.num_experts))
@@ -92,7 +94,7 @@ def expert_parallel(model: nn.Module, mesh: DeviceMesh, *, dim: str | int = -1) 
         moe.experts.exchange = exchange
     left = [f"{name}.experts.{tensor}" for name, moe in mixtures.items() for tensor in _left_alone(moe.experts)]
     left += [f"_orig_mod.{name}" for name in left]  # as torch.compile calls them
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, left)
+    leave_alone(model, left)
     share_losses(model)
     return model
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.kernels.functions import cached_rows
 from zoo.checks.ranges import GridRange, Width
 
 CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
@@ -67,8 +68,7 @@ class Basis(nn.Module):
 
     def _chunks(self, x: Tensor) -> Iterator[slice]:
         """Ranges of rows whose values fit into the cache; on a GPU all rows at once."""
-        size = max(1, CHUNK // (self.num * self.features)) if x.device.type == "cpu" else max(1, len(x))
-        return (slice(start, min(start + size, len(x))) for start in range(0, len(x), size))
+        return cached_rows(x, CHUNK // (self.num * self.features))
 
     def _rooms(self, x: Tensor, out: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The chunks, each with a place to write its values to in the precision of `x`.

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kernels import experts, guard
+from zoo.blocks.kernels.experts import combine
 from zoo.blocks.moe.routing import Plan
 
 
@@ -42,18 +41,3 @@ class Experts(nn.Module):
     def keep(self, chosen: list[int]) -> None:
         """Keep these experts, in this order, and remove the others; one that is named twice is copied."""
         raise NotImplementedError
-
-
-def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
-    """The sum of each token's rows by their weights, ``(R, dim) -> (tokens, dim)``, always in the same order."""
-    if y.device.type == "cpu" and plan.full and guard.plain(y, plan.gate) and not guard.differentiated(y, plan.gate):
-        return experts.weighted_sum(y, plan.token, plan.gate, plan.row, tokens)  # one pass instead of three
-    y = y * plan.gate.to(y.dtype)[:, None]
-    if plan.row is not None:
-        return y.index_select(0, plan.row.flatten()).unflatten(0, plan.row.shape).sum(1)
-    if not plan.full:
-        y = torch.where(torch.arange(y.shape[0], device=y.device)[:, None] < plan.ends[-1], y, 0)
-    out = y.new_zeros(tokens, y.shape[1])
-    if y.device.type == "cpu":
-        return out.index_add(0, plan.token, y)
-    return out.index_put((plan.token,), y, accumulate=True)  # index_add adds in an order of chance on a GPU

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.init import InitLike, init_
-from zoo.blocks.kernels import cost, experts, grouped
+from zoo.blocks.kernels import grouped
+from zoo.blocks.kernels.experts import mixture
 from zoo.blocks.linear import hidden_width, is_bare
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.routing import Plan
@@ -139,14 +140,8 @@ class MlpExperts(Experts):
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
         drops = self.training and (self.hidden_drop is not None or self.drop is not None)
-        here = self.exchange is None
-        if here and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear) and not cost.counting():
-            tensors = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-            x, w1, b1, w2, b2 = tensors
-            if experts.usable(x, self.act, [t for t in tensors[1:] if t is not None]):
-                return experts.perceptrons(
-                    x, plan.token, plan.gate, plan.ends, plan.row, (w1, b1), (w2, b2), self.act, self.gated
-                )
+        if self.exchange is None and not drops and is_bare(fc1, GroupedLinear) and is_bare(fc2, GroupedLinear):
+            return mixture(x, plan, fc1, fc2, self.act, self.gated, super().forward)
         return super().forward(x, plan)
 
     def rows(self, x: Tensor, ends: Tensor) -> Tensor:
