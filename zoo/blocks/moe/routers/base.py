@@ -31,6 +31,7 @@ class Router(nn.Module):
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
         takes: Optional keywords of `logits`.
+        reports: What the layer gives an entry of, see `zoo.blocks.protocol`.
         sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
@@ -38,6 +39,7 @@ class Router(nn.Module):
     """
 
     sums_to_one = False
+    reports = ("stat/load",)
     takes: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training
