@@ -71,11 +71,7 @@ class Trainer:
         self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        train, loaded = recipe.train, {}
-        for objective in self.objectives.values():
-            if objective.data not in loaded:  # tasks may share their data
-                loaded[objective.data] = objective.data.load()
-        self.data = {name: loaded[objective.data] for name, objective in self.objectives.items()}
+        train, self.data = recipe.train, self._load_data()
         self.batches = self._training_batches()
         if recipe.optim.name == "lbfgs":
             self._check_full_batch()
@@ -304,6 +300,15 @@ class Trainer:
                 f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
                 f"process (there are {self.share['world']}); or take another optimizer"
             )
+
+    def _load_data(self) -> dict[str, dict[str, Split]]:
+        """The splits of each task; tasks may share their data."""
+        loaded: dict[str, dict[str, Split]] = {}
+        for name, objective in self.objectives.items():
+            same = (other for other in loaded if self.objectives[other].data == objective.data)
+            first = next(same, None)
+            loaded[name] = objective.data.load() if first is None else loaded[first]
+        return loaded
 
     def _training_batches(self) -> AlternatingBatches:
         """The batches of all tasks in turn; those of a task among several have a seed of their own."""

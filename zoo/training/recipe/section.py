@@ -35,12 +35,9 @@ class Section:
 class OpenSection(Section, ABC):
     """A section of which there are several kinds, told apart by the key `name`, and anybody may add one.
 
-    The base of the kinds is made as ``class Task(OpenSection, folder="zoo.training.tasks")``. A kind is a dataclass
-    derived from it, with its ``name``. It is known by being there: in a module of that folder, in a module of a package
-    that the entry-point group ``zoo`` names, or wherever else it was defined before a recipe asks for it.
-
-    Raises:
-        ValueError: The name is no text, or another class has it already.
+    The base of the kinds is made as ``class Task(OpenSection, folder="zoo.training.tasks")``. A kind is a frozen
+    dataclass derived from it, with its ``name``. It is known by being there: in a module of that folder, in a module of
+    a package that the entry-point group ``zoo`` names, or wherever else it was defined before a recipe asks for it.
     """
 
     name: ClassVar[str]
@@ -49,36 +46,40 @@ class OpenSection(Section, ABC):
     def __init_subclass__(cls, folder: str | None = None, **options):
         super().__init_subclass__(**options)
         if folder is not None:
-            cls.folder, cls._kinds = folder, {}
-        elif (name := vars(cls).get("name")) is not None:
-            where = f"{cls.__module__}.{cls.__qualname__}"
-            if not isinstance(name, str) or not name:
-                raise ValueError(f"{where}: name is {shown(name)}; it must be a text, which recipes say as `name:`")
-            known = cls._kinds.get(name, cls)
-            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(
-                    f"{where}: the name {shown(name)} is taken by {known.__module__}.{known.__qualname__}; choose "
-                    "another"
-                )
-            cls._kinds[name] = cls
+            cls.folder, cls._classes = folder, {}
+        elif "name" in vars(cls):
+            cls._classes[_full_name(cls)] = cls  # in the place of the same, if its module is read again
 
     @classmethod
     def kinds(cls) -> dict[str, type["OpenSection"]]:
-        """Every kind by name. Reads the folder, and the packages from outside, on first use."""
+        """Every kind by name. Reads the folder, and the packages from outside, on first use.
+
+        A class that can be none is left out, with a warning that names it, and so is one whose name another has; of
+        two, the one that zoo itself has is taken.
+        """
         _read(cls.folder)
-        kinds = {}
-        for name, kind in sorted(cls._kinds.items()):
-            if "__dataclass_fields__" in vars(kind):
-                kinds[name] = kind
+        kinds: dict[str, type[OpenSection]] = {}
+        for where, kind in sorted(cls._classes.items(), key=lambda one: not one[0].startswith(f"{cls.folder}.")):
+            if not isinstance(kind.name, str) or not kind.name:
+                problem = f"its name is {shown(kind.name)}; it must be a text, which recipes say as `name:`"
+            elif not ("__dataclass_params__" in vars(kind) and kind.__dataclass_params__.frozen):
+                problem = "it is no frozen dataclass: set @dataclass(frozen=True) above it"
+            elif kind.name in kinds:
+                problem = f"the name {shown(kind.name)} is taken by {_full_name(kinds[kind.name])}; choose another"
             else:
-                where = f"{kind.__module__}.{kind.__qualname__}"
-                warnings.warn(f"{where} is left out: it is no dataclass; write @dataclass(frozen=True)", stacklevel=2)
-        return kinds
+                kinds[kind.name] = kind
+                continue
+            warnings.warn(f"{where} is left out: {problem}", stacklevel=2)
+        return dict(sorted(kinds.items()))
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def is_open(kind: Any) -> bool:
     """Whether an annotation is the base of the kinds of an open section."""
-    return isinstance(kind, type) and "_kinds" in vars(kind)
+    return isinstance(kind, type) and "_classes" in vars(kind)
 
 
 @functools.cache
