@@ -85,7 +85,7 @@ def compare(against: str, overrides: list[str], output: Path) -> list[dict[str, 
         inputs = len(FORMULAS[formula].box)
         own = [f"data.formula={formula}", f"model.kwargs.in_chans={inputs}"]
         own += [f"model.kwargs.{key}={json.dumps(value)}" for key, value in kwargs.items()]
-        own += ["train.select=null"] if model in SPACES else []  # nothing to choose
+        own += ["train.phases={}"] if model in SPACES else []  # nothing to choose
         row = {"formula": formula, "model": model, "hidden": kwargs["hidden"], "parameters": 0, "rmse": []}
         row["chosen"] = Counter()
         for seed in SEEDS:
@@ -93,7 +93,7 @@ def compare(against: str, overrides: list[str], output: Path) -> list[dict[str, 
             trainer = Trainer(recipe, output / against / formula / model / f"seed-{seed}")
             row["rmse"].append(trainer.run()["test/rmse"])
             row["parameters"] = max(row["parameters"], parameters_in_use(trainer.model))
-            for layer in trainer.selectable:
+            for layer in filter(lambda module: isinstance(module, SelectKANLinear), trainer.model.modules()):
                 row["chosen"].update(space.partition("(")[0] for space in layer.selection().chosen)
         rows.append(row)
     return rows

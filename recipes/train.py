@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
-from zoo.training.evaluate import show
+from zoo.training.evaluation import show
 
 
 def main(argv: list[str] | None = None) -> None:

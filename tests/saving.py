@@ -14,7 +14,7 @@ from conftest import randomised
 
 import zoo
 from zoo.training import Classifier, Dense, MultiTask
-from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.models.segmenter import Pyramid, Segmenter
 
 FORK = multiprocessing.get_context("fork")
 

@@ -9,8 +9,8 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 import zoo
-from zoo.training.multitask import MultiTask
-from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.models.multitask import MultiTask
+from zoo.training.models.segmenter import Pyramid, Segmenter
 
 ONE = np.int64(1)
 

@@ -15,7 +15,7 @@ from zoo.training import Trainer, evaluate, load_recipe
 from zoo.training.data.batches import EvaluationBatches
 from zoo.training.data.formulas import FORMULAS, Formulas
 from zoo.training.optim import FullBatchLBFGS
-from zoo.training.tasks.all import Regress
+from zoo.training.tasks.regress import Regress
 
 TEXT = """\
 task: {name: regress}
@@ -28,6 +28,10 @@ expect: {metric: test/rmse, status: untested}
 """
 SELECT = ["model.kwargs.layer={name: select, bases: [spline(grid_size=3), fourier]}", "train.select=4st"]
 MINIBATCHES = ["optim={name: adamw, lr: 2e-2, weight_decay: 0}", "train.batch_size=64", "train.duration=100st"]
+
+
+def selectable(model):
+    return [layer for layer in model.modules() if hasattr(layer, "selection")]
 
 
 def records(folder):
@@ -149,7 +153,7 @@ def test_nodes_choose_when_the_recipe_says(make_recipe, tmp_path):
     states = []
 
     def watched(step, *batch):
-        before.append([layer.gates.selected for layer in trainer.selectable])
+        before.append([layer.gates.selected for layer in selectable(trainer.model)])
         states.append(len(trainer.optimizer.state))
         return update(step, *batch)
 
@@ -160,8 +164,10 @@ def test_nodes_choose_when_the_recipe_says(make_recipe, tmp_path):
     model = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
     again = evaluate(model, trainer.recipe, trainer.splits["test"])
     assert {f"test/{name}": value for name, value in again.items()} == metrics
-    layers = [layer for layer in model.modules() if hasattr(layer, "selection")]
-    assert [layer.selection().chosen for layer in layers] == [layer.selection().chosen for layer in trainer.selectable]
+    layers = selectable(model)
+    assert [layer.selection().chosen for layer in layers] == [
+        layer.selection().chosen for layer in selectable(trainer.model)
+    ]
 
 
 @pytest.mark.parametrize("ema", [0.5, 0.999])
@@ -169,7 +175,7 @@ def test_an_averaged_model_chooses_with_the_model(make_recipe, tmp_path, ema):
     """At once, the same spaces, and what is evaluated and saved is what its tensors say."""
     trainer = Trainer(make_recipe(*MINIBATCHES, *SELECT, "train.duration=8st", f"train.ema={ema}"), tmp_path / "run")
     update, seen = trainer._update, []
-    averaged = [layer for layer in trainer.ema.module.modules() if hasattr(layer, "selection")]
+    averaged = selectable(trainer.ema.module)
     x = trainer.splits["test"].images
 
     def watched(step, *batch):
@@ -183,9 +189,9 @@ def test_an_averaged_model_chooses_with_the_model(make_recipe, tmp_path, ema):
     trainer._update = watched
     metrics = trainer.run()
     assert seen[:4] == [[False] * 2] * 4 and seen[4:] == [[True] * 2] * (len(seen) - 4)
-    chosen = [layer.selection().chosen for layer in trainer.selectable]
+    chosen = [layer.selection().chosen for layer in selectable(trainer.model)]
     model = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
-    for layers in (averaged, [layer for layer in model.modules() if hasattr(layer, "selection")]):
+    for layers in (averaged, selectable(model)):
         assert [layer.selection().chosen for layer in layers] == chosen
     assert {f"test/{k}": v for k, v in evaluate(model, trainer.recipe, trainer.splits["test"]).items()} == metrics
 
@@ -253,8 +259,8 @@ def test_a_bad_loss_within_the_line_search_leaves_the_weights(make_recipe, tmp_p
         (["optim.weight_decay=0.1"], "weight_decay is 0.1, but lbfgs has none: set optim.weight_decay=0"),
         (["optim.name=lbfg"], "the optimizer 'lbfg' is unknown; did you mean 'lbfgs'"),
         (["train.batch_size=100"], r"lbfgs needs all .* set train.batch_size=300 \(it is 100\)"),
-        (["train.select=4st"], "train.select is 4st: it needs nodes that can choose, as model.kwargs.layer=select"),
-        ([*SELECT, "train.select=8st"], "train.select is 8st: .* must be before the last of the 8 steps"),
+        (["train.select=4st"], "train.phases.select: the phase 'select' is unknown. Phases of the model: none"),
+        ([*SELECT, "train.select=8st"], "train.phases.select is 8st: .* must be .* before the last of the 8 steps"),
         (["train.grad_clip=1"], "lbfgs needs .* gradients as they are .* train.grad_clip=null"),
     ],
 )
@@ -326,7 +332,7 @@ def test_the_recipes_differ_in_the_model_alone():
     kan, mlp, select = (
         yaml.safe_load((compare_fit.HERE / f"fit_{name}.yaml").read_text("utf-8")) for name in ("kan", "mlp", "select")
     )
-    assert select["train"].pop("select") == "30st"
+    assert select["train"].pop("phases") == {"select": "30st"}
     for section in ("task", "train", "optim", "schedule"):
         assert kan[section] == mlp[section] == select[section]
     assert kan["data"] == mlp["data"] == select["data"] | {"formula": "exp_sine"}
@@ -338,7 +344,7 @@ def test_the_comparison_tabulates_what_it_ran(tmp_path, capsys, monkeypatch, aga
     monkeypatch.setattr(compare_fit, "SEVEN", ("kink",))
     monkeypatch.setattr(compare_fit, "MLP", {"product": compare_fit.MLP["product"]})
     saved = tmp_path / "rows.json"
-    overrides = ["train.duration=2st"] + (["train.select=1st"] if against == "spaces" else [])
+    overrides = ["train.duration=2st"] + (["train.phases.select=1st"] if against == "spaces" else [])
     compare_fit.main([against, *overrides, "--output", str(tmp_path / "runs"), "--json", str(saved)])
     rows = json.loads(saved.read_text("utf-8"))
     names = ["KAN", "MLP"] if against == "mlp" else [*compare_fit.SPACES, "S-KAN"]

@@ -11,7 +11,7 @@ import zoo
 from zoo.blocks.base import merge_aux
 from zoo.slots.table import _BLOCKS, register
 from zoo.tools.moe.balance import rebalance
-from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.models.segmenter import Pyramid, Segmenter
 
 
 @pytest.fixture(autouse=True)

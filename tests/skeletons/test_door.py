@@ -76,8 +76,7 @@ def test_what_are_no_vectors(name):
 
 def test_models_around_a_model_have_its_door():
     pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
-    from zoo.training import Pyramid, Segmenter
-    from zoo.training.multitask import Classifier, Dense, MultiTask
+    from zoo.training import Classifier, Dense, MultiTask, Pyramid, Segmenter
 
     pyramid = Pyramid(num_classes=3, width=8, out_indices=(0, 1))
     heads = {"one": Classifier(num_classes=2), "map": Dense(num_classes=2, width=8, out_indices=(0, 1))}

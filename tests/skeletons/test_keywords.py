@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo
 from zoo.slots.table import _BLOCKS, register
-from zoo.training.segmenter import Pyramid, Segmenter
+from zoo.training.models.segmenter import Pyramid, Segmenter
 
 ROUTER = {"name": "task", "tasks": 3, "noise": 0.0, "losses": ["importance"]}
 MOE = {"name": "moe", "num_experts": 4, "top_k": 1, "router": ROUTER}

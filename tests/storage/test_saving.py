@@ -29,7 +29,7 @@ from saving import (
 import zoo
 from zoo.storage import locks
 from zoo.storage.files import replacing, staging
-from zoo.training import parts
+from zoo.training.models import parts
 
 two_kinds = pytest.mark.parametrize("make", [plain, segmenter])  # `tasks` is saved by the code of `segmenter`
 

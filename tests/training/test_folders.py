@@ -9,9 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import zoo
-from zoo.training import Classifier, Dense, MultiTask, parts
+from zoo.training import Classifier, Dense, MultiTask
+from zoo.training.models import parts
+from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.runs.folder import RunFolder
-from zoo.training.segmenter import Pyramid, Segmenter
 
 
 def make(**kwargs) -> Segmenter:

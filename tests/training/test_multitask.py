@@ -17,11 +17,14 @@ from test_trainer import DRIVER
 
 import zoo
 from zoo.blocks.moe.layer import MoE
-from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe, parts
-from zoo.training.alternate import AlternatingBatches
-from zoo.training.data.batches import Digits, TrainingBatches
+from zoo.training import Classifier, Dense, MultiTask, RecipeError, Trainer, evaluate, load_recipe
+from zoo.training.data.alternate import AlternatingBatches
+from zoo.training.data.batches import TrainingBatches
+from zoo.training.data.digits import Digits
+from zoo.training.models import parts
 from zoo.training.optim import param_groups
-from zoo.training.tasks.all import Classify, Edges
+from zoo.training.tasks.classify import Classify
+from zoo.training.tasks.edges import Edges
 
 RECIPES = [ROOT / "recipes" / f"{name}.yaml" for name in ("m3vit_canvas", "modular_digits")]
 ROUTER = {"name": "task", "tasks": 2, "losses": ["importance"], "noise": 0.0}

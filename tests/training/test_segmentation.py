@@ -11,14 +11,16 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
 import zoo
 from zoo.registry import family_of
+from zoo.skeletons.dense import PyramidHead
 from zoo.skeletons.hierarchical import Hierarchical
-from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe, parts
-from zoo.training.data.batches import Digits, EvaluationBatches, TrainingBatches
+from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe
+from zoo.training.data.batches import EvaluationBatches, TrainingBatches
 from zoo.training.data.digit_canvas import TILE, CanvasSplit, DigitCanvas
+from zoo.training.data.digits import Digits
 from zoo.training.data.splits import TensorSplit
+from zoo.training.models import parts
 from zoo.training.optim import param_groups
-from zoo.training.segmenter import PyramidHead
-from zoo.training.tasks.all import Segment
+from zoo.training.tasks.segment import Segment
 
 RECIPE = ROOT / "recipes" / "segment_digits.yaml"
 HIERARCHICAL = [name for name in TEST_VARIANTS if issubclass(family_of(name).model, Hierarchical)]

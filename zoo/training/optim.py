@@ -22,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
 from zoo.checks import Interval, shown, unknown
-from zoo.training.recipe.schema import LONGEST, Duration, Lasting, Misfit, Section
+from zoo.training.recipe.schema import LONGEST, Duration, Lasting
+from zoo.training.recipe.section import Misfit, Section
 from zoo.training.seeds import derive_seed
 
 

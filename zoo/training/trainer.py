@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.blocks.base import Aux
-from zoo.blocks.kan.select import Selectable
+from zoo.blocks.protocol import after_step
 from zoo.checks import printable, shown, unknown
-from zoo.tools.moe.balance import rebalance
 from zoo.tools.moe.parallel import share_losses
-from zoo.training.alternate import AlternatingBatches
+from zoo.training.data.alternate import AlternatingBatches
 from zoo.training.data.batches import TrainingBatches, loader
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_after, check_before, check_state
-from zoo.training.evaluate import autocast, cpu_threads, evaluate, show
+from zoo.training.evaluation import autocast, cpu_threads, evaluate, show
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
+from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
@@ -35,7 +35,7 @@ from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import numbers
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
 from zoo.training.state import restore_state, whole_state, with_options
-from zoo.training.tasks.all import check_images
+from zoo.training.tasks.base import check_images
 
 
 class Trainer:
@@ -71,11 +71,7 @@ class Trainer:
         self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        train, loaded = recipe.train, {}
-        for objective in self.objectives.values():
-            if objective.data not in loaded:  # tasks may share their data
-                loaded[objective.data] = objective.data.load()
-        self.data = {name: loaded[objective.data] for name, objective in self.objectives.items()}
+        train, self.data = recipe.train, self._load_data()
         self.batches = self._training_batches()
         if recipe.optim.name == "lbfgs":
             self._check_full_batch()
@@ -101,12 +97,7 @@ class Trainer:
             else:
                 objective.task.check(model, split)
         recipe.check(self.data)
-        self.selectable = [module for module in model.modules() if isinstance(module, Selectable)]
-        if train.select is not None and not (self.selectable and self._steps(train.select) < self.total):
-            raise ValueError(
-                f"train.select is {train.select}: it needs nodes that can choose, as model.kwargs.layer=select gives, "
-                f"and must be before the last of the {self.total} steps"
-            )
+        self.phases = phases_by_step(model, train.phases, self._steps, self.total)
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
         self.ema = None
         if train.ema is not None:
@@ -158,8 +149,9 @@ class Trainer:
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with seeding, cpu_threads(self.recipe), bar:
             for step, (inputs, targets) in zip(steps, loader(self.batches, steps), strict=True):
-                if train.select is not None and step == self._steps(train.select):
-                    self._select()
+                for phase in self.phases.get(step, ()):
+                    averaged = None if self.ema is None else self.ema.module
+                    enter_phase(self.accelerator.unwrap_model(self.model), phase, averaged, self.optimizer)
                 record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
                 self.step = step + 1
                 self.unreadable += self.batches.parts[self.batches.name(step)].share - len(inputs)
@@ -252,7 +244,7 @@ class Trainer:
         with second_derivatives(self.recipe.optim.second_order):
             self.optimizer.step(loss_and_gradient)
         self.first_losses.setdefault(name, records[0]["loss"])
-        rebalance(accelerator.unwrap_model(self.model), returned[0])
+        after_step(accelerator.unwrap_model(self.model), returned[0])
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.model), step=step)
         return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
@@ -290,19 +282,6 @@ class Trainer:
         count = torch.tensor(self.unreadable, device=self.accelerator.device)
         return {"unreadable": int(self.accelerator.reduce(count, "sum"))}
 
-    def _select(self) -> None:
-        """Let the nodes of S-KAN layers choose, and those of the averaged model the same.
-
-        What the optimizer knows of the function before is dropped.
-        """
-        for module in self.selectable:
-            module.select()
-        if self.ema is not None:  # else it would choose when most of the average is from after the choice
-            averaged = (module for module in self.ema.module.modules() if isinstance(module, Selectable))
-            for module, other in zip(self.selectable, averaged, strict=True):
-                other.gates.chosen.copy_(module.gates.chosen)
-        self.optimizer.state.clear()
-
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
@@ -321,6 +300,15 @@ class Trainer:
                 f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
                 f"process (there are {self.share['world']}); or take another optimizer"
             )
+
+    def _load_data(self) -> dict[str, dict[str, Split]]:
+        """The splits of each task; tasks may share their data."""
+        loaded: dict[str, dict[str, Split]] = {}
+        for name, objective in self.objectives.items():
+            same = (other for other in loaded if self.objectives[other].data == objective.data)
+            first = next(same, None)
+            loaded[name] = objective.data.load() if first is None else loaded[first]
+        return loaded
 
     def _training_batches(self) -> AlternatingBatches:
         """The batches of all tasks in turn; those of a task among several have a seed of their own."""

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 
 from zoo.training import RecipeError, Trainer, load_recipe
-from zoo.training.data.batches import Digits, EvaluationBatches, ImageFolder, TrainingBatches, loader
+from zoo.training.data.batches import EvaluationBatches, TrainingBatches, loader
+from zoo.training.data.digits import Digits
+from zoo.training.data.image_folder import ImageFolder
 from zoo.training.data.splits import random_affine
 from zoo.training.recipe.recipe import differences, dump_recipe
-from zoo.training.tasks.all import Classify, Denoise
+from zoo.training.tasks.classify import Classify
+from zoo.training.tasks.denoise import Denoise
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.training.data.batches import ImageFolder
+from zoo.training.data.image_folder import ImageFolder
 from zoo.training.data.pictures import read_picture
 
 

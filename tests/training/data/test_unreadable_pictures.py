@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from zoo.training import Trainer, evaluate, load_recipe
-from zoo.training.data.batches import EvaluationBatches, ImageFolder, TrainingBatches, loader
+from zoo.training.data.batches import EvaluationBatches, TrainingBatches, loader
+from zoo.training.data.image_folder import ImageFolder
 from zoo.training.data.pictures import read_picture
 from zoo.training.data.splits import TensorSplit
-from zoo.training.evaluate import show
+from zoo.training.evaluation import show
 from zoo.training.runs.records import read_records
-from zoo.training.tasks.all import Classify
+from zoo.training.tasks.classify import Classify
 
 PARTS = ("train", "validation", "test")
 

@@ -72,7 +72,12 @@ def test_reads_typed_values(recipe_file):
         ("duration: 2ep", "duration: 0ep", 7, r"the number in train\.duration=0ep is 0; it must be from 1 to 99999999"),
         ("{name: digits}", "digits", 5, r"data: expected a section of `key: value` lines, got 'digits'"),
         ("{name: digits}", "{name: digit}", 5, r"data: 'digit' is unknown; did you mean 'digits'"),
-        ("{name: digits}", "{shift: 1}", 5, r"data: missing key 'name', one of: digits, digit_canvas, image_folder"),
+        (
+            "{name: digits}",
+            "{shift: 1}",
+            5,
+            r"data: missing key 'name', one of: digit_canvas, digits, formulas",
+        ),
         ("{name: digits}", "{name: digits, sift: 1}", 5, r"data\.sift: .*did you mean 'shift'"),
         ("balance: 0.01", "balance: high", 13, r"aux_losses\.balance: expected a number, got 'high'"),
         ("status: untested", "status: reproduced", 14, "so value, tolerance, hardware, time must be given"),

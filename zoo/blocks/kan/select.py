@@ -80,6 +80,7 @@ class Gates(nn.Module):
     """
 
     no_decay = ("logits",)
+    reports = ("stat/selection",)
 
     def __init__(self, nodes: int, spaces: Sequence[str], *, temperature: Temperature, device=None, dtype=None):
         super().__init__()
@@ -171,8 +172,10 @@ class Selectable(nn.Module):
     """What a Kolmogorov-Arnold layer becomes by gates on its nodes; stands before the class of the layer.
 
     The layer has the weight ``(nodes, rows, ...)``, the methods `edge_weight` and `reset_parameters`, a base function
-    or None in `base`, and in `basis` the spaces.
+    or None in `base`, and in `basis` the spaces. Of a training's phases it knows ``select``, see `zoo.blocks.protocol`.
     """
+
+    phases = ("select",)
 
     def edge_weight(self) -> Tensor:
         """`weight` as the forward pass uses it: times the shares of the spaces. The base term has no gate."""
@@ -198,6 +201,10 @@ class Selectable(nn.Module):
     def select(self) -> None:
         """Leave each node its best space alone; see `Gates.select`."""
         self.gates.select()
+
+    def enter(self, phase: str) -> None:
+        """Let the one phase begin that there is: `select`."""
+        self.select()
 
     def _by_space(self, compute: Callable[["Space"], Tensor]) -> Tensor | None:
         """The outputs of all nodes, computed for each space with the nodes that chose it; None before `select`.

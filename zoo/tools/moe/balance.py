@@ -1,13 +1,16 @@
-"""Balance without a loss: the biases of sigmoid routers, moved after each step of the optimizer."""
+"""Balance without a loss: the biases of sigmoid routers, moved after each step of an optimizer.
+
+A training of zoo needs no call of this: the routers do it themselves, see `zoo.blocks.protocol`.
+"""
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
 from zoo.blocks.moe.routers.sigmoid import Sigmoid
+from zoo.blocks.protocol import reporters, sum_over_processes
 
 
 @torch.no_grad()
@@ -35,11 +38,9 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
     Raises:
         ValueError: The loads in `aux` are not those of the model's routers.
     """
-    modules = list(model.modules())
-    if not any(isinstance(module, Sigmoid) for module in modules):
+    routers = reporters(model, "stat/load")
+    if not any(isinstance(_scoring(router), Sigmoid) for router in routers):
         return
-    inside = {module.router for module in modules if isinstance(module, Remap)}
-    routers = [module for module in modules if isinstance(module, (Router, Remap)) and module not in inside]
     loads = aux.get("stat/load", ())
     loads = (loads,) if isinstance(loads, Tensor) else loads
     given, known = [len(load) for load in loads], [router.num_experts for router in routers]
@@ -48,21 +49,16 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
             f"aux has the loads of layers with {given} experts and the model has layers with {known}; give what "
             "model(x, return_aux=True) returned"
         )
-    pairs = [_scored(router, load) for router, load in zip(routers, loads, strict=True)]
-    pairs = [(router, load) for router, load in pairs if isinstance(router, Sigmoid)]
-    total = torch.cat([load for _, load in pairs])
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(total)
-    for (router, _), load in zip(pairs, total.split([len(load) for _, load in pairs]), strict=True):
-        router.bias.add_((load.mean() - load).sign(), alpha=router.rate if rate is None else rate)
+    pairs = [pair for pair in zip(routers, loads, strict=True) if isinstance(_scoring(pair[0]), Sigmoid)]
+    routers, loads = zip(*pairs, strict=True)
+    for router, load in zip(routers, sum_over_processes(loads), strict=True):
+        while isinstance(router, Remap):  # some experts were removed or split
+            router, load = router.router, router.scored_load(load)
+        router.balance(load, rate)
 
 
-def _scored(router: nn.Module, load: Tensor) -> tuple[nn.Module, Tensor]:
-    """The router that scores, and the load of the experts that it knows, where some were removed or split since."""
+def _scoring(router: nn.Module) -> nn.Module:
+    """The router that scores, where experts were removed or split since."""
     while isinstance(router, Remap):
-        known = list(router.kept)
-        for source in router.split:
-            known.append(known[source])
-        places = torch.tensor(known, device=load.device)
-        router, load = router.router, load.new_zeros(router.router.num_experts).index_add(0, places, load)
-    return router, load
+        router = router.router
+    return router

@@ -1,8 +1,4 @@
-"""Data sets by name, and batches that are a pure function of the recipe's seed and the step.
-
-A data set is a dataclass: its `name` and fields are what a recipe's `data:` section may say, and `load()` gives its
-splits as `{"train": Split, "validation": Split, "test": Split}` (the last may be absent). To add one, write the class
-and put it into the union `Data`; nothing else is edited.
+"""Batches that are a pure function of the recipe's seed and the step.
 
 Nothing here keeps a position: the batch of a step is computed from the seed and the step alone, so a resumed run sees
 the images, in the order and with the augmentation, that the uninterrupted run would have seen.
@@ -15,15 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.training.data.digit_canvas import DigitCanvas
-from zoo.training.data.digits import Digits
-from zoo.training.data.formulas import Formulas
-from zoo.training.data.image_folder import ImageFolder
 from zoo.training.data.splits import Split
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator
-from zoo.training.tasks.all import Task
-
-Data = Digits | DigitCanvas | ImageFolder | Formulas
+from zoo.training.tasks.base import Task
 
 
 class TrainingBatches(Dataset):

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.checks import Interval
+from zoo.training.data.base import DataSet
 from zoo.training.data.digits import Digits, Zoom
 from zoo.training.data.splits import Split, TensorSplit, random_affine
-from zoo.training.recipe.schema import Count, Misfit, Section, Seed
+from zoo.training.recipe.schema import Count, Seed
+from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import CANVAS, generator
 
 Above = Annotated[float, Interval(0, 100)]  # of values, beside images whose own are in [0, 1]
@@ -23,7 +25,7 @@ INK, SHARPNESS = 0.4, 4.0  # where a stroke ends; enlarging has blurred its edge
 
 
 @dataclass(frozen=True)
-class DigitCanvas(Section):
+class DigitCanvas(DataSet):
     """Digits scattered over larger canvases, shape (1, size, size), with a label for every pixel, eleven classes.
 
     Label 0 is the background, label 1 + d the ink of a digit d. Each digit is twice its size, a little turned and

@@ -8,15 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from zoo.checks import Interval
+from zoo.training.data.base import DataSet
 from zoo.training.data.splits import TensorSplit
-from zoo.training.recipe.schema import Section, Seed
+from zoo.training.recipe.schema import Seed
 from zoo.training.seeds import SPLIT, derive_seed
 
 Zoom = Annotated[float, Interval(0, 4)]
 
 
 @dataclass(frozen=True)
-class Digits(Section):
+class Digits(DataSet):
     """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in [0, 1], shape (1, 8, 8), ten classes.
 
     70 % train, 10 % validation, 20 % test, each with the same share of every class. The same writers occur in all

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from zoo.checks import Interval, shown, unknown
+from zoo.training.data.base import DataSet
 from zoo.training.data.splits import TensorSplit
-from zoo.training.recipe.schema import Count, Misfit, Section, Seed
+from zoo.training.recipe.schema import Count, Seed
+from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import SPLIT, generator
 
 PI, TURN = math.pi, 2 * math.pi
@@ -58,7 +60,7 @@ FORMULAS = {
 
 
 @dataclass(frozen=True)
-class Formulas(Section):
+class Formulas(DataSet):
     """Points drawn evenly from the box of a formula, and its values there; the parts are drawn independently.
 
     The box is scaled to [-1, 1] in every direction. The values are standardised by mean and standard deviation of the

@@ -17,9 +17,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, MaybeToTensor
 from torch import Tensor
 
 from zoo.checks import Interval, printable, shown, some
+from zoo.training.data.base import DataSet
 from zoo.training.data.pictures import check_links, class_folders, find_pictures, read_picture
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Misfit, Section, Share
+from zoo.training.recipe.schema import Share
+from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import derive_seed, seeded_globals
 
 
@@ -68,7 +70,7 @@ class FolderSplit(Split):
 
 
 @dataclass(frozen=True)
-class ImageFolder(Section):
+class ImageFolder(DataSet):
     """A folder `root/{train,validation,test}/<class>/**/<picture>`, augmented and normalised by timm.
 
     The classes are the folders of `train`; `val` is taken for `validation`, and `test` may be absent. The options are

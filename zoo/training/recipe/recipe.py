@@ -10,16 +10,18 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from torch import nn
 
 import zoo
 from zoo.checks import Interval, check_path, shown, unknown
-from zoo.training.data.batches import Data, ImageFolder
+from zoo.training.data.base import DataSet
 from zoo.training.data.splits import Split
-from zoo.training.multitask import Head, MultiTask
+from zoo.training.heads.base import Head
+from zoo.training.models.multitask import MultiTask
+from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.optim import Optim, Schedule
 from zoo.training.recipe.reading import compose, override, read
 from zoo.training.recipe.schema import (
@@ -28,15 +30,13 @@ from zoo.training.recipe.schema import (
     Duration,
     Lasting,
     Length,
-    Misfit,
     Positive,
-    Section,
     Seed,
     build,
     plain,
 )
-from zoo.training.segmenter import Pyramid, Segmenter
-from zoo.training.tasks.all import Task
+from zoo.training.recipe.section import Misfit, Section
+from zoo.training.tasks.base import Task
 
 # Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
 ELSEWHERE = {
@@ -82,6 +82,7 @@ class Model(Section):
 class Train(Section):
     """The loop."""
 
+    renamed: ClassVar[dict[str, str]] = {"select": "phases.select"}
     duration: Length  # of the whole training
     batch_size: Count  # of the whole run, over all processes
     eval_every: Length  # how often the validation split is measured
@@ -92,8 +93,8 @@ class Train(Section):
     # Decay of an average of the weights, which is then what is evaluated and saved; null: no average.
     ema: Annotated[float, Interval(above=0, below=1)] | None = None
     log_every: Length = Duration(10, "st")  # how often the loss is written down
-    # When each node of an S-KAN keeps its best space alone: `SelectKANLinear.select`; null: never.
-    select: Annotated[Duration, Lasting(0, LONGEST)] | None = None
+    # When the model enters its phases, such as {select: 5ep}: those that its modules know, see `zoo.blocks.protocol`.
+    phases: dict[str, Annotated[Duration, Lasting(0, LONGEST)]] = field(default_factory=dict)
     # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
     threads: Annotated[int, Interval(1, 1024)] | None = None
 
@@ -138,8 +139,8 @@ class Expect(Section):
         if len(words) not in (2, 3):
             form = "split/metric, such as test/top1, or of several tasks split/task/metric"
             raise Misfit(f"metric is {shown(self.metric)}; it must be {form}", "metric")
-        parts = {part for data in get_args(Data) for part in data.measured_on}
-        names = {name for task in get_args(Task) for name in task.reports}
+        parts = {part for data in DataSet.kinds().values() for part in data.measured_on}
+        names = {name for task in Task.kinds().values() for name in task.reports}
         for what, given, known in (("split", words[0], parts), ("number", words[-1], names)):
             if given not in known:
                 raise Misfit(unknown(f"the {what} of metric {shown(self.metric)}", given, known), "metric")
@@ -160,7 +161,7 @@ class Objective(Section):
     """One of several tasks: what it is, on which data, and the weight of its loss."""
 
     task: Task  # what is learnt
-    data: Data  # from what
+    data: DataSet  # from what
     weight: Positive = 1.0  # of its loss
 
 
@@ -174,7 +175,7 @@ class Recipe(Section):
     task: Task | None = None  # what is learnt
     tasks: dict[str, Objective] | None = None  # in place of task and data: several, by their names
     model: Model  # what learns it
-    data: Data | None = None  # from what
+    data: DataSet | None = None  # from what
     train: Train  # how long, how large, how often
     optim: Optim  # the optimizer
     schedule: Schedule  # the learning rate over the training
@@ -197,7 +198,7 @@ class Recipe(Section):
                 raise Misfit(
                     "model.heads has a head for each of several tasks: set tasks, or remove model.heads", "model.heads"
                 )
-            object.__setattr__(self, "data", self._with_channels(self.data))
+            object.__setattr__(self, "data", self.data.with_channels_of(self.model.kwargs))
             return
         for key, given in alone.items():
             if given is not None:
@@ -208,7 +209,10 @@ class Recipe(Section):
         if self.tasks.keys() != heads.keys() or not self.tasks:
             names = f"tasks are {shown(sorted(self.tasks))}, model.heads {shown(sorted(heads))}"
             raise Misfit(f"{names}: give each task its head", "tasks")
-        settled = {n: dataclasses.replace(one, data=self._with_channels(one.data)) for n, one in self.tasks.items()}
+        settled = {
+            name: dataclasses.replace(one, data=one.data.with_channels_of(self.model.kwargs))
+            for name, one in self.tasks.items()
+        }
         object.__setattr__(self, "tasks", settled)
 
     def _check_schedule(self) -> None:
@@ -220,10 +224,6 @@ class Recipe(Section):
         if self.schedule.min_lr > self.optim.lr:
             low, high = self.schedule.min_lr, self.optim.lr
             raise Misfit(f"schedule.min_lr is {low}; it must be at most optim.lr, {high}", "schedule.min_lr")
-
-    def _with_channels(self, data: Data) -> Data:
-        """The data, with what is left open about channels taken from the model's arguments."""
-        return data.with_channels_of(self.model.kwargs) if isinstance(data, ImageFolder) else data
 
     def reports(self, part: str) -> list[str]:
         """What a run reports of a part of the data, such as test/top1; of several tasks, such as test/ink/miou."""

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from zoo.checks import Rule
 from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
 from zoo.training.recipe.recipe import Recipe
-from zoo.training.recipe.schema import BITS, Duration, hints, plain
+from zoo.training.recipe.schema import BITS, Duration, plain
+from zoo.training.recipe.section import hints, is_open
 
 HEADER = f"""\
 # Keys of a recipe
@@ -71,7 +72,7 @@ def row(cls: type, field: dataclasses.Field) -> str:
     """The line of one key."""
     hint = hints(cls)[field.name]
     ranges = dict.fromkeys(map(str, ranges_of(hint)))
-    cells = (f"`{field.name}`", kind(hint), "; ".join(ranges), default(field), comments(cls)[field.name])
+    cells = (f"`{field.name}`", kind(hint), "; ".join(ranges), default(field), comments(cls).get(field.name, ""))
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
@@ -87,9 +88,10 @@ def kind(hint: Any) -> str:
     if origin is Annotated:
         return kind(arguments[0])
     if origin in (Union, types.UnionType):
-        some = [one for one in arguments if one is not type(None)]
-        words = "section with a `name`" if len(some) > 1 else kind(some[0])
-        return words + (", or null" if type(None) in arguments else "")
+        (one,) = (one for one in arguments if one is not type(None))
+        return kind(one) + (", or null" if type(None) in arguments else "")
+    if is_open(hint):
+        return "section with a `name`"
     if origin is Literal:
         return "one of " + ", ".join(f"`{one}`" for one in arguments)
     if origin is tuple:
@@ -122,7 +124,10 @@ def comments(cls: type) -> dict[str, str]:
     """What is said of each field in its source: in a comment on its line, or in the lines of comment above it."""
     found = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
-        lines = textwrap.dedent(inspect.getsource(base)).splitlines()
+        try:
+            lines = textwrap.dedent(inspect.getsource(base)).splitlines()
+        except OSError:  # of a class from outside, whose source is not there
+            continue
         for statement in ast.parse("\n".join(lines)).body[0].body:
             if isinstance(statement, ast.AnnAssign):
                 above = [
@@ -139,7 +144,9 @@ def comments(cls: type) -> dict[str, str]:
 
 def _classes(hint: Any, path: str) -> Iterator[tuple[type, str]]:
     """The dataclasses within an annotation, and the key at which each stands."""
-    if dataclasses.is_dataclass(hint) and hint is not Duration:
+    if is_open(hint):
+        yield from ((cls, path) for cls in hint.kinds().values())
+    elif dataclasses.is_dataclass(hint) and hint is not Duration:
         yield hint, path
     for one in () if get_origin(hint) in (Literal, Annotated) else get_args(hint):
         yield from _classes(one, f"{path}.<name>" if get_origin(hint) is dict else path)

@@ -4,7 +4,7 @@
 
 - an unknown key, a missing key, a key given twice, a value of another type, or out of the range that its annotation
   names: `RecipeError` with file, line and remedy;
-- a field typed as a union of dataclasses (`Task = Classify | Denoise`) is a section whose `name` says which one it is;
+- a field typed as the base of an `OpenSection` is a section whose `name` says which of its kinds it is;
 - what a dataclass itself refuses (`ValueError` from `__post_init__`) is reported with the line of its section, or of
   the key that a `Misfit` names.
 
@@ -12,17 +12,17 @@
 """
 
 import dataclasses
-import functools
 import math
 import re
 import types
 import unicodedata
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.training.recipe.reading import MAPPING, SEQUENCE, TEXT, Loader, RecipeError, find, in_words, place
+from zoo.training.recipe.section import Misfit, hints, is_open
 
 LONGEST = 99_999_999  # steps of a training: a checkpoint's name has eight digits for its step
 BITS = 64  # of a whole number that no annotation bounds
@@ -34,29 +34,6 @@ SCALARS = {
     "str": "text",
 }
 OCTAL = re.compile(r"[-+]?0_*[0-9]")  # to YAML 1.1; YAML 1.2 reads 010 as ten
-
-
-class Misfit(ValueError):
-    """A value that does not go with another one; `key` is the field that is to be changed, dotted if it lies deeper."""
-
-    def __init__(self, message: str, key: str = ""):
-        super().__init__(message)
-        self.key = key
-
-
-class Section:
-    """A dataclass of a recipe: wherever it is made, its values are checked against their annotations."""
-
-    def __post_init__(self) -> None:
-        for name, hint in hints(type(self)).items():
-            check_type(name, getattr(self, name), hint)
-
-
-@functools.cache
-def hints(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with the ranges."""
-    found = get_type_hints(cls, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +80,8 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
     """Convert a node to the annotated type `kind`, checking everything below it.
 
     Args:
-        kind: a dataclass, a union of dataclasses told apart by `name`, `int`, `float`, `bool`, `str`, `Any`,
-            `Duration`, `Literal[...]`, `tuple[...]`, `dict[str, ...]`, one of these `Annotated` with its range, or
-            `... | None`.
+        kind: a dataclass, the base of an `OpenSection`, `int`, `float`, `bool`, `str`, `Any`, `Duration`,
+            `Literal[...]`, `tuple[...]`, `dict[str, ...]`, one of these `Annotated` with its range, or `... | None`.
         node: where the value stands in the YAML tree.
         path: dotted key of the value, for messages.
     """
@@ -113,8 +89,10 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in args and _tag(node) == "null":
             return None
-        options = [option for option in args if option is not type(None)]
-        return build(options[0], node, path) if len(options) == 1 else _build_named(options, node, path)
+        (option,) = (option for option in args if option is not type(None))
+        return build(option, node, path)
+    if is_open(kind):
+        return _build_named(kind.kinds(), node, path)
     if origin is Annotated:
         value = build(args[0], node, path)
         try:
@@ -160,8 +138,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _build_named(kinds: list[type], node: yaml.Node, path: str) -> Any:
-    by_name = {kind.name: kind for kind in kinds}
+def _build_named(by_name: dict[str, type], node: yaml.Node, path: str) -> Any:
     items = _items(node, path)
     if "name" not in items:
         raise _error(node, path, f"missing key 'name', one of: {', '.join(by_name)}")
@@ -175,6 +152,9 @@ def _build_named(kinds: list[type], node: yaml.Node, path: str) -> Any:
 def _build_dataclass(cls: type, items: dict[str, tuple[yaml.Node, yaml.Node]], node: yaml.Node, path: str) -> Any:
     kinds = hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, now in cls.renamed.items():
+        if key in items:
+            _rename(items, key, now, path)
     for key, (key_node, _) in items.items():
         if key not in fields:
             raise _error(key_node, _join(path, key), unknown("the key", key, fields))
@@ -188,6 +168,20 @@ def _build_dataclass(cls: type, items: dict[str, tuple[yaml.Node, yaml.Node]], n
     except (TypeError, ValueError) as error:
         keys = error.key.split(".") if isinstance(error, Misfit) else []
         raise _error(find(node, keys), path, str(error)) from None
+
+
+def _rename(items: dict[str, tuple[yaml.Node, yaml.Node]], key: str, now: str, path: str) -> None:
+    """Move what a key of old says to where it is said now, ``section.key``; a null has said nothing."""
+    section, _, name = now.partition(".")
+    key_node, value = items.pop(key)
+    where, node = items.get(section, (key_node, yaml.MappingNode(MAPPING, [], key_node.start_mark)))
+    there = _items(node, _join(path, section)).get(name)
+    if there is not None:
+        given = f"which is given too, at {place(there[0].start_mark)}: remove one of the two"
+        raise _error(key_node, _join(path, key), f"the former name of {_join(path, now)}, {given}")
+    if _tag(value) != "null":
+        moved = (yaml.ScalarNode(TEXT, name, key_node.start_mark), value)
+        items[section] = where, yaml.MappingNode(MAPPING, [*node.value, moved], node.start_mark)
 
 
 def _build_any(node: yaml.Node, path: str) -> Any:

@@ -24,8 +24,10 @@ import zoo
 from zoo.checks import check_path, printable, some
 from zoo.hub.folder import MODEL
 from zoo.storage.files import check_file, clear_left, folder_at, replacing, telling
-from zoo.training.multitask import PARTS as OF_TASKS
-from zoo.training.multitask import MultiTask
+from zoo.training.models.multitask import PARTS as OF_TASKS
+from zoo.training.models.multitask import MultiTask
+from zoo.training.models.segmenter import PARTS as OF_SEGMENTER
+from zoo.training.models.segmenter import Segmenter
 from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, load_recipe
 from zoo.training.runs.checkpoints import (
     PARTIAL,
@@ -40,8 +42,6 @@ from zoo.training.runs.checkpoints import (
 )
 from zoo.training.runs.lock import FolderLock
 from zoo.training.runs.records import append_record, keep_records, read_records
-from zoo.training.segmenter import PARTS as OF_SEGMENTER
-from zoo.training.segmenter import Segmenter
 
 MARK = "# Written by zoo: the recipe of this run, with every default.\n"
 # What may change in the folder of a run that diverged: it is what the error advises to change.

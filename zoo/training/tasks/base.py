@@ -1,28 +1,51 @@
-"""What a model is trained for: how an example is made, what the loss is, what is measured.
+"""What a model is trained for: the base of the tasks, and what they check.
 
-A task is a dataclass: its `name` and fields are what a recipe's `task:` section may say. To add one, write the class
-with the methods below and put it into the union `Task` at the end; nothing else is edited.
-
-- `check(model, split, head)` refuses a model, or data, that does not fit the task. Among several tasks it gets the
-  task's head for the model, and as `head` the key of the recipe that says what this is.
-- `example(images, labels, rng)` makes (inputs, targets) of a clean batch; what is random comes from `rng` alone.
-- `loss(outputs, targets)` is the scalar to minimise.
-- `metrics(outputs, targets)` has under each name what an image adds to a sum over the split, (B, ...).
-- `summarise(sums, images)` makes the numbers to report of these sums and the number of images: by `Means`, their means.
-- `reports` has the names of these numbers.
-
-Where the data are vectors, these words stand for a vector and the numbers that belong to it.
+A task says how an example is made, what the loss is, what is measured. It is a dataclass: its `name` and fields are
+what a recipe's `task:` section may say. To add one, write the class into a file of this folder, or into a package of
+your own that the entry-point group ``zoo`` names; nothing else is edited.
 """
 
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
 from torch import Tensor, nn
 
 from zoo.training.data.splits import Split
+from zoo.training.recipe.section import OpenSection
 
 
-class Means:
-    """A task whose metrics are means over the images."""
+class Task(OpenSection, folder="zoo.training.tasks"):
+    """Base of the tasks. Where the data are vectors, "image" stands for a vector, and "label" for its numbers.
+
+    Attributes:
+        reports: Names of the numbers that `summarise` gives.
+    """
+
+    reports: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
+        """Refuse a model, or data, that does not fit the task.
+
+        Among several tasks it gets the task's head for the model, and as `head` the key of the recipe that says what
+        this is.
+        """
+
+    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(inputs, targets) of a clean batch, by default the batch itself; what is random comes from `rng` alone."""
+        return images, labels
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The scalar to minimise."""
+
+    @abstractmethod
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Under each name what an image adds to a sum over the split, (B, ...)."""
 
     def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
+        """The numbers to report, of these sums and the number of images: by default the means over the images."""
         return {name: total.item() / images for name, total in sums.items()}
 
 

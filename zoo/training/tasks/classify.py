@@ -3,18 +3,16 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.checks import Interval
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Section
-from zoo.training.tasks.base import Means, check_classes, check_images
+from zoo.training.tasks.base import Task, check_classes, check_images
 
 
 @dataclass(frozen=True)
-class Classify(Section, Means):
+class Classify(Task):
     """Single-label classification: cross entropy; `top1` in percent, and `loss`."""
 
     name: ClassVar[str] = "classify"
@@ -30,9 +28,6 @@ class Classify(Section, Means):
             remedy = "remove model.pyramid" if head is None else f"set {head}.name=classifier"
             raise ValueError(f"the model gives logits for every pixel, not for every image: {remedy}")
         check_classes(model, split, f"{head or 'model.kwargs'}.num_classes")
-
-    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return images, labels
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)

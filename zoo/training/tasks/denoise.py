@@ -9,12 +9,11 @@ from torch.nn import functional as F
 
 from zoo.checks import Interval
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Section
-from zoo.training.tasks.base import Means, check_images
+from zoo.training.tasks.base import Task, check_images
 
 
 @dataclass(frozen=True)
-class Denoise(Section, Means):
+class Denoise(Task):
     """Image to image: remove Gaussian noise of standard deviation `sigma` from images in [0, 1].
 
     Trained on the mean squared error; measured by `psnr`, in dB, of the output clamped to [0, 1].

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Positive, Section
-from zoo.training.tasks.base import check_per_pixel
+from zoo.training.recipe.schema import Positive
+from zoo.training.tasks.base import Task, check_per_pixel
 
 
 @dataclass(frozen=True)
-class Edges(Section):
+class Edges(Task):
     """The outlines of what is labelled, for every pixel: one logit each, and binary cross entropy.
 
     A pixel is on an edge if one of the four beside it has another label. `f1`, in percent, is the harmonic mean of

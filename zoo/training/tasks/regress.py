@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Section
+from zoo.training.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Regress(Section):
+class Regress(Task):
     """Numbers from numbers: mean squared error; `rmse`, the root of its mean over all points and outputs."""
 
     name: ClassVar[str] = "regress"
@@ -32,9 +31,6 @@ class Regress(Section):
                 f"the model gives {model.num_classes} numbers, the data has {split.num_classes}: "
                 f"set model.kwargs.num_classes={split.num_classes}"
             )
-
-    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return images, labels
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)

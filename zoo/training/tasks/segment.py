@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training.data.splits import Split
-from zoo.training.recipe.schema import Section
-from zoo.training.tasks.base import check_classes, check_per_pixel
+from zoo.training.tasks.base import Task, check_classes, check_per_pixel
 
 
 @dataclass(frozen=True)
-class Segment(Section):
+class Segment(Task):
     """A class for every pixel: cross entropy; `miou`, `pixel_accuracy` and `loss`.
 
     `miou`, in percent, is the mean over the classes of |labelled and predicted| / |labelled or predicted|, both counted
@@ -26,9 +25,6 @@ class Segment(Section):
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_per_pixel(model, split, split.num_classes, head)
         check_classes(model, split, f"{head or 'model.pyramid'}.num_classes")
-
-    def example(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return images, labels
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets)

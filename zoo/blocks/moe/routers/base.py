@@ -32,6 +32,7 @@ class Router(nn.Module):
     Attributes:
         active: Number of experts that a token is worked on by, on average; an upper bound where the values decide.
         keywords: Optional keywords of `logits`.
+        reports: What the layer gives an entry of, see `zoo.blocks.protocol`.
         sums_to_one: Whether the weights of every token have the sum 1, so that equal experts make a dense layer.
 
     Shape: ``(G, S, dim) ->`` a `Routing` of G * S tokens; the groups are routed independently of each other.
@@ -41,6 +42,7 @@ class Router(nn.Module):
     follows = ("init",)
 
     sums_to_one = False
+    reports = ("stat/load",)
     keywords: frozenset[str] = frozenset()
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training

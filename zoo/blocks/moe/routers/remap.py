@@ -1,6 +1,7 @@
 """Routers whose experts were removed or split after training."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from zoo.blocks.init import InitLike
 from zoo.blocks.mixer import trait
 from zoo.blocks.moe.routing import Routing
+from zoo.blocks.protocol import own
 from zoo.blocks.tables import Tables
 from zoo.checks.ranges import Count, Index, Width
 from zoo.slots import SlotLike, build_block
@@ -44,6 +46,7 @@ class Remap(Tables):
     """
 
     follows = ("init",)
+    reports = ("stat/load",)
 
     def __init__(
         self,
@@ -94,6 +97,22 @@ class Remap(Tables):
     def keywords(self) -> frozenset[str]:
         """Optional keywords that the router inside declares."""
         return trait(self.router, "keywords")
+
+    @property
+    def after_step(self) -> Callable[[Mapping[str, Tensor]], None] | None:
+        """What the router inside does after a step, by the loads of its own experts; None if it does nothing then."""
+        return self._after_step if own(self.router, "after_step") else None
+
+    def _after_step(self, aux: Mapping[str, Tensor]) -> None:
+        self.router.after_step({**aux, "stat/load": self.scored_load(aux["stat/load"])})
+
+    def scored_load(self, load: Tensor) -> Tensor:
+        """The load of the experts that the router inside knows, of the load of those that are here."""
+        known = list(self.kept)
+        for source in self.split:
+            known.append(known[source])
+        places = torch.tensor(known, device=load.device)
+        return load.new_zeros(self.router.num_experts).index_add(0, places, load)
 
     def forward(self, x: Tensor, **keywords) -> Routing:
         routing = self.router(x, **keywords)

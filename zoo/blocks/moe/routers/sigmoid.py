@@ -1,5 +1,7 @@
 """Sigmoid scores, balanced by a bias on the choice instead of a loss: the router of DeepSeek-V3."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,10 @@ from zoo.slots.table import register
 class Sigmoid(Router):
     """Sigmoids of linear logits; each token takes the `top_k` experts with the highest sum of score and bias.
 
-    The bias is no parameter: `zoo.tools.moe.balance.rebalance` moves it after each step of the optimizer, up
-    where an expert got less than its share and down where it got more. It acts on the choice alone, not on the weights,
-    and is kept in fp32 whatever the model is moved to.
+    The bias is no parameter: `after_step` moves it after each step of the optimizer, up where an expert got less than
+    its share and down where it got more. Zoo's trainings call it; in other loops `zoo.tools.moe.balance.rebalance`
+    does the same. The bias acts on the choice alone, not on the weights, and is kept in fp32 whatever the model is
+    moved to.
 
     Args:
         normalize: The weights of a token are divided by their sum; by default where there is more than one, since a
@@ -56,6 +59,21 @@ class Sigmoid(Router):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
+
+    def after_step(self, aux: Mapping[str, Tensor]) -> None:
+        """Balance by the load of the step, see `zoo.blocks.protocol`."""
+        self.balance(aux["stat/load"])
+
+    def balance(self, load: Tensor, rate: float | None = None) -> None:
+        """Move the bias by `rate` towards an even load, up or down, however large the difference.
+
+        Args:
+            load: The share of each expert, or a multiple of it.
+            rate: Step of the bias, instead of the router's own.
+        """
+        if load.shape != self.bias.shape:
+            raise ValueError(f"the load is of {load.numel()} experts, and the router has {len(self.bias)}")
+        self.bias.add_((load.mean() - load).sign(), alpha=self.rate if rate is None else rate)
 
     def route(self, logits: Tensor) -> Routing:
         scores = logits.sigmoid()

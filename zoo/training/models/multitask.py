@@ -6,57 +6,22 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.checks import Interval, check_path, printable, shown, unknown
+from zoo.checks import check_path, printable, shown, unknown
 from zoo.tools.moe.record import Batches, pairs
 from zoo.tools.moe.surgery import add_task, count_tasks, keep_tasks, prune_experts
-from zoo.training.parts import Parts, unallocated
+from zoo.training.heads.base import Head
+from zoo.training.models.parts import Parts, unallocated
 from zoo.training.recipe.reading import compose
-from zoo.training.recipe.schema import Section, build, plain
-from zoo.training.segmenter import Pyramid, PyramidHead
+from zoo.training.recipe.schema import build, plain
 from zoo.weights import load_alike, remap
 
 PARTS = Parts("MultiTask", "trunk", "heads.safetensors")
-
-
-Number = Annotated[int, Interval(0, 999)]
-
-
-@dataclass(frozen=True)
-class Classifier(Section):
-    """A head for classes of an image: one linear map of the trunk's pooled features."""
-
-    name: ClassVar[str] = "classifier"
-    num_classes: Annotated[int, Interval(1, 100_000)]  # logits of an image
-    task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
-
-
-@dataclass(frozen=True)
-class Dense(Pyramid):
-    """A head for numbers of every pixel: a `PyramidHead` on the trunk's feature maps."""
-
-    name: ClassVar[str] = "dense"
-    task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
-
-
-Head = Classifier | Dense
-
-
-class LinearHead(nn.Linear):
-    """Logits of an image from pooled features, ``(B, dim) -> (B, num_classes)``."""
-
-    per_pixel = False
-
-    def __init__(self, dim: int, num_classes: int):
-        super().__init__(dim, num_classes)
-        self.num_classes = num_classes
 
 
 class MultiTask(nn.Module):
@@ -79,6 +44,7 @@ class MultiTask(nn.Module):
     Shape: ``(B, in_chans, H, W)``, ``task`` its name ``-> (B, num_classes)`` or ``(B, num_classes, H, W)``.
 
     Example:
+        >>> from zoo.training import Classifier, Dense
         >>> heads = {"digit": Classifier(num_classes=10, task=0), "ink": Dense(num_classes=1, width=8, task=1)}
         >>> import torch
         >>> model = MultiTask("m3vit_test", heads, in_chans=1)
@@ -132,14 +98,7 @@ class MultiTask(nn.Module):
         name = self._named(task)
         head, module = self.config[name], self.heads[name]
         given = {} if head.task is None else {"task": head.task}
-        if isinstance(head, Dense):
-            maps, aux = self.trunk.forward_intermediates(
-                x, list(head.out_indices), stop_early=True, intermediates_only=True, return_aux=True, **given
-            )
-            outputs = module(maps, x.shape[-2:])
-        else:
-            features, aux = self.trunk.forward_features(x, return_aux=True, **given)
-            outputs = module(self.trunk.forward_head(features, pre_logits=True))
+        outputs, aux = head.outputs(module, self.trunk, x, given)
         return (outputs, aux) if return_aux else outputs
 
     def no_weight_decay(self) -> set[str]:
@@ -257,22 +216,7 @@ class MultiTask(nn.Module):
             raise ValueError(f"head {name}: task is {head.task}, but no router of the trunk knows tasks: leave it out")
         if tasks is not None and (head.task is None or not 0 <= head.task < tasks):
             raise ValueError(f"head {name}: task is {head.task}; the trunk's routers know the tasks 0 to {tasks - 1}")
-        if isinstance(head, Classifier):
-            return head, LinearHead(self.trunk.num_features, head.num_classes)
-        info, last = self.trunk.feature_info, type(self.trunk).count_levels(self.trunk.config)
-        levels = range(-min(last, len(info)), 0) if head.out_indices is None else head.out_indices
-        if not levels or any(not -len(info) <= i < len(info) for i in levels):
-            raise ValueError(
-                f"head {name}: out_indices {list(levels)} are not all within the {len(info)} levels of the trunk"
-            )
-        levels = tuple(sorted({i % len(info) for i in levels}))  # maps come in the trunk's order, each once
-        module = PyramidHead(
-            [info[i]["num_chs"] for i in levels],
-            stride=min(info[i]["reduction"] for i in levels),
-            num_classes=head.num_classes,
-            width=head.width,
-        )
-        return dataclasses.replace(head, out_indices=levels), module
+        return head.make(self.trunk, f"head {name}")
 
     # --- Files --------------------------------------------------------------------------------------------------------
 
