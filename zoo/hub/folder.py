@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-import zoo
 from zoo.build import assemble
 from zoo.build.arguments import SLOT_ARGUMENTS
 from zoo.checks import printable, some
@@ -33,6 +32,7 @@ from zoo.skeletons.model import Model
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.storage.files import folder_at, is_file
 from zoo.storage.pointers import Pointer, steady
+from zoo.version import __version__
 from zoo.weights import check_fit, read_shapes, read_state_dict
 from zoo.weights.pretrained import check_cfg
 
@@ -147,7 +147,7 @@ def _savable(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     arch = model.pretrained_cfg["architecture"]
     config = {
-        "zoo_version": zoo.__version__,
+        "zoo_version": __version__,
         "architecture": arch,
         "model_args": _arguments(model),
         "pretrained_cfg": {
@@ -284,7 +284,7 @@ def open_model(name: str, pretrained: bool = True, **overrides) -> nn.Module:
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
             f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
-            f"{zoo.__version__}: update zoo"
+            f"{__version__}: update zoo"
         ) from error
 
 
@@ -292,7 +292,7 @@ def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
         version = read_json(path)["zoo_version"]
-        return version if _release(version) > _release(zoo.__version__) else None
+        return version if _release(version) > _release(__version__) else None
     except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
 

@@ -16,7 +16,7 @@ from zoo.blocks.channel.gr_kan import COEFFICIENTS, GRKAN, GroupRational, gain
 from zoo.blocks.kernels import rational as kernel
 from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.linear import initialise
-from zoo.models.vision.kat import from_vit
+from zoo.tools.kan.from_vit import from_vit
 
 FORMS = [(8, 5, 4, True), (3, 3, 2, False), (2, 0, 1, True), (2, 2, 0, True), (1, 1, 3, False), (2, 7, 8, True)]
 
