@@ -35,7 +35,7 @@ COLUMNS = (
 
 def card() -> str:
     """The whole text of MODEL_CARD.md."""
-    return HEADER + "".join(section(family) for family in families().values())
+    return HEADER + "".join(section(family) for _, family in sorted(families().items()))
 
 
 def section(family: Family) -> str:
