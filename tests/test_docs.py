@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import ROOT, assert_fresh
+from conftest import DATA, ROOT, assert_fresh
 
 import zoo
 from zoo.registry import families
@@ -141,3 +141,11 @@ def test_a_page_is_compared_in_what_it_has(tmp_path, monkeypatch):
     ):
         with pytest.raises(AssertionError, match="page.md is old"):
             assert_fresh("page.md", change)
+
+
+def test_every_stored_reference_is_described():
+    text = (DATA / "README.md").read_text("utf-8")
+    for path in DATA.glob("*.safetensors"):
+        assert f"`{path.stem}`" in text and f"{path.stat().st_size:,}" in text, path.name
+    for path in (DATA / "folders").iterdir():
+        assert f"| `{path.name}` |" in text, path.name
