@@ -1,6 +1,7 @@
 """What the tests share: the registry's names, seeded models, checkpoints in timm's layout."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -56,6 +57,27 @@ def images(model: torch.nn.Module, batch: int = 2) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def entries(page: str) -> dict[str, str]:
+    """A generated page by its headings and by the bold names that begin a paragraph below them."""
+    parts = re.split(r"^(## .*|\*\*`[^`]*`\*\*)", page, flags=re.M)
+    found, heading = {"": parts[0]}, ""
+    for title, text in zip(parts[1::2], parts[2::2], strict=True):
+        heading = title if title.startswith("## ") else heading
+        key = heading if title == heading else f"{heading}, {title}"
+        assert key not in found, f"the page has {key} twice"
+        found[key] = text.strip()
+    return found
+
+
+def assert_fresh(name: str, page: str) -> None:
+    """A generated file says what the code says, of all that it has; what is newer than the file need not be there.
+
+    So a part that is one new file or one new line leaves the tests green, and `make card` adds it to the pages.
+    """
+    stored, fresh = entries((ROOT / name).read_text("utf-8")), entries(page)
+    assert not [key for key, text in stored.items() if fresh.get(key) != text], f"{name} is old; run `make card`"
 
 
 def losses_of_twenty_steps(path: Path, folder: Path) -> list[float]:

@@ -8,8 +8,7 @@ model = zoo.create_model("mixer_s16_224", channel_mixer="glu", num_classes=10)
 import importlib as _importlib
 
 from zoo.timm_bridge import register_with_timm as _register_with_timm
-
-__version__ = "0.1.0"
+from zoo.version import __version__ as __version__
 
 _PUBLIC = {
     "create_model": "create",

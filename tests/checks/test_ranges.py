@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import assert_fresh
 from torch import nn
 
 import zoo
@@ -328,7 +328,7 @@ def test_block_info_says_type_range_and_default():
 
 
 def test_the_page_of_blocks_is_up_to_date():
-    assert (ROOT / "docs" / "blocks.md").read_text(encoding="utf-8") == page(), "run `make card`"
+    assert_fresh("docs/blocks.md", page())
 
 
 def test_words_of_annotations():

@@ -398,7 +398,7 @@ def test_nothing_is_taken_for_a_leftover_while_its_process_lives(saved):
 )
 def test_a_folder_of_a_newer_zoo_says_so_if_it_cannot_be_opened(saved, version, newer, change, monkeypatch):
     model, folder = saved
-    monkeypatch.setattr(zoo, "__version__", "0.1.0")
+    monkeypatch.setattr("zoo.version.__version__", "0.1.0")
     edit(folder, lambda c: c.update(zoo_version=version))
     zoo.create_model(f"local-dir:{folder}")  # in silence, if it can be
     edit(folder, lambda c: c.update(change))

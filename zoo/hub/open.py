@@ -11,7 +11,6 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-import zoo
 from zoo.build import assemble
 from zoo.checks import printable
 from zoo.checks.ranges import lifted
@@ -57,7 +56,7 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
             f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
-            f"{zoo.__version__}: update zoo"
+            f"{version.__version__}: update zoo"
         ) from error
 
 
@@ -65,7 +64,7 @@ def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
         version = read_json(path)["zoo_version"]
-        return version if _release(version) > _release(zoo.__version__) else None
+        return version if _release(version) > _release(version.__version__) else None
     except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-import zoo
+from zoo import version
 from zoo.build import assemble
 from zoo.checks import some
 from zoo.checks.ranges import lifted
@@ -109,7 +109,7 @@ def _config_of(model: Model) -> dict[str, Any]:
             stacklevel=3,
         )
         cfg |= {"label_names": None, "label_descriptions": None}
-    return {"zoo_version": zoo.__version__, "architecture": arch, "model_args": arguments, "pretrained_cfg": cfg}
+    return {"zoo_version": version.__version__, "architecture": arch, "model_args": arguments, "pretrained_cfg": cfg}
 
 
 def _check_built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

@@ -4,9 +4,9 @@ import functools
 
 import timm.models
 
-import zoo
-import zoo.costs
-from zoo.registry import Family, families
+from zoo.costs import FlopReport, count_flops
+from zoo.create import create_model
+from zoo.registry import Family, families, list_models, model_info
 
 HEADER = """\
 # Models of zoo
@@ -35,14 +35,14 @@ COLUMNS = (
 
 def card() -> str:
     """The whole text of MODEL_CARD.md."""
-    return HEADER + "".join(section(family) for family in families().values())
+    return HEADER + "".join(section(family) for _, family in sorted(families().items()))
 
 
 def section(family: Family) -> str:
     """What the card says of one family."""
     lines = ["", f"## {family.name}", "", family.about, ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for name in zoo.list_models(family=family.name, include_tags=True):
+    for name in list_models(family=family.name, include_tags=True):
         lines.append(row(family, name))
     return "\n".join(lines) + "\n"
 
@@ -50,7 +50,7 @@ def section(family: Family) -> str:
 def row(family: Family, name: str) -> str:
     """The line of one model."""
     arch = name.split(".")[0]
-    cfg = timm.models.PretrainedCfg(**zoo.model_info(name).pretrained_cfg)
+    cfg = timm.models.PretrainedCfg(**model_info(name).pretrained_cfg)
     size, classes, report = _costs(arch, cfg.num_classes, tuple(cfg.input_size))
     published = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
@@ -73,13 +73,11 @@ def _millions(number: int) -> str:
 
 
 @functools.cache
-def _costs(
-    arch: str, num_classes: int, input_size: tuple[int, ...]
-) -> tuple[tuple[int, ...], int, zoo.costs.FlopReport]:
+def _costs(arch: str, num_classes: int, input_size: tuple[int, ...]) -> tuple[tuple[int, ...], int, FlopReport]:
     """Input size, number of classes and costs; tags that differ in their weights alone are counted once."""
     size = {"img_size": input_size[-2:]} if len(input_size) == 3 else {}  # a vector's length is the variant's own
-    model = zoo.create_model(arch, num_classes=num_classes, device="meta", **size)
-    return model.input_size, model.num_classes, zoo.count_flops(model)
+    model = create_model(arch, num_classes=num_classes, device="meta", **size)
+    return model.input_size, model.num_classes, count_flops(model)
 
 
 if __name__ == "__main__":

@@ -91,9 +91,8 @@ def page() -> str:
             lines += [f"**`{name}`** {info.about}", "", *_rows(info.options)]
     lines += ["## Models", "", "What `zoo.create_model` takes beside the slots' own options, by skeleton.", ""]
     for model in sorted({family.model for family in families().values()}, key=lambda model: model.__name__):
-        names = [family.name for family in families().values() if family.model is model]
         takes = _options(model, list(inspect.signature(model).parameters))
-        lines += [f"**`{model.__name__}`** {_about(model)} Families: {', '.join(names)}.", "", *_rows(takes)]
+        lines += [f"**`{model.__name__}`** {_about(model)}", "", *_rows(takes)]
     return "\n".join(lines).rstrip() + "\n"
 
 

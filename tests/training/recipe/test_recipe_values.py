@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import assert_fresh
 
 from zoo.checks import Interval
 from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
@@ -330,9 +330,7 @@ def test_the_recipe_of_a_run_from_before_the_ranges_is_read(tmp_path):
 
 
 def test_the_page_of_keys_is_what_the_dataclasses_say():
-    assert (ROOT / "docs" / "recipe.md").read_text("utf-8") == reference.page(), (
-        "docs/recipe.md is old; run `make card`"
-    )
+    assert_fresh("docs/recipe.md", reference.page())
 
 
 def test_the_page_says_of_every_key_what_it_means_and_of_every_number_its_range():

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-import zoo
 from zoo.blocks.base import Aux, parameters_without_decay
 from zoo.checks import check_path, printable, shown, unknown
+from zoo.create import create_model
 from zoo.tools.moe.record import Batches, pairs
 from zoo.tools.moe.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.heads.base import Head
@@ -74,7 +74,7 @@ class MultiTask(nn.Module):
             raise ValueError("num_classes is said by each head: leave it out of the trunk's arguments")
         if not heads:
             raise ValueError("a model for several tasks needs a head for each: heads is empty")
-        self.trunk = zoo.create_model(trunk, num_classes=0, **kwargs)
+        self.trunk = create_model(trunk, num_classes=0, **kwargs)
         self.heads, self.config = nn.ModuleDict(), {}
         if saved is None:
             for name, head in heads.items():

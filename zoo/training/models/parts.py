@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import zoo
 from zoo.checks import printable, shown
-from zoo.hub import is_saved, remove_saved
+from zoo.hub import is_saved, remove_saved, save_pretrained
 from zoo.hub.bounds import Sizes
 from zoo.hub.config import naming
 from zoo.storage.files import folder_at, is_file
@@ -70,7 +69,7 @@ class Parts:
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
         with self._pointer.exchanging(folder, size) as (new, name):
-            zoo.save_pretrained(model, new / name)
+            save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
 
     def check(self, folder: Path) -> None:

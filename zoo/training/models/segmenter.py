@@ -10,8 +10,8 @@ from typing import Annotated
 
 from torch import Tensor
 
-import zoo
 from zoo.checks import Interval, check_path, printable
+from zoo.create import create_model
 from zoo.hub.config import naming
 from zoo.skeletons.dense import DenseModel
 from zoo.training.models.parts import Parts, unallocated
@@ -58,7 +58,7 @@ class Segmenter(DenseModel):
     ):
         if pyramid.out_indices is not None:
             kwargs["out_indices"] = pyramid.out_indices
-        maps = zoo.create_model(backbone, features_only=True, **kwargs)
+        maps = create_model(backbone, features_only=True, **kwargs)
         state, where = saved or (None, "")
         with nullcontext() if saved is None else unallocated(where):
             super().__init__(maps, num_classes=pyramid.num_classes, width=pyramid.width)

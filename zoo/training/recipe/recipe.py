@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from torch import nn
 
-import zoo
 from zoo.checks import Interval, check_path, shown, unknown
+from zoo.create import create_model
 from zoo.training.data.base import DataSet
 from zoo.training.data.splits import Split
 from zoo.training.heads.base import Head
@@ -74,7 +74,7 @@ class Model(Section):
         if self.heads is not None:
             return MultiTask(self.name, self.heads, **self.kwargs)
         if self.pyramid is None:
-            return zoo.create_model(self.name, **self.kwargs)
+            return create_model(self.name, **self.kwargs)
         return Segmenter(self.name, self.pyramid, **self.kwargs)
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import zoo
 from zoo.checks import check_path, printable, some
+from zoo.hub import save_pretrained
 from zoo.hub.folder import MODEL
 from zoo.storage.files import check_file, clear_left, folder_at, replacing, telling
 from zoo.training.models.multitask import PARTS as OF_TASKS
@@ -211,7 +211,7 @@ class RunFolder:
         if isinstance(model, (Segmenter, MultiTask)):
             model.save(self.model)
         else:
-            zoo.save_pretrained(model, self.model)
+            save_pretrained(model, self.model)
 
     def _is_foreign(self) -> bool:
         """Whether the folder holds something, and it is no run. What is hidden, as `.DS_Store`, does not count."""

@@ -1,0 +1,102 @@
+"""The README's tables of families and blocks: `python -m zoo.tools.overview < README.md` prints it with new ones.
+
+A table stands between two comments, ``<!-- families -->`` and ``<!-- /families -->``; what is between them is written
+anew, and nothing else.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from zoo.registry import Family, families, list_models, model_info
+from zoo.slots import parse_slot
+from zoo.slots.table import KINDS, blocks_of
+
+COLUMNS = ("family", "architecture", "token mixers", "channel mixers", "papers", "licence of the weights")
+
+
+def with_tables(text: str) -> str:
+    """A page with its tables written anew.
+
+    Raises:
+        ValueError: A pair of the comments is missing, or stands there twice.
+    """
+    for name, table in {"families": family_table(), "blocks": block_table()}.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if (text.count(start), text.count(end)) != (1, 1) or text.index(start) > text.index(end):
+            raise ValueError(f"the page needs one {start} and, after it, one {end}; between them the table is written")
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def family_table() -> str:
+    """A row for each family."""
+    rows = [family_row(family, list_models(family=family.name)) for _, family in sorted(families().items())]
+    return "\n".join([_line(COLUMNS), "|" + "---|" * len(COLUMNS), *rows])
+
+
+def family_row(family: Family, variants: Collection[str]) -> str:
+    """What the table says of a family with these variants."""
+    arguments = [family.arguments(variant) for variant in variants]
+    papers = dict.fromkeys(re.findall(r"\b\d{4}\.\d{5}\b", family.about))
+    return _line(
+        [
+            f"`{family.name}`",
+            " ".join(family.about.strip().split("\n\n")[0].split()).rstrip("."),
+            _blocks(arguments, "token_mixer"),
+            _blocks(arguments, "channel_mixer"),
+            ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers),
+            _licences(variants),
+        ]
+    )
+
+
+def block_table() -> str:
+    """A row for each kind of block."""
+    rows = [_line([f"`{kind}`", _code(blocks_of(kind))]) for kind in KINDS]
+    return "\n".join([_line(["kind of slot", "blocks"]), "|---|---|", *rows])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _blocks(arguments: Iterable[Mapping[str, Any]], slot: str) -> str:
+    """The blocks in a slot of these models, each once."""
+    return _code(dict.fromkeys(name for each in arguments if slot in each for name in _names(each[slot])))
+
+
+def _names(slots: Any) -> Iterator[str]:
+    """The names of the blocks in what a model has in a slot: one, or many in lists and mappings."""
+    if isinstance(slots, list | tuple):
+        for each in slots:
+            yield from _names(each)
+    elif isinstance(slots, Mapping) and not {"at", "every", "others"}.isdisjoint(slots):
+        if "name" in slots:
+            yield str(slots["name"])
+        for key in ("others", "at", "every"):
+            yield from _names(list(slots[key].values()) if isinstance(slots.get(key), Mapping) else slots.get(key, ()))
+    else:
+        yield parse_slot(slots).name
+
+
+def _licences(variants: Collection[str]) -> str:
+    """The licence that most of the released weights have, and the others with the weights that have them."""
+    released = [name for name in list_models(pretrained=True) if name.partition(".")[0] in variants]
+    licences = {name: model_info(name).pretrained_cfg.get("license") or "not stated" for name in released}
+    if not licences:
+        return "none released"
+    (usual, _), *others = Counter(licences.values()).most_common()
+    told = [f"{licence} ({_code(name for name in released if licences[name] == licence)})" for licence, _ in others]
+    return "; ".join([usual, *told])
+
+
+if __name__ == "__main__":
+    print(with_tables(sys.stdin.read()), end="")
