@@ -51,11 +51,11 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
     try:
         return steady(path, lambda: _open(path, pretrained, bounded, overrides))
     except (ValueError, TypeError, FileNotFoundError) as error:
-        if (version := _newer(path)) is None:
+        if (writer := _newer(path)) is None:
             raise
         kind = next(kind for kind in (ValueError, TypeError, FileNotFoundError) if isinstance(error, kind))
         raise kind(
-            f"{error}. The model was saved by zoo {printable(version, 60)}, which is newer than this zoo "
+            f"{error}. The model was saved by zoo {printable(writer, 60)}, which is newer than this zoo "
             f"{version.__version__}: update zoo"
         ) from error
 
@@ -63,15 +63,15 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
 def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
-        version = read_json(path)["zoo_version"]
-        return version if _release(version) > _release(version.__version__) else None
+        writer = read_json(path)["zoo_version"]
+        return writer if _release(writer) > _release(version.__version__) else None
     except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _release(name: str) -> tuple[int, ...]:
     """The numbers of a version, without zeros at the end."""
-    numbers = re.match(r"[\d.]*", version)[0].strip(".")
+    numbers = re.match(r"[\d.]*", name)[0].strip(".")
     return tuple(map(int, re.sub(r"(\.0+)+$", "", numbers).split("."))) if numbers else ()
 
 
