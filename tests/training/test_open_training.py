@@ -21,13 +21,13 @@ from zoo.blocks.moe.routers.remap import Remap
 from zoo.blocks.moe.routers.sigmoid import Sigmoid
 from zoo.blocks.moe.routers.top_k import TopK
 from zoo.blocks.protocol import after_step, enter, phases_of
-from zoo.training import RecipeError, Trainer, dump_recipe
+from zoo.training import RecipeError, Trainer, dump_recipe, load_recipe
 from zoo.training.phases import enter_phase
 from zoo.training.recipe.reading import compose
 from zoo.training.recipe.recipe import differences
 from zoo.training.recipe.schema import build, plain
 from zoo.training.recipe.section import OpenSection
-from zoo.training.runs.records import read_records
+from zoo.training.runs.records import append_record, read_records
 
 # --- A package from outside -------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ def test_a_package_from_outside_is_trained_by_its_names(python):
     python("""
 import pathlib, torch, zoo
 from zoo.training import Trainer, load_recipe
-from zoo.training.runs.records import read_records
+from zoo.training.runs.records import append_record, read_records
 
 def gates(model):
     return [module for module in model.modules() if type(module).__name__ == "GatedMlp"]
@@ -259,9 +259,18 @@ assert read_records("stopped/metrics.jsonl") == read_records("run/metrics.jsonl"
 """)
 
 
-def test_a_package_from_outside_is_in_errors_and_on_the_page(python):
+def test_a_package_from_outside_is_in_errors_and_on_the_page_and_its_head_on_a_trunk(python):
     done = python("""
-from zoo.training import RecipeError, load_recipe
+import sys
+import zoo
+
+# A package may have data sets and tasks beside its mixers, and is then imported with zoo.
+assert "strange.stripes" in sys.modules and "gated_mlp" in zoo.list_blocks("channel_mixer")
+assert not {"accelerate", "sklearn"} & sys.modules.keys(), "what only trainings need"
+
+import torch
+from zoo.training import Classifier, MultiTask, RecipeError, load_recipe
+from zoo.training.heads.base import Head
 from zoo.training.recipe.reference import page
 
 text = page()
@@ -272,7 +281,7 @@ for override, told in {
     "data.name=stripe": "data: 'stripe' is unknown; did you mean 'stripes'? Known: digit_canvas, digits, ",
     "data.noise=-1": "data.noise is -1.0; it must be from 0 to 100",
     "data.name=unfrozen": "data: 'unfrozen' is unknown",
-    "expect.metric=test/wrong": "Known: ",
+    "expect.metric=test/hings": "did you mean 'hinge'?",
 }.items():
     try:
         load_recipe("recipe.yaml", [override])
@@ -280,17 +289,6 @@ for override, told in {
     except RecipeError as error:
         assert told in str(error), error
 assert load_recipe("recipe.yaml", ["data={name: digits}"]).data.load()["test"].num_classes == 10
-""")
-    taken = "the name 'digits' is taken by zoo.training.data.digits.Digits; choose another"
-    assert f"strange.taken.Other is left out: {taken}" in done.stderr
-    assert "strange.unfrozen.Unfrozen is left out: it is no frozen dataclass: set @dataclass" in done.stderr
-
-
-def test_a_head_from_outside_stands_on_a_trunk(python):
-    python("""
-import torch
-from zoo.training import Classifier, MultiTask
-from zoo.training.heads.base import Head
 
 twice = Head.kinds()["twice"]
 model = MultiTask("mixer_test", {"pair": twice(), "digit": Classifier(num_classes=10)}).eval()
@@ -300,16 +298,9 @@ assert pair.shape == (3, 2)
 model.save("two")
 assert torch.equal(MultiTask.open("two").eval()(x, task="pair"), pair)
 """)
-
-
-def test_to_import_zoo_imports_nothing_that_only_trainings_need(python):
-    """A package may have data sets and tasks beside its mixers, and is then imported with zoo."""
-    python("""
-import sys
-import zoo
-assert "strange.stripes" in sys.modules and "gated_mlp" in zoo.list_blocks("channel_mixer")
-assert not {"accelerate", "sklearn"} & sys.modules.keys()
-""")
+    taken = "the name 'digits' is taken by zoo.training.data.digits.Digits; choose another"
+    assert f"strange.taken.Other is left out: {taken}" in done.stderr
+    assert "strange.unfrozen.Unfrozen is left out: it is no frozen dataclass: set @dataclass" in done.stderr
 
 
 # --- Open sections ----------------------------------------------------------------------------------------------------
@@ -424,10 +415,26 @@ def test_processes_exchange_all_statistics_at_once(monkeypatch):
     assert len(sent) == 1, "a model without such modules sends nothing"
 
 
-def test_a_wrapper_that_hands_attributes_on_is_not_told_twice():
-    heard = Heard("stat/a")
-    after_step(torch.compile(heard), {"stat/a": torch.tensor(1.0)})
+class Wrapper(nn.Module):
+    """Hands attributes on from what it wraps, as FSDP's and the compiler's do."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.wrapped = wrapped
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("wrapped"), name)
+
+
+def test_a_wrapper_that_hands_attributes_on_is_not_asked_beside_what_it_wraps():
+    heard, freezing = Heard("stat/a"), Freezing()
+    after_step(Wrapper(heard), {"stat/a": torch.tensor(1.0)})
     assert heard.told == [{"stat/a": 1.0}]
+    enter(Wrapper(freezing), "freeze")
+    assert freezing.entered == ["freeze"]
 
 
 # --- Phases -----------------------------------------------------------------------------------------------------------
@@ -511,17 +518,36 @@ def test_a_phase_that_no_module_knows_is_refused_with_those_there_are(make_recip
     assert not (tmp_path / "run").exists()
 
 
+def write_as_before(folder):
+    """Put into a run's folder what versions before the phases wrote as its recipe."""
+    path = folder / "recipe.yaml"
+    mark, written = path.read_text("utf-8").partition("\n")[0], yaml.safe_load(path.read_text("utf-8"))
+    train = [("select", one.get("select")) if key == "phases" else (key, one) for key, one in written["train"].items()]
+    text = yaml.safe_dump(written | {"train": dict(train)}, sort_keys=False, allow_unicode=True, width=120)
+    assert "phases" not in text and "select:" in text
+    path.write_text(f"{mark}\n{text}", "utf-8")
+
+
 def test_a_run_from_before_the_phases_is_gone_on_with(make_recipe, tmp_path):
-    """Its recipe.yaml says `select`."""
     recipe, folder = make_recipe("train.phases.select=3st"), tmp_path / "run"
     expected = Trainer(recipe, tmp_path / "whole").run()
     kill_at(Trainer(recipe, folder), 3)
-    written = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
-    written["train"]["select"] = written["train"].pop("phases")["select"]
-    text = (folder / "recipe.yaml").read_text("utf-8").partition("\n")[0]
-    (folder / "recipe.yaml").write_text(f"{text}\n{yaml.safe_dump(written, sort_keys=False)}", "utf-8")
+    write_as_before(folder)
     second = Trainer(recipe, folder)
     assert second.step == 2 and second.run() == expected
     assert read_records(folder / "metrics.jsonl") == read_records(tmp_path / "whole" / "metrics.jsonl")
     model = zoo.create_model(f"local-dir:{folder / 'model'}")
     assert all(layer.gates.selected for layer in model.modules() if isinstance(layer, SelectKANLinear))
+
+
+@pytest.mark.parametrize("phases", ["{}", "{select: 3st}"])
+def test_a_run_from_before_that_diverged_is_still_its_own(make_recipe, tmp_path, phases):
+    """What its error advises may be changed in its folder, and then its recipe is written anew."""
+    recipe, folder = make_recipe(f"train.phases={phases}"), tmp_path / "run"
+    kill_at(Trainer(recipe, folder), 3)
+    write_as_before(folder)
+    append_record(folder / "metrics.jsonl", {"step": 3, "diverged": "the loss is nan"})
+    calmer = make_recipe(f"train.phases={phases}", "optim.lr=1e-4")
+    Trainer(calmer, folder).run()
+    assert load_recipe(folder / "recipe.yaml") == calmer
+    assert "select: null" not in (folder / "recipe.yaml").read_text("utf-8")

@@ -281,7 +281,21 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default written out; `load_recipe` reads the same recipe from it."""
-    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return _dump(plain(recipe))
+
+
+def _dump(tree: dict[str, Any]) -> str:
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def dumps_of(recipe: Recipe) -> list[str]:
+    """The text of `dump_recipe`, and what versions wrote that had `train.select` in the place of phases."""
+    dumps, tree = [dump_recipe(recipe)], plain(recipe)
+    phases = tree["train"]["phases"]
+    if phases.keys() <= {"select"}:
+        before = {"select" if key == "phases" else key: one for key, one in tree["train"].items()}
+        dumps.append(_dump(tree | {"train": before | {"select": phases.get("select")}}))
+    return dumps
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

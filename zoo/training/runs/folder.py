@@ -28,7 +28,7 @@ from zoo.training.models.multitask import PARTS as OF_TASKS
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import PARTS as OF_SEGMENTER
 from zoo.training.models.segmenter import Segmenter
-from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, load_recipe
+from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, dumps_of, load_recipe
 from zoo.training.runs.checkpoints import (
     PARTIAL,
     find_checkpoints,
@@ -243,8 +243,8 @@ class RunFolder:
 
     def _is_own(self, recipe: Recipe) -> bool:
         """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
-        text, dumped = self.recipe.read_text("utf-8"), dump_recipe(recipe)
-        return text == MARK + dumped or (text == dumped and self.metrics.exists())
+        text, dumps = self.recipe.read_text("utf-8"), dumps_of(recipe)
+        return text.removeprefix(MARK) in dumps and (text.startswith(MARK) or self.metrics.exists())
 
     def _write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe, unless it is there; one in somebody's own words says the same, and stays."""
