@@ -20,6 +20,7 @@ lint: $(VENV)/.dev
 card: $(VENV)/.dev
 	$(BIN)/python -m zoo.tools.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
 	$(BIN)/python -m zoo.tools.overview < README.md > README.md.new && mv README.md.new README.md
+	$(BIN)/python benchmarks/layout.py CONTRIBUTING.md > CONTRIBUTING.md.new && mv CONTRIBUTING.md.new CONTRIBUTING.md
 	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
 	$(BIN)/python -m zoo.training.recipe.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
 

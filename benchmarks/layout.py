@@ -2,10 +2,12 @@
 
 It prints the lines of each room, the longest files, and the share of the lines that only hand things on: signatures,
 and arguments that are passed under their own name. `tests/test_layout.py` holds the package to its limits, and its
-imports to one direction.
+imports to one direction. With a name, `python benchmarks/layout.py CONTRIBUTING.md`, it prints that page with its table
+of counts written anew.
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -149,7 +151,28 @@ def below(package: str) -> list[str]:
     return [name for name in modules() if name == package or name.startswith(f"{package}.")]
 
 
+def count_table() -> str:
+    """The rooms with their files and lines, and what the limits are on."""
+    everything = sum(map(lines, modules()))
+    rows = ["| room | files | lines | share |", "|---|---|---|---|"]
+    for part in ROOMS[1:]:
+        names = [name for name in modules() if room(name) == part]
+        count = sum(map(lines, names))
+        rows.append(f"| `{part}` | {len(names)} | {count:,} | {count / everything:.1%} |")
+    rows.append(f"| all | {len(modules())} | {everything:,} | |")
+    longest, channel = max(modules(), key=lines), sum(map(lines, below("zoo.blocks.channel")))
+    return "\n".join(rows) + (
+        f"\n\nThe longest file, `{longest}`, has {lines(longest)} lines (limit 400); `blocks/channel` has {channel} "
+        f"(limit\n1,000); signatures and hand-through are {share_of_handing_on():.1%} of all lines (limit 8 %)."
+    )
+
+
 def main() -> None:
+    if sys.argv[1:]:
+        from zoo.tools.overview import with_tables
+
+        print(with_tables(Path(sys.argv[1]).read_text("utf-8"), {"counts": count_table()}), end="")
+        return
     everything = sum(map(lines, modules()))
     print(f"{everything:,} lines in {len(modules())} files\n")
     for part in ROOMS:

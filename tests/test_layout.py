@@ -1,5 +1,7 @@
 """The layout: imports go down without a circle, files stay short, and the tests stand as the package stands."""
 
+import re
+
 import pytest
 from conftest import ROOT
 
@@ -70,3 +72,9 @@ def test_names_of_test_files_are_unique():
     """pytest imports a file by its name alone, and helpers beside the tests are imported so too."""
     names = [path.stem for path in TESTS.rglob("*.py")]
     assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+def test_the_map_has_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("\n## The map\n")[2].partition("<!-- counts -->")[0]
+    named = [name.strip("/").removesuffix(".py") for name in re.findall(r"\*\*`([\w./]+)`\*\*", text)]
+    assert named == list(layout.ROOMS[1:]), "in the order in which they may import each other"

@@ -17,19 +17,32 @@ from zoo.slots.table import KINDS, blocks_of
 COLUMNS = ("family", "architecture", "token mixers", "channel mixers", "papers", "licence of the weights")
 
 
-def with_tables(text: str) -> str:
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
     """A page with its tables written anew.
+
+    Example:
+        >>> print(with_tables("Counts: <!-- counts --> old <!-- /counts --> as measured", {"counts": "| new |"}))
+        Counts: <!-- counts -->
+        <BLANKLINE>
+        | new |
+        <BLANKLINE>
+        <!-- /counts --> as measured
 
     Raises:
         ValueError: A pair of the comments is missing, or stands there twice.
     """
-    for name, table in {"families": family_table(), "blocks": block_table()}.items():
+    for name, table in tables.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if (text.count(start), text.count(end)) != (1, 1) or text.index(start) > text.index(end):
             raise ValueError(f"the page needs one {start} and, after it, one {end}; between them the table is written")
         before, _, rest = text.partition(start)
         text = f"{before}{start}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
     return text
+
+
+def readme_tables() -> dict[str, str]:
+    """The README's tables, by what their comments call them."""
+    return {"families": family_table(), "blocks": block_table()}
 
 
 def family_table() -> str:
@@ -99,4 +112,4 @@ def _licences(variants: Collection[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(with_tables(sys.stdin.read()), end="")
+    print(with_tables(sys.stdin.read(), readme_tables()), end="")
