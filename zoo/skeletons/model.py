@@ -11,7 +11,7 @@ from torch import nn
 from zoo.blocks.base import parameters_without_decay
 from zoo.blocks.linear import initialise
 from zoo.blocks.mixer import offers, trait
-from zoo.checks import checked, hints_of
+from zoo.checks import check_argument, hints_of, unboxed
 from zoo.slots import Slot, options_of, parse_slot
 from zoo.slots.table import blocks_of
 
@@ -49,10 +49,12 @@ class Model(nn.Module):
         super().__init_subclass__(**kwargs)
         if "Arguments" in vars(cls):
             cls.__signature__ = _signature(cls.Arguments)
-            checked(cls)  # a constructor checks what it is given, called by name or not
 
     def __init__(self, *, device=None, dtype=None, **arguments):
         super().__init__()
+        hints, arguments = hints_of(type(self)), {name: unboxed(value) for name, value in arguments.items()}
+        for name, value in {**arguments, "device": device, "dtype": dtype}.items():
+            check_argument(f"{type(self).__name__}: {name}", name, value, hints)
         arguments = self.Arguments(**expanded(type(self), arguments))
         self.config = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
         self._build(arguments, device=device, dtype=dtype)

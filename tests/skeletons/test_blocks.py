@@ -1,0 +1,148 @@
+"""The stack of blocks that skeletons share, without the interface of images; arguments, slots and their shorthands."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.blocks.base import mean_losses
+from zoo.checks.ranges import Depth, Width
+from zoo.skeletons.blocks import BlockArguments, BlockModel
+from zoo.skeletons.hierarchical import Hierarchical
+from zoo.skeletons.image import ImageModel
+from zoo.skeletons.isotropic import Isotropic
+from zoo.slots import build_block, parse_slot
+
+# --- A model of texts, on the stack alone -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArguments(BlockArguments):
+    dim: Width
+    depth: Depth
+    words: int = 16
+    memory: object = "identity"
+
+
+class Text(BlockModel):
+    """Words to the next words, ``(B, N) -> (B, N, words)``."""
+
+    Arguments = TextArguments
+    slots = {**BlockModel.slots, "memory": "token_mixer"}
+    vision = False
+
+    def _build(self, arguments, **place):
+        self.embed = nn.Embedding(arguments.words, arguments.dim, **place)
+        stack = self._stack(arguments, [arguments.dim], [arguments.depth], **place)
+        self.levels = nn.Sequential(*stack.blocks(0, (8,)))
+        self.memory = build_block("token_mixer", arguments.memory, arguments.dim, grid=(8,), **place)
+        self.norm = stack.final_norm()
+
+    def forward(self, x, return_aux=False, **keywords):
+        y, aux = self._run_all(self.embed(x), keywords)
+        y = self.norm(self.memory(y)) @ self.embed.weight.T
+        return (y, mean_losses(aux)) if return_aux else y
+
+
+def text(**kwargs):
+    options = dict(dim=8, depth=2, token_mixer="depthwise_conv(kernel_size=3)", channel_mixer="mlp(ratio=2)")
+    return Text(**options | kwargs)
+
+
+def test_a_model_of_texts_needs_no_images():
+    assert not issubclass(Text, ImageModel) and not hasattr(Text, "forward_intermediates")
+    model, x = text(channel_mixer=["mlp", "moe(num_experts=2, top_k=1)"]), torch.randint(16, (2, 8))
+    y, aux = model(x, return_aux=True)
+    (y.square().mean() + aux["loss/balance"]).backward()
+    assert y.shape == (2, 8, 16) and all(p.grad is not None for p in model.parameters())
+    assert [slot.name for slot in model.config["channel_mixer"]] == ["mlp", "moe"]
+
+
+def test_checkpointing_of_a_stack_gives_the_same_gradients():
+    model, x = text().double(), torch.randint(16, (2, 8))
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        gradients.append(torch.autograd.grad(model(x).square().mean(), list(model.parameters())))
+    assert all(map(torch.equal, *gradients))
+
+
+def test_a_keyword_reaches_the_mixers_that_declare_it():
+    router = {"name": "task", "tasks": 2}
+    model = text(channel_mixer={"name": "moe", "num_experts": 2, "top_k": 1, "router": router})
+    x = torch.randint(16, (2, 8))
+    assert model.keywords == {"task"}
+    assert not torch.equal(model(x, task=0), model(x, task=1))
+    with pytest.raises(TypeError, match="no mixer of this Text takes the keyword 'mask'; they take task"):
+        model(x, mask=None)
+
+
+def test_a_skeleton_declares_its_slots_and_arguments():
+    assert isinstance(text(memory="pool").memory, zoo.blocks.Pool)
+    assert {"memory", "dim", "token_mixer", "device"} <= set(Text.argument_names())
+    with pytest.raises(TypeError, match="depht"):
+        text(depht=3)
+    with pytest.raises(TypeError, match="depht"):
+        text(depht=3)
+    with pytest.raises(ValueError, match="Text: depth is 0"):
+        text(depth=0)
+
+
+def test_the_arguments_that_skeletons_share_are_said_once():
+    shared = set(BlockModel.slots) & set(Isotropic.slots) & set(Hierarchical.slots)
+    assert shared == set(BlockModel.slots)
+    for name in ("form", "res_scale", "drop_path_rule", "pool_first"):
+        assert name in Isotropic.argument_names() and name in Hierarchical.argument_names()
+
+
+@pytest.mark.parametrize("name", ["mixer_test", "swin_test"])
+def test_what_one_skeleton_had_alone_both_have(name):
+    model = zoo.create_model(name, form="post", res_scale=0.5, drop_path_rule="constant", drop_path_rate=0.2)
+    blocks = [module for module in model.modules() if isinstance(module, zoo.blocks.MetaBlock)]
+    assert {block.form for block in blocks} == {"post"} and {block.drop_path.drop_prob for block in blocks} == {0.2}
+    assert all((block.res_scale1.gamma == 0.5).all() for block in blocks)
+
+
+# --- Options of slots under names of their own ------------------------------------------------------------------------
+
+
+def test_a_shorthand_is_an_option_of_its_slot():
+    model = zoo.create_model("vit_test", class_token=False, global_pool="avg", head_init="xavier", stem_init="zeros")
+    (embed,), (head,), (stem,) = (model.config[name] for name in ("embed", "head", "stem"))
+    assert (embed.options["class_token"], head.options, stem.options) == (
+        *(False, {"init": "xavier"}),
+        {"init": "zeros"},
+    )
+    assert model.tokens.cls_token is None and not model.stem.proj.weight.any() and "class_token" not in model.config
+
+
+def test_a_shorthand_and_its_slot_go_together():
+    model = zoo.create_model("mixer_test", head="mlp(ratio=2)", head_init="xavier")
+    assert model.config["head"] == [parse_slot("mlp(ratio=2, init='xavier')")]
+    assert model.head.fc1.out_features == 64
+
+
+def test_a_shorthand_that_its_block_has_no_option_for_is_an_error():
+    with pytest.raises(ValueError, match="kat_test: token_std=0.5 is given, and no part takes it"):
+        zoo.create_model("kat_test", embed="none", token_std=0.5, global_pool="avg")
+    with pytest.raises(ValueError, match="mixer_test: pos_drop_rate=0.1 is given, and needs class_token=True or"):
+        zoo.create_model("mixer_test", pos_drop_rate=0.1)
+    with pytest.raises(TypeError, match="vit_test: class_token is 'yes'"):
+        zoo.create_model("vit_test", class_token="yes")
+
+
+def test_embeddings_can_be_left_out():
+    model = zoo.create_model("vit_test", embed="none", global_pool="avg")
+    assert model.tokens is None and model.num_prefix_tokens == 0
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)  # no weight belongs to a grid
+
+
+def test_a_scheme_has_options(tmp_path):
+    model = zoo.create_model("vit_test", init="trunc_normal(std=0.5)", dim=64)
+    assert 0.4 < model.blocks[0].channel_mixer.fc1.weight.std() < 0.6
+    zoo.save_pretrained(model, tmp_path)
+    assert zoo.create_model(f"local-dir:{tmp_path}").config["init"] == "trunc_normal(std=0.5)"
+    with pytest.raises(ValueError, match="trunc_normal has no option 'sdt'; did you mean 'std'"):
+        zoo.create_model("vit_test", init="trunc_normal(sdt=0.5)")
