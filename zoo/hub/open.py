@@ -11,6 +11,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from zoo import version
 from zoo.build import assemble
 from zoo.checks import printable
 from zoo.checks.ranges import lifted
