@@ -27,7 +27,8 @@ from zoo.tools.catalogue import page
 
 BLOCKS = [(kind, name) for kind in KINDS for name in blocks_of(kind)]
 SKELETONS = {family.model: next(v for v in family.variants if v.endswith("_test")) for family in families().values()}
-NEEDED = dict(in_chans=3, in_dim=8, num_experts=4, top_k=2, img_size=(8, 8))
+NEEDED = dict(in_chans=3, in_dim=8, num_experts=4, top_k=2, img_size=(8, 8), num_classes=5, size=(3, 8, 8))
+NEEDED |= dict(in_features=8, out_features=4)
 
 
 def numbers_without_a_range(hint, ranged=False):
@@ -116,6 +117,11 @@ def given_to(kind, name):
     )
 
 
+def width_of(cls):
+    """The width of a block, if it has one."""
+    return {name: 8 for name in ("dim", "features") if name in inspect.signature(cls).parameters}
+
+
 @pytest.mark.parametrize("kind, name", BLOCKS)
 def test_every_option_of_a_block_has_a_type_and_its_numbers_a_range(kind, name):
     cls = blocks_of(kind)[name]
@@ -167,21 +173,18 @@ def test_a_block_refuses_what_its_options_have_no_room_for(kind, name):
                 zoo.create_block(kind, name, dim=8, **{**given, option: value})
             assert names(error, option), value
             if cls.__module__.startswith("zoo."):
-                width = {"dim": 8} if "dim" in inspect.signature(cls).parameters else {"features": 8}
-                width = {} if kind in ("act", "dispatch") else width
                 with pytest.raises((ValueError, TypeError)) as error:
-                    cls(**{**width, **given, option: value})
+                    cls(**{**width_of(cls), **given, option: value})
                 assert names(error, option), value
 
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind, name in BLOCKS if kind not in ("act", "dispatch")])
 def test_a_block_refuses_what_its_sizes_have_no_room_for(kind, name):
     cls, given = blocks_of(kind)[name], given_to(kind, name)
-    width = "features" if kind == "basis" else "dim"
-    for argument in (width, *given):
+    for argument in (*width_of(cls), *given):
         for value in wrong_values(hints_of(cls)[argument]):
             with pytest.raises((ValueError, TypeError)) as error:
-                cls(**{width: 8, **given, argument: value})
+                cls(**{**width_of(cls), **given, argument: value})
             assert names(error, argument), value
 
 

@@ -1,5 +1,6 @@
 """Slots: reading, resolving, checking, and what a wrong one is told."""
 
+import dataclasses
 import functools
 import re
 
@@ -90,7 +91,9 @@ def test_the_other_blocks_may_be_a_list_or_a_mapping_of_the_same_kind():
 def test_exchanging_blocks_leaves_a_models_own_slots_to_the_others(own, expected, monkeypatch, tmp_path):
     family = zoo.registry.family_of("vit_test")
     if own is not None:
-        monkeypatch.setitem(family.variants["vit_test"], "channel_mixer", own)
+        variants = {"vit_test": family.arguments("vit_test") | {"channel_mixer": own}}
+        family = dataclasses.replace(family, variants=variants, published={})
+        monkeypatch.setitem(zoo.registry.families(), "vit", family)
     model = zoo.create_model("vit_test", channel_mixer={"at": {-1: "moe"}})
     assert [str(slot) for slot in model.config["channel_mixer"]] == expected
     zoo.save_pretrained(model, tmp_path)

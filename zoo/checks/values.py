@@ -108,11 +108,11 @@ def _check(label: str, value: Any, kind: Any) -> None:
 
 
 def checked(cls: T) -> T:
-    """Class decorator: what its constructor is given is checked against its annotations, by whatever way it comes.
+    """Decorator of a class, or of a function that makes a module: its arguments are checked against its annotations.
 
-    `zoo.slots.table.register` and `zoo.skeletons.model.Model` do so for zoo's own classes. A constructor that is
-    inherited from elsewhere, such as torch's, stays as it is. The signature and the annotations are still the
-    constructor's own, and what copies, pickles or traces modules never calls it.
+    `zoo.slots.table.register` does so for zoo's own blocks. A constructor that is inherited from elsewhere, such as
+    torch's, stays as it is. The signature and the annotations are still the constructor's own, and what copies, pickles
+    or traces modules never calls it.
 
     Example:
         >>> from typing import Annotated
@@ -125,6 +125,8 @@ def checked(cls: T) -> T:
         Traceback (most recent call last):
         ValueError: Dropped: drop is 7.0; it must be from 0 to 1
     """
+    if not isinstance(cls, type):
+        return _checked_function(cls)
     init = cls.__init__
     if getattr(init, "is_checked", False) or init.__module__.partition(".")[0] != cls.__module__.partition(".")[0]:
         return cls
@@ -141,6 +143,20 @@ def checked(cls: T) -> T:
     __init__.is_checked = True
     cls.__init__ = __init__
     return cls
+
+
+def _checked_function(function: T) -> T:
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        hints = hints_of(function)
+        values = {name: unboxed(value) for name, value in [*zip(names, args, strict=False), *kwargs.items()]}
+        for name, value in values.items():
+            check_argument(f"{function.__name__}: {name}", name, value, hints)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def check_argument(label: str, name: str, value: Any, hints: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ class ImageArguments(BlockArguments):
     num_classes: Classes = 1000
     global_pool: Literal[POOLS] = "avg"
     stem: SlotsLike = "patch"
-    head: SlotLike = "linear"
+    head: SlotsLike = "linear"
     pool_first: bool = False
     drop_rate: RateBelowOne = 0.0
     deploy: bool = False

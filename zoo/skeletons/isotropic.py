@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from zoo.blocks.base import PatchesOnly
 from zoo.blocks.images import to_pair
 from zoo.blocks.mixer import trait
-from zoo.checks.ranges import Depth, Sides, Width
+from zoo.checks.ranges import Depth, Scale, Sides, Width
 from zoo.skeletons.blocks import PER_BLOCK
 from zoo.skeletons.image import ImageArguments, ImageModel, single_slot
 from zoo.skeletons.undo import all_or_nothing
-from zoo.slots import SlotLike, build_block
+from zoo.slots import SlotsLike, build_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,16 @@ class IsotropicArguments(ImageArguments):
         patch_size: Side of a patch, or (height, width).
         embed: Slot of what is added to the positions before the first block: a class token, position embeddings.
         dynamic_img_size: Take images of any size, resampling the position embeddings in every forward pass.
+        layer_scale, res_scale: As in `BlockArguments`, of the one stage that there is.
     """
 
     dim: Width
     depth: Depth
     patch_size: Sides = 16
-    embed: SlotLike = "class_and_position(class_token=False, pos_embed=False)"
+    embed: SlotsLike = "class_and_position(class_token=False, pos_embed=False)"
     dynamic_img_size: bool = False
+    layer_scale: Scale | None = None
+    res_scale: Scale | None = None
 
 
 class Isotropic(ImageModel):

@@ -116,8 +116,13 @@ class Model(nn.Module):
 
 
 def _signature(arguments: type) -> inspect.Signature:
-    """The signature of a constructor that takes the fields of a dataclass by name, ``device`` and ``dtype``."""
+    """The signature of a constructor that takes the fields of a dataclass by name, ``device`` and ``dtype``.
+
+    A skeleton's own arguments come before those that it shares with others.
+    """
     hints = typing.get_type_hints(arguments, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(arguments)}
+    order = dict.fromkeys(name for cls in arguments.__mro__ for name in vars(cls).get("__annotations__", ()))
     keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     parameters = [
         inspect.Parameter(
@@ -126,7 +131,7 @@ def _signature(arguments: type) -> inspect.Signature:
             default=empty if field.default is dataclasses.MISSING else field.default,
             annotation=hints[field.name],
         )
-        for field in dataclasses.fields(arguments)
+        for field in map(fields.__getitem__, order)
     ]
     place = [inspect.Parameter(name, keyword, default=None) for name in ("device", "dtype")]
     return inspect.Signature([*parameters, *place])

@@ -120,15 +120,17 @@ def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
 
 
 def options_of(cls: Callable[..., nn.Module], args: int = 0) -> list[str]:
-    """Names of what a slot can set of a block: the arguments that are given by keyword only, or that have a default.
+    """Names of what a slot can set of a block: the arguments that are given by keyword only.
+
+    Of those that can be given by position too it is what has a default, beyond the first `args`.
 
     A torch class such as `nn.GELU` has none of these; all its arguments but the first `args` are options.
     """
     takes = _takes(cls)
     options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
     if options:
-        placed = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty]
-        options = [*placed, *options]
+        placed = [name for name, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD][args:] if args else []
+        options = [*(name for name in placed if takes[name].default is not takes[name].empty), *options]
     else:
         options = [n for n, p in takes.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
     return [name for name in options if name not in OF_THE_MODEL]
@@ -180,7 +182,9 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         return None
     takes = _takes(cls)
     options = options_of(cls)
-    first = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
+    placed = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
+    first = [n for n in placed if takes[n].default is takes[n].empty] if options else placed
+    options += [n for n in placed if n not in first]
     width = "dim" if "dim" in first else "features" if "features" in first else None
     if width and dim is not None:
         kwargs.setdefault(width, dim)

@@ -83,8 +83,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
             raise ValueError(
                 f"{kind} {shown(name)} is taken by {known.__module__}.{known.__qualname__}; choose another name"
             )
-        _BLOCKS[kind][name] = cls
-        return checked(cls) if isinstance(cls, type) and cls.__module__.startswith("zoo.") else cls
+        _BLOCKS[kind][name] = block = checked(cls) if cls.__module__.startswith("zoo.") else cls
+        return block
 
     return add
 

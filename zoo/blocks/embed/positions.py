@@ -4,7 +4,7 @@ import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, fx, nn
 
-from zoo.checks.ranges import Deviation, Rate, Width
+from zoo.checks.ranges import Deviation, Grid, Rate, Width
 from zoo.slots.table import register
 
 
@@ -36,7 +36,7 @@ class ClassAndPosition(nn.Module):
         self,
         dim: Width,
         *,
-        grid: tuple[int, int],
+        grid: Grid,
         class_token: bool = True,
         pos_embed: bool = True,
         drop: Rate = 0.0,

@@ -48,9 +48,9 @@ class Edges:
         """
         slot, dd = parse_slot(basis), {"device": device, "dtype": dtype}
         slot = Slot(slot.name, {**slot.options, **options}, slot.factory)
-        self.basis = build_block("basis", slot, self.in_features, **dd)
-        if self.basis is None:
+        if slot.name == "none":
             raise ValueError(f"{type(self).__name__} needs a basis; for a layer without one use {self.plain}")
+        self.basis = build_block("basis", slot, self.in_features, **dd)
         base = self.basis.base if base is None else base
         self.base = None if base == "none" else build_act(parse_slot(base, "base"), **dd)
         self.scale = (1.0 if self.base is None else 0.1) if scale is None else scale
