@@ -63,6 +63,13 @@ def test_no_part_of_a_family_can_be_changed(name):
             setattr(one, field, None)
 
 
+def test_the_registry_cannot_be_changed():
+    with pytest.raises(TypeError):
+        families()["vit"] = families()["deit"]
+    with pytest.raises(AttributeError):
+        families().clear()
+
+
 def test_what_a_family_was_made_of_can_be_changed_without_it():
     slot, cfg, sizes = {"name": "moe", "router": {"name": "top_k"}}, {"mean": [0.5] * 3}, dict(dim=16, depth=3)
     row = Published(1.0, cfg={"std": [0.5] * 3})

@@ -11,6 +11,7 @@ from torch import nn
 import zoo
 from zoo.blocks.channel.mlp import Mlp
 from zoo.checks import unknown
+from zoo.registry import discovery
 from zoo.slots import RANKS, Slot, build_block, dump_slots, parse_slot, resolve_slots, resolve_stage_slots
 from zoo.slots.table import KINDS, blocks_of
 
@@ -91,9 +92,9 @@ def test_the_other_blocks_may_be_a_list_or_a_mapping_of_the_same_kind():
 def test_exchanging_blocks_leaves_a_models_own_slots_to_the_others(own, expected, monkeypatch, tmp_path):
     family = zoo.registry.family_of("vit_test")
     if own is not None:
-        variants = {"vit_test": family.arguments("vit_test") | {"channel_mixer": own}}
-        family = dataclasses.replace(family, variants=variants, published={})
-        monkeypatch.setitem(zoo.registry.families(), "vit", family)
+        variants = {"vit_test": {**family.variants["vit_test"], "channel_mixer": own}}
+        other = dataclasses.replace(family, variants=variants, published={})
+        monkeypatch.setattr(discovery, "families", lambda: {"vit": other})
     model = zoo.create_model("vit_test", channel_mixer={"at": {-1: "moe"}})
     assert [str(slot) for slot in model.config["channel_mixer"]] == expected
     zoo.save_pretrained(model, tmp_path)

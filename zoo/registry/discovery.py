@@ -5,7 +5,8 @@ import difflib
 import functools
 import sys
 import warnings
-from types import ModuleType
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
 
 from zoo.checks import in_a_line, shown, unknown
 from zoo.discovery import modules_of, modules_outside
@@ -15,7 +16,7 @@ NAME = "FAMILY"  # the attribute that makes a module a family's file
 
 
 @functools.lru_cache(maxsize=1)
-def families() -> dict[str, Family]:
+def families() -> Mapping[str, Family]:
     """Every family by name, in alphabetical order: those of `zoo.models`, and of packages from outside.
 
     A file that cannot be imported or read is left out, with a warning that names it: what is wrong with one family must
@@ -40,7 +41,7 @@ def families() -> dict[str, Family]:
         if family is not None:
             named[family.name] = family
             owners |= dict.fromkeys(family.variants, name)
-    return dict(sorted(named.items()))
+    return MappingProxyType(dict(sorted(named.items())))
 
 
 def _in_order(modules: tuple[ModuleType, ...]) -> list[ModuleType]:
