@@ -1,8 +1,8 @@
 """Torch's private names that the package needs: they stand here and nowhere else, each with its reason.
 
-Torch may rename them at any release. Each is looked up once, by `_of_torch`; where it is gone, the public means below
-it gives the same answers, more slowly, and `tests/blocks/kernels/test_private_names.py` takes each away to show that.
-None of timm's.
+Torch may rename them at any release. Each is looked up once, by `_of_torch`; where it is gone, public means give the
+same answers, more slowly (one name has no such means, and an error says so: `exclude_from_ddp`). The test of this file
+takes each name away to show that. Of timm there are none.
 
 Not here, since torch documents them as the way to extend a module: `Module._apply` and `_load_from_state_dict`, which
 are overridden. Nor the dictionaries in which a module keeps what it registers (`_parameters`, `_buffers`, `_modules`,
