@@ -40,7 +40,7 @@ def words_of(hint: Any) -> str:
         return " or ".join(map(words_of, kinds))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        rules = ", ".join(str(one) for one in arguments[1:] if isinstance(one, Rule))
+        rules = ", ".join(str(rule) for rule in arguments[1:] if isinstance(rule, Rule))
         if arguments[0] is Any and rules:
             return rules
         return f"{words_of(arguments[0])} ({rules})" if rules else words_of(arguments[0])

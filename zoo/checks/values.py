@@ -31,7 +31,7 @@ def unboxed(value: Any) -> Any:
     """
     if isinstance(value, SCALARS) and not isinstance(value, np.timedelta64):
         return value.item()
-    if type(value) in (list, tuple) and any(isinstance(one, np.generic) for one in value):
+    if type(value) in (list, tuple) and any(isinstance(element, np.generic) for element in value):
         return type(value)(map(unboxed, value))
     return value
 
@@ -82,7 +82,7 @@ def _check(label: str, value: Any, kind: Any) -> None:
             if isinstance(rule, Rule) and value is not None:
                 rule.check(label, value)
     elif origin is typing.Literal:
-        if not any(type(value) is type(one) and value == one for one in arguments):
+        if not any(type(value) is type(element) and value == element for element in arguments):
             raise ValueError(f"{label} is {shown(value)}; it must be {words_of(kind)}")
     elif kind in PLAIN:
         value = value.item() if isinstance(value, np.generic) else value  # a number of numpy
@@ -97,14 +97,14 @@ def _check(label: str, value: Any, kind: Any) -> None:
         if fixed and len(value) != len(arguments):
             raise ValueError(f"{label} is {shown(value)}; it must be {words_of(kind)}")
         inner = arguments if fixed else arguments[:1] * len(value)
-        for i, (one, hint) in enumerate(zip(value, inner, strict=False)):
-            check_type(f"{label}[{i}]", one, hint)
+        for i, (element, hint) in enumerate(zip(value, inner, strict=False)):
+            check_type(f"{label}[{i}]", element, hint)
     elif origin in MAPPINGS or kind in MAPPINGS:
         if not isinstance(value, Mapping):
             raise TypeError(f"{label} is {shown(value)}, a {type(value).__name__}; it must be a mapping")
-        for key, one in value.items() if arguments else ():
+        for key, element in value.items() if arguments else ():
             check_type(f"a key of {label}", key, arguments[0])
-            check_type(f"{label}[{shown(key)}]", one, arguments[1])
+            check_type(f"{label}[{shown(key)}]", element, arguments[1])
 
 
 def checked(cls: T) -> T:

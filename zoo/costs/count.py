@@ -107,21 +107,21 @@ def count_flops(
     )
 
 
-def _input_size(model: nn.Module, asked: Sequence[int] | None) -> tuple[int, ...]:
+def _input_size(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
     """The size of one sample: what the caller asks for, or else what the model says of itself."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    if isinstance(asked, Tensor):
-        raise TypeError(f"input_size is a tensor of shape {tuple(asked.shape)}; give a tensor as inputs=")
-    asked = asked.tolist() if isinstance(asked, np.ndarray) else unboxed(asked)
-    if asked is not None:
-        check_type("input_size", asked, SIZE)
-    size = next((s for s in (asked, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    if isinstance(input_size, Tensor):
+        raise TypeError(f"input_size is a tensor of shape {tuple(input_size.shape)}; give a tensor as inputs=")
+    input_size = input_size.tolist() if isinstance(input_size, np.ndarray) else unboxed(input_size)
+    if input_size is not None:
+        check_type("input_size", input_size, SIZE)
+    size = next((s for s in (input_size, getattr(model, "input_size", None), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
-    if asked and isinstance(model, ImageModel) and (len(asked) != 3 or asked[0] != model.in_chans):
+    if input_size and isinstance(model, ImageModel) and (len(input_size) != 3 or input_size[0] != model.in_chans):
         raise ValueError(
-            f"input_size is {shown(asked)}; it must be that of one image, ({model.in_chans}, height, width), and the "
-            "number of images is batch_size="
+            f"input_size is {shown(input_size)}; it must be that of one image, ({model.in_chans}, height, width), and "
+            "the number of images is batch_size="
         )
     return tuple(size)
 

@@ -14,7 +14,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from zoo import version
-from zoo.build import assemble
+from zoo.build import Variant, assemble
 from zoo.checks import some
 from zoo.checks.ranges import lifted
 from zoo.hub.bounds import Metered, Sizes, check_size
@@ -152,11 +152,11 @@ def _built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Mode
         ValueError: It builds none.
     """
     arch = config["architecture"]
-    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
+    variant = Variant(arch, family_of(arch), config["model_args"], PretrainedCfg(**config["pretrained_cfg"]))
 
     def build(mode: Sizes) -> Model:
         with mode:
-            return assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
+            return assemble(variant, {"device": "meta"})
 
     try:
         again = build(Metered(len(state)))
@@ -195,9 +195,9 @@ def _as_json(name: str, value: Any) -> Any:
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         value = value.item()
     if isinstance(value, (list, tuple)):
-        return [_as_json(f"{name}[{i}]", one) for i, one in enumerate(value)]
+        return [_as_json(f"{name}[{i}]", element) for i, element in enumerate(value)]
     if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        return {key: _as_json(f"{name}[{key!r}]", one) for key, one in value.items()}
+        return {key: _as_json(f"{name}[{key!r}]", element) for key, element in value.items()}
     if not (value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))):
         raise ValueError(
             f"{name} is {reprlib.repr(value)}, a {type(value).__name__} that config.json cannot hold; give finite "

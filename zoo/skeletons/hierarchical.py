@@ -14,7 +14,7 @@ from zoo.checks import unboxed
 from zoo.checks.ranges import Depths, Sides, Widths
 from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
 from zoo.skeletons.checkpointing import run_block
-from zoo.skeletons.image import ImageArguments, ImageModel
+from zoo.skeletons.image import ImageArguments, ImageModel, NewSize
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 
@@ -174,12 +174,7 @@ class Hierarchical(ImageModel):
             grids.append(stage.downsample.grid(grids[-1]))
         return grids
 
-    def set_input_size(
-        self,
-        img_size: int | Sequence[int] | None = None,
-        patch_size: int | Sequence[int] | None = None,
-        window_size: int | Sequence[int] | None = None,
-    ) -> None:
+    def set_input_size(self, img_size: NewSize = None, patch_size: NewSize = None, window_size: NewSize = None) -> None:
         """Move the model to another image, patch or window size.
 
         Token mixers whose weights belong to their grid, position biases of windows that change, and the patch embedding

@@ -127,9 +127,9 @@ def follows(block: Callable[..., Any]) -> tuple[str, ...]:
 def find_class(name: str) -> type[nn.Module]:
     """A public block class by its Python name, wherever in this folder it is defined."""
     for module in _modules():
-        found = vars(module).get(name)
-        if isinstance(found, type) and found.__module__ == module.__name__:
-            return found
+        candidate = vars(module).get(name)
+        if isinstance(candidate, type) and candidate.__module__ == module.__name__:
+            return candidate
     raise AttributeError(f"module 'zoo.blocks' has no attribute {shown(name)}")
 
 

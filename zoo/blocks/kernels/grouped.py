@@ -138,10 +138,10 @@ def _save(ctx, inputs, output) -> None:
 def _pull_back(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, ends = ctx.saved_tensors
     if guard.transformed():  # the forward pass was not, or it would not have come here
-        inputs, wanted = (x, weight, bias), ctx.needs_input_grad[:3]
+        inputs, needs = (x, weight, bias), ctx.needs_input_grad[:3]
         with torch.enable_grad():
             y = everywhere(x, weight, bias, ends)
-        return *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled()), None
+        return *gradients(y, inputs, needs, grad, create_graph=torch.is_grad_enabled()), None
     by_x, by_weight, by_bias = _linear_backward(grad.contiguous(), x, weight, ends)
     return by_x, by_weight, None if bias is None else by_bias, None
 

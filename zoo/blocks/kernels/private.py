@@ -154,9 +154,9 @@ def _flatten(tree: Any) -> tuple[list, Any]:
     if isinstance(tree, (dict, list, tuple)):
         leaves, layouts = [], []
         for part in tree.values() if isinstance(tree, dict) else tree:
-            found, layout = _flatten(part)
-            leaves += found
-            layouts.append((layout, len(found)))
+            inner, layout = _flatten(part)
+            leaves += inner
+            layouts.append((layout, len(inner)))
         return leaves, (tree, layouts)
     return [tree], None
 

@@ -143,10 +143,10 @@ def plot(
 def _layers(model: nn.Module, x: Tensor | Record | None) -> list[tuple[str, KANLinear, Tensor | None]]:
     """(name, layer, its inputs), one behind the other."""
     layers = [(name, layer, None) for name, layer in kan_layers(model).items()] if x is None else inputs_of(model, x)
-    for (name, layer, _), (other, after, _) in zip(layers, layers[1:], strict=False):
+    for (name, layer, _), (after_name, after, _) in zip(layers, layers[1:], strict=False):
         if layer.out_features != after.in_features:
             raise ValueError(
-                f"plot: layer {name!r} has {layer.out_features} outputs and the next one, {other!r}, "
+                f"plot: layer {name!r} has {layer.out_features} outputs and the next one, {after_name!r}, "
                 f"{after.in_features} inputs; each must feed the next, so plot the layers of such a model one by one"
             )
     return layers

@@ -143,7 +143,7 @@ def _followers(model: nn.Module) -> dict[KANLinear, KANLinear]:
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             steps = list(module)
         steps = [step for step in steps if not isinstance(step, (nn.Identity, nn.Dropout))]
-        for one, other in zip(steps, steps[1:], strict=False):
-            if isinstance(one, KANLinear) and isinstance(other, KANLinear):
-                after.setdefault(one, set()).add(other)
-    return {one: others.pop() for one, others in after.items() if len(others) == 1}
+        for layer, next_layer in zip(steps, steps[1:], strict=False):
+            if isinstance(layer, KANLinear) and isinstance(next_layer, KANLinear):
+                after.setdefault(layer, set()).add(next_layer)
+    return {layer: readers.pop() for layer, readers in after.items() if len(readers) == 1}

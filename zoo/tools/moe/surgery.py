@@ -100,8 +100,8 @@ def _runs(
     if task is not None or named or any(isinstance(module, Task) for module in model.modules()):
         tasks = [*range(count_tasks(model))]
     if named and (task is not None or sorted(batches) != tasks):
-        wanted = "the data of that task alone" if task is not None else f"data for each of the tasks {tasks}"
-        raise ValueError(f"batches has data for the tasks {sorted(batches)}; give {wanted}")
+        remedy = "the data of that task alone" if task is not None else f"data for each of the tasks {tasks}"
+        raise ValueError(f"batches has data for the tasks {sorted(batches)}; give {remedy}")
     if task is not None:
         tasks = [check_task(task, len(tasks))]
     for part, numbers in [(part, [i]) for i, part in batches.items()] if named else [(batches, tasks)]:

@@ -51,13 +51,13 @@ def upcycle(model: nn.Module, moe: SlotLike = "moe", *, at: Places = None, every
     blocks = blocks_of_model(model)
     dense = [i for i, block in enumerate(blocks) if not isinstance(block.channel_mixer, (MoE, type(None)))]
     chosen = choose_blocks(len(blocks), at, every, dense, "a dense channel mixer")
-    asked = parse_slot(moe)
-    if asked.name != "moe":
-        raise ValueError(f'upcycle makes mixtures of experts, not {asked}; give "moe(num_experts=8, top_k=2)"')
+    moe_slot = parse_slot(moe)
+    if moe_slot.name != "moe":
+        raise ValueError(f'upcycle makes mixtures of experts, not {moe_slot}; give "moe(num_experts=8, top_k=2)"')
     for option in ("experts", "shared"):
-        if asked.options.get(option) is not None:
+        if moe_slot.options.get(option) is not None:
             raise ValueError(
-                f"upcycle({asked}): the experts are copies of the model's mixers alone; leave {option} out"
+                f"upcycle({moe_slot}): the experts are copies of the model's mixers alone; leave {option} out"
             )
     if model.deployed:
         raise ValueError("the model's branches are merged for inference (reparameterize); upcycle it before that")
@@ -68,11 +68,11 @@ def upcycle(model: nn.Module, moe: SlotLike = "moe", *, at: Places = None, every
         if i not in chosen:
             continue
         mixer, slots = block.channel_mixer, config["channel_mixer"]
-        slots[i] = Slot("moe", {**asked.options, "experts": _experts_of(mixer, slots[i])})
+        slots[i] = Slot("moe", {**moe_slot.options, "experts": _experts_of(mixer, slots[i])})
         mixture = build_block(
             "channel_mixer", slots[i], widths[i], defaults=defaults, device=like.device, dtype=like.dtype
         )
-        _check_equal(asked, mixture)
+        _check_equal(moe_slot, mixture)
         _fill(mixture, mixer)
         block.channel_mixer = mixture.train(mixer.training)
     return sparse

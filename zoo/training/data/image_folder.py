@@ -106,19 +106,19 @@ class ImageFolder(DataSet):
         self._check_policy()
         if any(len(os.fsencode(part)) > 255 for part in Path(self.root).parts) or len(os.fsencode(self.root)) > 4000:
             raise Misfit(f"root is {shown(self.root)}; no path is so long: name a folder", "root")
-        given = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
-        in_chans = next(iter(given.values()), None) if self.in_chans is None else self.in_chans
+        counts = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
+        in_chans = next(iter(counts.values()), None) if self.in_chans is None else self.in_chans
         if in_chans is None:
             return  # left to the model of the recipe
         if in_chans not in (1, 3):
-            first = next(iter(given))
+            first = next(iter(counts))
             raise Misfit(f"{first} has {in_chans} numbers: it must have 1 (grey) or 3 (RGB)", first)
-        for name, count in given.items():
+        for name, count in counts.items():
             if count != in_chans:
                 raise Misfit(f"{name} has {count} numbers, in_chans is {in_chans}: give a number a channel", name)
         object.__setattr__(self, "in_chans", in_chans)
         for name, published in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
-            if name not in given:
+            if name not in counts:
                 values = published if in_chans == 3 else (round(sum(published) / 3, 4),)
                 object.__setattr__(self, name, values)
 
@@ -153,8 +153,8 @@ class ImageFolder(DataSet):
                 train = printable(folders["train"], 500)
                 raise ValueError(f"{printable(folder, 500)} has classes that {train} has not: {some(sorted(unknown))}")
         samples = {part: find_pictures(folder, class_map) for part, folder in folders.items()}
-        found = {label for _, label in samples["train"]}
-        if empty := [name for name, label in class_map.items() if label not in found]:
+        filled = {label for _, label in samples["train"]}
+        if empty := [name for name, label in class_map.items() if label not in filled]:
             train = printable(folders["train"], 500)
             raise ValueError(f"{train} has classes without a picture: {some(empty)}; fill them or remove them")
         for part, folder in folders.items():

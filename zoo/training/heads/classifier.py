@@ -31,6 +31,6 @@ class Classifier(Head):
     def make(self, trunk: nn.Module, key: str) -> tuple[Head, nn.Module]:
         return self, LinearHead(trunk.num_features, self.num_classes)
 
-    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Aux]:
-        features, aux = trunk.forward_features(x, return_aux=True, **given)
+    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Aux]:
+        features, aux = trunk.forward_features(x, return_aux=True, **keywords)
         return module(trunk.forward_head(features, pre_logits=True)), aux

@@ -59,9 +59,9 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def keep_records(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Leave in the file the records that are wanted, and what is no record out."""
-    content = b"".join(_line(record) for record in read_records(path) if wanted(record))
+    content = b"".join(_line(record) for record in read_records(path) if keep(record))
     if content != path.read_bytes():
         with replacing(path) as file:
             file.write_bytes(content)
