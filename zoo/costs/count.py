@@ -3,8 +3,9 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,13 +29,11 @@ with warnings.catch_warnings():
 # each other's. Forward passes need not wait.
 _TRACING = Turns()
 
+Inputs = Tensor | Sequence[Tensor] | None
+
 
 def count_flops(
-    model: nn.Module,
-    input_size: Sequence[int] | None = None,
-    *,
-    inputs: Sequence[Tensor] | None = None,
-    batch_size: int | None = None,
+    model: nn.Module, input_size: Sequence[int] | None = None, *, inputs: Inputs = None, batch_size: int | None = None
 ) -> FlopReport:
     """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.
 
@@ -174,7 +173,7 @@ class _MacAnalysis(JitModelAnalysis):
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__(model, inputs)
         self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
+        self.set_op_handle(**{name: partial(_counted, name, rule) for name, rule in RULES.items()})
 
     def _should_ignore_node(self, node) -> bool:
         # fvcore's own list has relu, clamp, max and others that compute.
@@ -183,11 +182,8 @@ class _MacAnalysis(JitModelAnalysis):
         return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
 
 
-def _handle(name: str, rule: Rule) -> Callable[[list, list], Counter]:
-    def handle(inputs: list, outputs: list) -> Counter:
-        return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
-
-    return handle
+def _counted(name: str, rule: Rule, inputs: list, outputs: list) -> Counter:
+    return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
 
 
 def _value(value):

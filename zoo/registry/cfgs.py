@@ -17,7 +17,7 @@ def cfgs_of(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
     family = family_of(arch)
     if not timm.models.is_model(arch):
-        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in made_cfgs(family, arch).items()}
+        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in cfgs_of_family(family, arch).items()}
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: resolve_cfg(arch)}
 
 
@@ -42,7 +42,7 @@ def resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> t
     _check_kinds(cfg, overlay)
     cfg = cfg.to_dict() if isinstance(cfg, timm.models.PretrainedCfg) else cfg
     family = family_of(arch)
-    own_cfgs = {} if timm.models.is_model(arch) else made_cfgs(family, arch)  # vectors, the tiny variants
+    own_cfgs = {} if timm.models.is_model(arch) else cfgs_of_family(family, arch)  # vectors, the tiny variants
     if isinstance(cfg, str) and cfg:
         known = own_cfgs or timm.models.get_arch_pretrained_cfgs(arch)
         tags = [name.split(".", 1)[1] for name in known if "." in name]
@@ -71,7 +71,7 @@ def _check_kinds(cfg: Any, overlay: Any) -> None:
         )
 
 
-def made_cfgs(family: Family, arch: str) -> dict[str, dict]:
+def cfgs_of_family(family: Family, arch: str) -> dict[str, dict]:
     """Configurations of an architecture that timm does not know, from what its family's file says."""
     arguments = family.arguments(arch)
     size = to_pair(arguments.get("img_size", 224), "img_size") if family.model.vision else ()

@@ -31,6 +31,7 @@ from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
+from zoo.training.runs.checkpoints import Content
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import numbers
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
@@ -70,6 +71,7 @@ class Trainer:
         # The precision is the recipe's: `autocast`.
         self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         train, self.data = recipe.train, self._load_data()
         self.batches = self._training_batches()
@@ -360,7 +362,7 @@ class Trainer:
             anew = "" if state else "; the optimizer begins anew, as it is another"
             self._say(printable(f"from {path}: {said}{anew}"))
 
-    def _load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+    def _load(self) -> Content:
         """Read the checkpoint to start at, or a later one if a run that is still trained has removed it meanwhile."""
         while True:
             path = self.start.checkpoint
@@ -378,10 +380,6 @@ class Trainer:
 
     def _due(self, every: Duration) -> bool:
         return self.step % self._steps(every) == 0 or self.step == self.total
-
-    @property
-    def _is_main(self) -> bool:
-        return self.accelerator.is_main_process
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._is_main:

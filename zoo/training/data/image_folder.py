@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,26 +25,24 @@ from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import derive_seed, seeded_globals
 
 
+@dataclass(eq=False)
 class FolderSplit(Split):
     """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture.
 
     With a `blank` one, `fetch_readable` has that in the place of a picture that cannot be read, and says so.
     """
 
-    kind = "image"
+    kind: ClassVar = "image"
+    samples: list[tuple[str, int]]
+    read: Callable[[str], Image.Image | Tensor]
+    transform: Callable[[Image.Image | Tensor], Tensor]
+    _: KW_ONLY
+    num_classes: int
+    workers: int
+    blank: Image.Image | None = None
 
-    def __init__(
-        self,
-        samples: list[tuple[str, int]],
-        read: Callable[[str], Image.Image | Tensor],
-        transform: Callable[[Image.Image | Tensor], Tensor],
-        *,
-        num_classes: int,
-        workers: int,
-        blank: Image.Image | None = None,
-    ):
-        self.samples, self.read, self.transform, self.blank = samples, read, transform, blank
-        self.num_classes, self.workers, self.skip = num_classes, workers, blank is not None
+    def __post_init__(self):
+        self.skip = self.blank is not None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -191,24 +189,18 @@ class ImageFolder(DataSet):
         )
         first = next(i for i, step in enumerate(transform.transforms) if isinstance(step, MaybeToTensor))
         transform.transforms.insert(first, _within_range)
+        # timm's policies keep one bit where they would keep none. They ask for that now and then (in
+        # ``rand-m9-mstd0.5-inc1`` once in a thousand pictures), which older versions of Pillow answered with a black
+        # picture; the newer refuse it, and the run would end there.
         for step in transform.transforms:
-            _keep_a_bit(step)
+            for operation in [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]:
+                if operation.name.startswith("Posterize"):
+                    operation.aug_fn = _posterize
         return transform
 
 
 def _within_range(image: Image.Image | Tensor) -> Image.Image | Tensor:
     return image.clamp(0, 1) if isinstance(image, Tensor) else image
-
-
-def _keep_a_bit(step: Any) -> None:
-    """Let timm's policies keep one bit where they would keep none.
-
-    They ask for that now and then (``rand-m9-mstd0.5-inc1`` once in a thousand pictures), which older versions of
-    Pillow answered with a black picture; the newer refuse it, and the run would end there.
-    """
-    for operation in [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]:
-        if operation.name.startswith("Posterize"):
-            operation.aug_fn = _posterize
 
 
 def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:

@@ -54,17 +54,14 @@ class Loader(yaml.SafeLoader):
         if alias and node not in self.extents:
             raise RecipeError(f"{place(mark)}: the alias lies within what it stands for: write out what is meant")
         if not alias:
-            self.extents[node] = self._extent(node)
+            inner = () if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                inner = [each for pair in inner for each in pair]
+            sizes, levels = zip((1, 0), *(self.extents[each] for each in inner), strict=True)
+            self.extents[node] = sum(sizes), 1 + max(levels)
         size, levels = self.extents[node]
         self._check(mark, size, self.depth + levels)
         return node
-
-    def _extent(self, node: yaml.Node) -> tuple[int, int]:
-        inner = () if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            inner = [inner_node for pair in inner for inner_node in pair]
-        sizes, levels = zip((1, 0), *(self.extents[inner_node] for inner_node in inner), strict=True)
-        return sum(sizes), 1 + max(levels)
 
     def _check(self, mark: yaml.Mark, nodes: int, depth: int) -> None:
         if depth > DEPTH:

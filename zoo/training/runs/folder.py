@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.checks import check_path, printable, some
 from zoo.hub import save_pretrained
@@ -31,6 +31,8 @@ from zoo.training.models.segmenter import Segmenter
 from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, load_recipe
 from zoo.training.runs.checkpoints import (
     PARTIAL,
+    Content,
+    Weights,
     find_checkpoints,
     is_checkpoint,
     read_checkpoint,
@@ -154,7 +156,11 @@ class RunFolder:
             record = {"step": step} | record
             if not self.metrics.exists() or record not in read_records(self.metrics):
                 append_record(self.metrics, record)
-        self._write_recipe(recipe)
+        old = load_recipe(self.recipe) if self.recipe.exists() else None
+        # One in somebody's own words that says the same stays.
+        if old is None or (old != recipe and self._is_own(old)):
+            with replacing(self.recipe) as file:
+                file.write_text(MARK + dump_recipe(recipe), "utf-8")
         if self.metrics.exists():
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
         for path in [*checkpoints[:-1], *self.checkpoints.glob(PARTIAL)]:
@@ -167,13 +173,9 @@ class RunFolder:
         append_record(self.metrics, record)
 
     def save_checkpoint(
-        self,
-        step: int,
-        weights: dict[str, dict[str, Tensor]],
-        optimizer: dict[str, Any],
-        facts: dict[str, Any] | None = None,
+        self, step: int, weights: Weights, optimizer: dict[str, Any], facts: dict[str, Any] | None = None
     ) -> None:
-        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file."""
+        """Write a checkpoint, then remove the older ones."""
         self.lock.check_kept()
         older, target = find_checkpoints(self.checkpoints), self.checkpoints / f"step-{step:08d}"
         if not write_checkpoint(target, weights, optimizer, facts or {}):
@@ -183,9 +185,7 @@ class RunFolder:
             if path != target:
                 remove_checkpoint(path)
 
-    def load_checkpoint(
-        self, path: Path, names: list[str]
-    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+    def load_checkpoint(self, path: Path, names: list[str]) -> Content:
         """Read what `save_checkpoint` wrote: the state dicts of these names, the optimizer's, and the facts.
 
         Raises:
@@ -240,15 +240,6 @@ class RunFolder:
         """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
         text, dumped = self.recipe.read_text("utf-8"), dump_recipe(recipe)
         return text == MARK + dumped or (text == dumped and self.metrics.exists())
-
-    def _write_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe, unless it is there; one in somebody's own words says the same, and stays."""
-        if self.recipe.exists():
-            old = load_recipe(self.recipe)
-            if old == recipe or not self._is_own(old):
-                return
-        with replacing(self.recipe) as file:
-            file.write_text(MARK + dump_recipe(recipe), "utf-8")
 
 
 def _resolved(path: str | Path) -> Path | None:
