@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.kernels import private
 from zoo.blocks.kernels.cost import while_counting
+from zoo.blocks.mixer import Part, trait
 from zoo.checks import check_type, printable, shown, unboxed
 from zoo.costs.report import FlopReport
 from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule
@@ -108,13 +109,13 @@ def count_flops(
 
 def _input_size(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
     """The size of one sample: what the caller asks for, or else what the model says of itself."""
-    config = getattr(model, "pretrained_cfg", None) or {}
+    config = trait(model, "pretrained_cfg", Part) or {}
     if isinstance(input_size, Tensor):
         raise TypeError(f"input_size is a tensor of shape {tuple(input_size.shape)}; give a tensor as inputs=")
     input_size = input_size.tolist() if isinstance(input_size, np.ndarray) else unboxed(input_size)
     if input_size is not None:
         check_type("input_size", input_size, SIZE)
-    size = next((s for s in (input_size, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    size = next((s for s in (input_size, trait(model, "input_size", Part), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
     if input_size and isinstance(model, ImageModel) and (len(input_size) != 3 or input_size[0] != model.in_chans):
@@ -145,7 +146,7 @@ def _active_params(model: nn.Module) -> int:
     fractions: dict[str, float] = {}
     active: dict[nn.Parameter, float] = {}
     for name, module in model.named_modules():  # outer modules first
-        own = getattr(module, "active_fraction", 1.0)
+        own = trait(module, "active_fraction", Part)
         if not 0 < own <= 1:
             where = name or type(module).__name__
             raise ValueError(f"active_fraction of module {where!r} is {own}; it must be in (0, 1]")
@@ -203,7 +204,7 @@ def _is_scalar(value) -> bool:
 def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
     """The analysis, and the copy of the model that it is of."""
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    by_value = any(getattr(module, "cost_by_value", False) for module in model.modules())
+    by_value = any(trait(module, "cost_by_value", Part) for module in model.modules())
     for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
         try:
             return _trace(model, inputs, device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock, merge_aux
 from zoo.blocks.images import to_pair
-from zoo.blocks.mixer import offers, trait
+from zoo.blocks.mixer import Part, offers, trait
 from zoo.checks import unboxed
 from zoo.checks.ranges import Depths, Sides, Widths
 from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
@@ -135,7 +135,7 @@ class Hierarchical(ImageModel):
 
     def _set_reductions(self) -> None:
         """Fill `feature_info`: pixels of the image to one position of each stage."""
-        strides = [getattr(self.stem, "stride", self.img_size[0] // self.grid[0])]
+        strides = [trait(self.stem, "stride", Part) or self.img_size[0] // self.grid[0]]
         strides += [stage.downsample.stride for stage in self.stages if stage.downsample is not None]
         reductions = itertools.accumulate(strides, lambda a, b: a * b)
         self.feature_info[:] = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from zoo.blocks.images import to_pair
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
 from zoo.blocks.linear import linear
-from zoo.blocks.mixer import offers, trait
+from zoo.blocks.mixer import Part, offers, trait
 from zoo.checks import check_type, shown, unboxed
 from zoo.checks.ranges import Channels, Classes, ImageSides, RateBelowOne
 from zoo.skeletons.blocks import BlockArguments, BlockModel
@@ -151,7 +152,7 @@ class ImageModel(BlockModel):
     @property
     def makes_image(self) -> bool:
         """Whether the model gives images in place of logits."""
-        return getattr(self.head, "makes_image", False)
+        return trait(self.head, "makes_image", Part)
 
     def _set_classifier(self, num_classes: int, global_pool: str, **place) -> None:
         check_type("num_classes", num_classes, Classes)
@@ -161,7 +162,7 @@ class ImageModel(BlockModel):
             remedy = "create the model with class_token=True, or use" if can else "this kind of model has none; use"
             raise ValueError(f"global_pool='token' needs a class token; {remedy} 'avg', 'max' or ''")
         self.global_pool = global_pool
-        image = getattr(self._head_class(), "makes_image", False)
+        image = trait(self._head_class(), "makes_image", Part)
         self.num_classes = self.config["num_classes"] = 0 if image else num_classes
         if not num_classes and not image:
             self.head = nn.Identity()
@@ -310,7 +311,7 @@ class ImageModel(BlockModel):
             ValueError: The format or an index is none of the model's; and as `forward`.
             TypeError: As `forward`.
         """
-        fmt = getattr(output_fmt, "value", output_fmt)  # timm's FeatureGetterNet passes an enum
+        fmt = output_fmt.value if isinstance(output_fmt, Enum) else output_fmt  # timm's FeatureGetterNet passes an enum
         fmt = fmt.upper() if isinstance(fmt, str) else fmt
         if fmt not in FORMATS:  # by hand: a compiler cannot follow `check_type`
             raise ValueError(f"output_fmt is {shown(fmt)}; it must be one of {', '.join(map(repr, FORMATS))}")

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from zoo.checks import Rule, check_argument, hints_of, printable, shown, unboxed, unknown
+from zoo.checks import Rule, callee, check_argument, hints_of, printable, shown, unboxed, unknown
 from zoo.slots.slot import Slot, SlotLike, parse_slot
-from zoo.slots.table import KINDS, blocks_of, find_block, follows, is_known, kind_of
+from zoo.slots.table import KINDS, blocks_of, declared_by, find_block, follows, is_known, kind_of
 from zoo.slots.use import USE, watched
 
 OF_THE_MODEL = ("grid", "device", "dtype")  # arguments that no slot may set
@@ -37,7 +37,7 @@ def build_block(
         ValueError: The name, or an option, is unknown; the nearest one and all there are is said.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    slot = parse_slot(slot, slot.where or kind if isinstance(slot, Slot) else kind)
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
@@ -80,7 +80,7 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     """What builds the block of a slot, None for no block, and what errors call it."""
     where = slot.where or kind
     if slot.name is None:
-        cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
+        cls = callee(slot.factory)  # a partial goes by the name of its class
         if isinstance(cls, type) and not issubclass(cls, kind_of(kind).makes):
             raise TypeError(
                 f"{where} is the class {shown(cls)}, which makes no module; give a subclass of torch.nn.Module, or a "
@@ -140,7 +140,7 @@ def check_rank(title: str, cls: Callable[..., nn.Module], grid: Sequence[int]) -
     Raises:
         ValueError: It does not.
     """
-    ranks = getattr(getattr(cls, "func", cls), "spatial", RANKS)  # a partial's class is asked
+    ranks = declared_by(cls, "spatial", RANKS)
     if len(grid) not in ranks:
         raise ValueError(
             f"{title} works on grids of {' or '.join(map(str, sorted(ranks)))} dimensions, and the grid {tuple(grid)} "
@@ -173,7 +173,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         ValueError: The name or an option is unknown, or something that the block needs was not given.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    slot = parse_slot(slot, slot.where or kind if isinstance(slot, Slot) else kind)
     dim, kwargs = unboxed(dim), {name: unboxed(value) for name, value in kwargs.items()}
     cls, title = _class_of(kind, slot)
     if cls is None:

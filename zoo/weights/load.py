@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from timm.models import adapt_input_conv
@@ -14,6 +15,14 @@ from zoo.weights.source import WeightSource
 
 # What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A module that can change its size after it was built, such as a spline with a refined grid."""
+
+    def take_sizes(self, state: StateDict) -> None:
+        """Take the sizes of what is about to be loaded, by the names of the module's own state dict."""
 
 
 def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -> None:
@@ -52,9 +61,7 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
     target = model.state_dict()
     # In zoo's own layout a name may be another's published one.
     rules = () if state.keys() == target.keys() else source.rules
-    adapt = {}
-    if source.chans not in (None, getattr(model, "in_chans", None)):
-        adapt = {"stem.proj.weight": partial(_adapt_channels, source.chans)}
+    adapt = {} if source.chans is None else {"stem.proj.weight": partial(_adapt_channels, source.chans)}
     fit = fit_of(state, target, rules, source.name, adapt)
     wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
     theirs = fit.classes(model.num_classes)
@@ -181,7 +188,7 @@ def _take_sizes(model: nn.Module, state: StateDict, name: str) -> None:
     """Let modules follow that can change their size after they are built, such as a spline with a refined grid."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if not hasattr(module, "take_sizes"):
+        if not isinstance(module, Resizable):
             continue
         own = module.state_dict()
         if all(prefix + key in state for key in own):

@@ -62,15 +62,11 @@ class Stacked(Protocol):
     bias: Tensor | None
 
 
-def mixture(
-    x: Tensor,
-    plan: Plan,
-    fc1: Stacked,
-    fc2: Stacked,
-    act: nn.Module,
-    gated: bool,
-    plain: Callable[[Tensor, Plan], Tensor],
-) -> Tensor:
+Map = tuple[Tensor, Tensor | None]  # weight and bias
+Single = Callable[[Tensor, Plan], Tensor]  # the mixture in single steps
+
+
+def mixture(x: Tensor, plan: Plan, fc1: Stacked, fc2: Stacked, act: nn.Module, gated: bool, plain: Single) -> Tensor:
     """The perceptrons of a mixture, whose layers nobody hooks into.
 
     Args:
@@ -86,7 +82,7 @@ def mixture(
     x, *maps = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     if not usable(x, act, [t for t in maps if t is not None]):
         return plain(x, plan)
-    return perceptrons(x, plan.token, plan.gate, plan.ends, plan.row, (*maps[:2],), (*maps[2:],), act, gated)
+    return perceptrons(x, plan, (*maps[:2],), (*maps[2:],), act, gated)
 
 
 def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
@@ -120,33 +116,21 @@ def usable(x: Tensor, act: nn.Module, weights: Sequence[Tensor]) -> bool:
     )
 
 
-def perceptrons(
-    x: Tensor,
-    token: Tensor,
-    gate: Tensor,
-    ends: Tensor,
-    row: Tensor | None,
-    fc1: tuple[Tensor, Tensor | None],
-    fc2: tuple[Tensor, Tensor | None],
-    act: nn.Module,
-    gated: bool,
-) -> Tensor:
+def perceptrons(x: Tensor, plan: Plan, fc1: Map, fc2: Map, act: nn.Module, gated: bool) -> Tensor:
     """The sum over a token's rows of ``gate * fc2(act(fc1(x)))``; if `gated`, ``a, b = fc1(x)`` and ``act(a) * b``.
 
     Args:
         x: Tokens ``(T, C)``.
-        token, gate: Token and weight of each row, ``(R,)``, sorted by expert.
-        ends: ``(E,)``, where the rows of each expert end.
-        row: ``(T, K)`` int32, the rows of each token, if all tokens have as many.
+        plan: The rows that the experts work on, sorted by expert.
         fc1, fc2: Weight and bias of all experts: ``(E, H, C)`` and ``(E, H)``, twice as many rows if `gated`; and
             ``(E, C, H)`` and ``(E, C)``.
 
     Shape: ``(T, C) -> (T, C)``.
     """
-    parameters = (*fc1, *fc2)
-    if guard.differentiated(x, gate, *parameters):
-        return _Perceptrons.apply(x, token, gate, ends, row, act, gated, *parameters)
-    return _forward(x, token, gate, ends, row, act, gated, parameters, None)
+    parameters, rows = (*fc1, *fc2), (plan.token, plan.gate, plan.ends, plan.row)
+    if guard.differentiated(x, plan.gate, *parameters):
+        return _Perceptrons.apply(x, *rows, act, gated, *parameters)
+    return _forward(x, *rows, act, gated, parameters, None)
 
 
 def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tensor] | None) -> Tensor:
@@ -182,7 +166,7 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
     return weighted_sum(y, token, gate, row, x.shape[0])
 
 
-def _maps(weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+def _maps(weight: Tensor, bias: Tensor | None) -> list[Map]:
     """Weight and bias of each expert."""
     weights = weight.unbind()
     return list(zip(weights, [None] * len(weights) if bias is None else bias.unbind(), strict=True))
@@ -255,7 +239,10 @@ class _Perceptrons(torch.autograd.Function):
         pull_back = ACTS[type(ctx.act)][1]
         needs, half, experts, parts = ctx.needs_input_grad, w2.shape[2], spans(ends), iter(kept)
         by_gate = torch.zeros_like(gate) if needs[2] else None
-        by_parameters = [_like(t, needed) for t, needed in zip((w1, b1, w2, b2), needs[7:], strict=True)]
+        by_parameters = [
+            torch.empty_like(tensor) if tensor is not None and needed else None
+            for tensor, needed in zip((w1, b1, w2, b2), needs[7:], strict=True)
+        ]
         by_w1, by_b1, by_w2, by_b2 = by_parameters
         factors, by_rows = gate.to(x.dtype)[:, None], x.new_empty(token.shape[0] if needs[0] else 0, x.shape[1])
         most = max((end - start for _, start, end in experts), default=0)
@@ -296,7 +283,3 @@ class _Perceptrons(torch.autograd.Function):
                 stacked[e].zero_()
         by_x = weighted_sum(by_rows, token, None, row, x.shape[0]) if needs[0] else None
         return by_x, None, by_gate, None, None, None, None, *by_parameters
-
-
-def _like(tensor: Tensor | None, needed: bool) -> Tensor | None:
-    return torch.empty_like(tensor) if tensor is not None and needed else None

@@ -11,6 +11,7 @@ from zoo.blocks.mixer import trait
 from zoo.blocks.moe.dispatch import Dropless
 from zoo.blocks.moe.experts.grouped import GluExperts, MlpExperts
 from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.base import Router
 from zoo.slots import Slot, SlotLike, build_block, parse_slot
 from zoo.tools.moe.mixtures import Places, block_widths, blocks_of_model, choose_blocks
 
@@ -95,7 +96,7 @@ def _experts_of(mixer: nn.Module, slot: Slot) -> str | list[str]:
 
 def _check_equal(slot: Slot, mixture: MoE) -> None:
     """Check that equal experts make the mixture a dense layer."""
-    if not getattr(mixture.router, "sums_to_one", False):
+    if not trait(mixture.router, "sums_to_one", Router):
         raise ValueError(
             f"upcycle({slot}): the weights of a token's experts do not have the sum 1, so the logits would change; "
             "take router=\"top_k(softmax='after')\", or another whose `sums_to_one` is true"
@@ -112,7 +113,7 @@ def _fill(mixture: MoE, mixer: nn.Module) -> None:
         experts.mixers = nn.ModuleList(copy.deepcopy(mixer) for _ in experts.mixers)
         return
     for ours, theirs in ((experts.fc1, mixer.fc1), (experts.fc2, mixer.fc2)):
-        swapped = getattr(mixer, "gate_last", False) and theirs is mixer.fc1
+        swapped = isinstance(mixer, Glu) and mixer.gate_last and theirs is mixer.fc1
         for name, weight in theirs.named_parameters():
             stacked = getattr(ours, name)
             stacked.copy_(torch.cat(weight.chunk(2)[::-1]) if swapped else weight)

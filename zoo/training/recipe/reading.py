@@ -95,7 +95,7 @@ def read(path: Path) -> str:
     except RecipeError:
         raise
     except (OSError, ValueError) as error:  # the latter of a path that no file can have
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"{path}: cannot be read ({reason}): name a YAML file") from None
     if len(data) > CHARACTERS:
         raise RecipeError(f"{path}: more than {CHARACTERS:,} bytes; no recipe is so long: is it the file you mean?")

@@ -17,7 +17,7 @@ from zoo.checks import Rule
 from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.recipe.schema import BITS, Duration, plain
-from zoo.training.recipe.section import hints, is_open
+from zoo.training.recipe.section import OpenSection, hints, is_open
 
 HEADER = f"""\
 # Keys of a recipe
@@ -60,7 +60,7 @@ def sections() -> list[tuple[str, type]]:
 
 def section(path: str, cls: type) -> str:
     """What the page says of one dataclass."""
-    name = None if "name" in hints(cls) else getattr(cls, "name", None)  # that which says which of several it is
+    name = cls.name if issubclass(cls, OpenSection) else None  # that which says which of several it is
     title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
     about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
     lines = ["", f"## {title}", "", about]

@@ -22,7 +22,7 @@ import yaml
 
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.training.recipe.reading import MAPPING, SEQUENCE, TEXT, Loader, RecipeError, find, in_words, place
-from zoo.training.recipe.section import Misfit, hints, is_open
+from zoo.training.recipe.section import Misfit, OpenSection, hints, is_open
 
 LONGEST = 99_999_999  # steps of a training: a checkpoint's name has eight digits for its step
 BITS = 64  # of a whole number that no annotation bounds
@@ -130,7 +130,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if dataclasses.is_dataclass(value):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"name": value.name} | fields if hasattr(value, "name") else fields
+        return {"name": value.name} | fields if isinstance(value, OpenSection) else fields
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -11,6 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.mixer import Part, trait
+from zoo.skeletons.image import ImageModel
 from zoo.training.data.splits import Split
 from zoo.training.recipe.section import OpenSection
 
@@ -54,7 +56,7 @@ def check_images(model: nn.Module, split: Split, head: str | None = None) -> Non
     if split.kind == "vector":
         raise ValueError("the data has vectors with numbers to fit, not images: set task.name=regress")
     channels = split.fetch([0], 0)[0].shape[1]
-    in_chans = next((module.in_chans for module in model.modules() if hasattr(module, "in_chans")), None)
+    in_chans = next((module.in_chans for module in model.modules() if isinstance(module, ImageModel)), None)
     if in_chans not in (None, channels):
         key = "data.in_chans" if head is None else f"tasks.{head.rpartition('.')[2]}.data.in_chans"
         raise ValueError(
@@ -77,7 +79,7 @@ def check_per_pixel(model: nn.Module, split: Split, outputs: int, head: str | No
     if split.kind != "pixel":
         key = "data.name" if head is None else f"tasks.{head.rpartition('.')[2]}.data.name"
         raise ValueError(f"the data has one label an image, not one a pixel: set {key}=digit_canvas")
-    if not getattr(model, "per_pixel", False):
+    if not trait(model, "per_pixel", Part):
         setting = f"{{num_classes: {outputs}}}" if head is None else f"{{name: dense, num_classes: {outputs}}}"
         raise ValueError(
             f"the model gives logits for an image, not for every pixel: set {head or 'model.pyramid'}={setting}"
