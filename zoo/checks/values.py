@@ -154,7 +154,18 @@ def check_argument(label: str, name: str, value: Any, hints: Mapping[str, Any]) 
     elif name == "dtype" and not (isinstance(value, torch.dtype) and value.is_floating_point):
         raise TypeError(f"{label} is {shown(value)}; it must be a torch.dtype of floating-point numbers")
     elif name == "device":
-        _check_device(label, value)
+        try:
+            torch.empty(0, device=value)  # what is refused depends on how torch was built
+        except (
+            RuntimeError,
+            AssertionError,
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = printable(str(error).strip().partition("\n")[0], 200)
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{label} is {shown(value)}, which cannot be used: {reason}") from None
 
 
 def check_path(label: str, value: Any, of: str) -> None:
@@ -167,12 +178,3 @@ def check_path(label: str, value: Any, of: str) -> None:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{label} is {shown(value)}; it must be the path of {of}, a str or a Path")
-
-
-def _check_device(label: str, value: Any) -> None:
-    try:
-        torch.empty(0, device=value)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as torch was built
-        reason = printable(str(error).strip().partition("\n")[0], 200)
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} is {shown(value)}, which cannot be used: {reason}") from None

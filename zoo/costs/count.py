@@ -93,6 +93,9 @@ def count_flops(
 
     analysis, model = _analyse(model, inputs)
     by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
+    uncounted: dict[str, int] = {}
+    for name, count in analysis.unsupported_ops().items():
+        uncounted[_short_name(name)] = uncounted.get(_short_name(name), 0) + count
     params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     return FlopReport(
         params=params[""],
@@ -101,7 +104,7 @@ def count_flops(
         by_module=by_module,
         params_by_module=params,
         by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
-        uncounted=_short_names(analysis.unsupported_ops()),
+        uncounted=uncounted,
         input_shapes=tuple(tuple(x.shape) for x in inputs),
         batch_size=batch_size,
     )
@@ -154,13 +157,6 @@ def _active_params(model: nn.Module) -> int:
         for parameter in module.parameters(recurse=False):
             active[parameter] = max(fractions[name], active.get(parameter, 0.0))
     return round(sum(p.numel() * fraction for p, fraction in active.items()))
-
-
-def _short_names(counts: Counter) -> dict[str, int]:
-    short: Counter = Counter()
-    for name, count in counts.items():
-        short[_short_name(name)] += count
-    return dict(short)
 
 
 def _short_name(name: str) -> str:

@@ -131,8 +131,7 @@ def _flops_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *_, **_
 
 
 def _save(ctx, inputs, output) -> None:
-    x, weight, bias, ends = inputs
-    ctx.save_for_backward(x, weight, bias, ends)
+    ctx.save_for_backward(*inputs)
 
 
 def _pull_back(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -146,10 +145,6 @@ def _pull_back(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return by_x, by_weight, None if bias is None else by_bias, None
 
 
-def _save_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _pull_back_again(ctx, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
     """From gradients of the three gradients: each of those is a product, of which both factors get theirs."""
     grad, x, weight, ends = ctx.saved_tensors
@@ -160,4 +155,4 @@ def _pull_back_again(ctx, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> t
 
 
 _linear.register_autograd(_pull_back, setup_context=_save)
-_linear_backward.register_autograd(_pull_back_again, setup_context=_save_backward)
+_linear_backward.register_autograd(_pull_back_again, setup_context=_save)

@@ -115,7 +115,7 @@ def _fill(mixture: MoE, mixer: nn.Module) -> None:
     for ours, theirs in ((experts.fc1, mixer.fc1), (experts.fc2, mixer.fc2)):
         swapped = isinstance(mixer, Glu) and mixer.gate_last and theirs is mixer.fc1
         for name, weight in theirs.named_parameters():
-            stacked = getattr(ours, name)
+            stacked = ours.get_parameter(name)
             stacked.copy_(torch.cat(weight.chunk(2)[::-1]) if swapped else weight)
             stacked.requires_grad_(weight.requires_grad)
     experts.act.load_state_dict(mixer.act.state_dict())
