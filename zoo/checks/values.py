@@ -156,13 +156,7 @@ def check_argument(label: str, name: str, value: Any, hints: Mapping[str, Any]) 
     elif name == "device":
         try:
             torch.empty(0, device=value)  # what is refused depends on how torch was built
-        except (
-            RuntimeError,
-            AssertionError,
-            NotImplementedError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
             reason = printable(str(error).strip().partition("\n")[0], 200)
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{label} is {shown(value)}, which cannot be used: {reason}") from None

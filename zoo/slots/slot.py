@@ -60,12 +60,11 @@ def parse_slot(value: Any, where: str = "") -> Slot:
     """
     label = where or "slot"
     if value is None:
-        return Slot("none", where=where)
+        return Slot("none", {}, None, where)
     if isinstance(value, Slot):
         return Slot(value.name, copied(value.options, label), value.factory, where or value.where)
     if isinstance(value, str):
-        name, options = _parse_string(value, label)
-        return Slot(name, options, where=where)
+        return Slot(*_parse_string(value, label), None, where)
     if isinstance(value, Mapping):
         options = copied(value, label)
         name = options.pop("name", None)
@@ -74,9 +73,9 @@ def parse_slot(value: Any, where: str = "") -> Slot:
         for option in options:
             if not isinstance(option, str):
                 raise ValueError(f"{label} {shown(value)} has the option {shown(option)}; options are named by strings")
-        return Slot(name, options, where=where)
+        return Slot(name, options, None, where)
     if isinstance(value, (type, functools.partial)) or inspect.isfunction(value):
-        return Slot(None, factory=value, where=where)
+        return Slot(None, {}, value, where)
     raise TypeError(f"{label} {shown(value)} is a {type(value).__name__}; give a string, a mapping, a class or None")
 
 
