@@ -6,7 +6,7 @@ from pathlib import Path
 import timm.models
 from torch import nn
 
-from zoo.build import assemble
+from zoo.build import Variant, assemble
 from zoo.checks import check_type, shown, unknown
 from zoo.checks.ranges import lifted
 from zoo.registry import family_of, resolve_cfg
@@ -81,7 +81,7 @@ def create_model(
         cfg = resolve_cfg(arch, pretrained_cfg or tag, pretrained_cfg_overlay)
         source = published_weights(cfg, model_name, family.rules, cache_dir) if pretrained else None
         with lifted(not bounded):
-            model = assemble(arch, family, family.arguments(arch), cfg, kwargs, source)
+            model = assemble(Variant(arch, family, family.arguments(arch), cfg), kwargs, source)
     if checkpoint_path:
         family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
         load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))

@@ -77,8 +77,8 @@ class Counted:
             "on the authors' code": [name for name in FIGURES if name not in self.by_zoo],
             "by zoo": [name for name in FIGURES if name in self.by_zoo],
         }
-        told = {where: _figures(self, names) for where, names in parts.items()}
-        return "; ".join(f"{text} {where}" for where, text in told.items() if text)
+        places = {where: _figures(self, names) for where, names in parts.items()}
+        return "; ".join(f"{text} {where}" for where, text in places.items() if text)
 
 
 FIGURES = {"params": "M parameters", "deploy_params": "M parameters when merged", "macs": "G MACs"}
@@ -120,11 +120,11 @@ class FrozenList(tuple):
     """A list within a `Family`: a tuple that becomes a list again for whoever gets a copy."""
 
 
-def frozen(value: Any, what: str) -> Any:
+def frozen(value: Any, label: str) -> Any:
     """A copy of a value in which no mapping, list, set or slot can be changed, at any depth.
 
     Raises:
-        ValueError: It is nested too deeply, or contains itself; `what` is its name in the message.
+        ValueError: It is nested too deeply, or contains itself; `label` is its name in the message.
     """
 
     def freeze(value: Any) -> Any:
@@ -141,7 +141,7 @@ def frozen(value: Any, what: str) -> Any:
             return replace(value, **{part: freeze(getattr(value, part))})
         return value
 
-    return freeze(copied(value, what))
+    return freeze(copied(value, label))
 
 
 def thawed(value: Any) -> Any:
@@ -215,7 +215,7 @@ class Family:
     about: str = ""
 
     def __new__(cls, *args, **fields):
-        known = [one.name for one in dataclasses.fields(cls)]
+        known = [part.name for part in dataclasses.fields(cls)]
         for key in fields:
             if key not in known:
                 raise TypeError(
@@ -226,12 +226,12 @@ class Family:
     def __post_init__(self):
         self._check_types()
         self._check_names()
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, one.name, frozen(value, f"its {one.name}"))
+                object.__setattr__(self, part.name, frozen(value, f"its {part.name}"))
             elif isinstance(value, list):
-                object.__setattr__(self, one.name, tuple(value))
+                object.__setattr__(self, part.name, tuple(value))
 
     def _check_types(self) -> None:
         """Of the fields and of what is in them."""
@@ -250,8 +250,8 @@ class Family:
         for name, kind in (("published", Published), ("counted", Counted)):
             for row, figures in getattr(self, name).items():
                 if not isinstance(figures, kind):
-                    found = f"its {name}[{shown(row)}] is a {type(figures).__name__}"
-                    raise TypeError(f"{found}; it must be a {kind.__name__}")
+                    refused = f"its {name}[{shown(row)}] is a {type(figures).__name__}"
+                    raise TypeError(f"{refused}; it must be a {kind.__name__}")
         for rule in self.rules:
             if not isinstance(rule, Rule):
                 raise TypeError(f"its rules hold a {type(rule).__name__}; make rules by rename, stack and drop")
@@ -275,7 +275,7 @@ class Family:
         check_cfg(self.cfg, "its cfg")
 
     def __reduce__(self):  # mappings that cannot be changed are not copied or pickled by themselves
-        return _again, ({one.name: thawed(getattr(self, one.name)) for one in dataclasses.fields(self)},)
+        return _again, ({part.name: thawed(getattr(self, part.name)) for part in dataclasses.fields(self)},)
 
     def arguments(self, variant: str) -> dict[str, Any]:
         """The constructor's arguments of a variant, for the caller to keep: nothing in them is the family's own."""
@@ -293,7 +293,7 @@ class Family:
                 changes[name] = {**getattr(self, name), **changes[name]}
         if "variants" in changes:
             changes = {"published": {}, "counted": {}, **changes}
-        own = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        own = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         return Family(**{**own, "name": "", "module": _module_that_runs(), "about": "", **changes})
 
 

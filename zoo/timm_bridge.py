@@ -7,7 +7,7 @@ import timm.models
 from torch import nn
 
 from zoo.create import create_model
-from zoo.registry import families, made_cfgs
+from zoo.registry import cfgs_of_family, families
 
 
 def register_with_timm(include_tests: bool = False) -> None:
@@ -22,7 +22,7 @@ def register_with_timm(include_tests: bool = False) -> None:
         module = sys.modules[family.module]
         variants = [arch for arch in family.variants if include_tests or not arch.endswith("_test")]
         ours = [arch for arch in variants if not timm.models.is_model(arch)]
-        cfgs = {name: cfg for arch in ours for name, cfg in made_cfgs(family, arch).items()}
+        cfgs = {name: cfg for arch in ours for name, cfg in cfgs_of_family(family, arch).items()}
         module.default_cfgs = timm.models.generate_default_cfgs(cfgs)  # where timm looks when a name is registered
         for arch in ours:
             entry = functools.partial(_entry_point, arch)

@@ -13,7 +13,7 @@ import torch
 from conftest import FULL_VARIANTS, randomised
 
 import zoo
-from zoo.build import assemble
+from zoo.build import Variant, assemble
 from zoo.build.arguments import check_arguments
 from zoo.checks import check_type
 from zoo.checks.ranges import Classes, lifted
@@ -210,7 +210,8 @@ def metered(name: str) -> torch.nn.Module:
     shapes = len(zoo.create_model(name, device="meta").state_dict())
     with torch.random.fork_rng(devices=[]), Metered(shapes):
         family = family_of(name)
-        return assemble(name, family, family.arguments(name), resolve_cfg(name), {"device": "meta"})
+        variant = Variant(name, family, family.arguments(name), resolve_cfg(name))
+        return assemble(variant, {"device": "meta"})
 
 
 LARGEST = ["vmoe_h14_every2_224", "swinv2_base_window12to24_192to384", "hourglass_mlp_base", "unireplknet_s"]

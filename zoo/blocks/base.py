@@ -190,6 +190,8 @@ class PatchesOnly(Mixer):
     Cost: that of the mixer.
     """
 
+    needs_grid = True
+
     def __init__(self, mixer: nn.Module, *, prefix: int, grid: Grid):
         super().__init__()
         self.mixer, self.prefix, self.grid = mixer, prefix, tuple(grid)

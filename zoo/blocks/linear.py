@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from zoo.blocks.init import Init, InitLike, init_
 from zoo.blocks.kernels.guard import bare as is_bare
 from zoo.blocks.kernels.linear import halves, linear, linear_act, linear_act_halves
+from zoo.blocks.mixer import Part, offers, trait
 
 __all__ = [
     "Linear",
@@ -70,9 +71,10 @@ def initialise(module: nn.Module) -> None:
 
     That is its ``reset_parameters()``; a layer of torch's own class, which would take torch's, has a scheme instead.
     """
-    if type(module) in (nn.Linear, nn.Conv2d) and hasattr(module, "init"):
-        init_(module.weight, module.bias, module.init)
-    elif hasattr(module, "reset_parameters"):
+    scheme = trait(module, "init", Part) if type(module) in (nn.Linear, nn.Conv2d) else None
+    if scheme is not None:
+        init_(module.weight, module.bias, scheme)
+    elif offers(module, "reset_parameters"):
         module.reset_parameters()
 
 

@@ -1,6 +1,7 @@
-"""The protocol of mixers: what one is given, and what it may declare, each with its default.
+"""The protocol of mixers, and of any module: what it may declare, each with its default.
 
-A module from elsewhere need not derive from `Mixer`: what it does not declare has the default, which `trait` gives.
+A module from elsewhere need not derive from `Mixer` or `Part`: what it does not declare has the default, which `trait`
+gives.
 """
 
 from collections.abc import Callable
@@ -50,16 +51,45 @@ class Mixer(nn.Module):
     within: dict[str, str] = {}
 
 
-def trait(module: nn.Module | Callable[..., nn.Module] | None, name: str) -> Any:
-    """What a module, or what builds one, declares of the protocol; the default where it declares nothing.
+class Part(nn.Module):
+    """What any module in a model, and a model itself, may declare for those who look at it from outside.
+
+    Attributes:
+        active_fraction: The share of its parameters, in (0, 1], that one token uses, for `zoo.count_flops`.
+        cost_by_value: What it costs depends on values, so that it cannot be counted without them.
+        init: The scheme that a layer of torch's own class is initialised by, in place of torch's.
+        input_size: The size of one sample, (channels, height, width) or (numbers,).
+        pretrained_cfg: A model's configuration, as timm has it.
+        stride: Of a stem, pixels from one position to the next; None for what its grid says.
+        makes_image: Of a head, it gives images in place of logits.
+        per_pixel: Its outputs are one a pixel.
+    """
+
+    active_fraction: float = 1.0
+    cost_by_value: bool = False
+    init: Callable | str | None = None
+    input_size: tuple[int, ...] | None = None
+    pretrained_cfg: dict[str, Any] | None = None
+    stride: int | None = None
+    makes_image: bool = False
+    per_pixel: bool = False
+
+
+def trait(module: nn.Module | Callable[..., nn.Module] | None, name: str, base: type[nn.Module] = Mixer) -> Any:
+    """What a module, or what builds one, declares of a protocol; the base's default where it declares nothing.
 
     Example:
         >>> trait(nn.Linear(2, 2), "has_aux"), trait(None, "spatial") == {1, 2}
         (False, True)
     """
-    return getattr(module, name, getattr(Mixer, name))
+    return getattr(module, name, getattr(base, name))
 
 
 def offers(module: nn.Module | None, method: str) -> bool:
-    """Whether a module has an optional method of the protocol: ``reparameterize``, ``set_window_size``."""
-    return callable(getattr(module, method, None))
+    """Whether a module has an optional method, and not a child of that name.
+
+    Those of mixers are ``reparameterize`` and ``set_window_size``; any module may have ``reset_parameters``, which
+    draws its own parameters anew, and ``chain``, which lists the modules that it applies one after the other.
+    """
+    own = getattr(module, method, None)
+    return callable(own) and not isinstance(own, nn.Module)

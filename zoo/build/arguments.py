@@ -25,7 +25,10 @@ def passed_arguments(model: type[Model], arguments: Mapping[str, Any]) -> dict[s
     argument at all, as in timm's scripts for what their command line leaves open. Numbers and arrays of numpy become
     Python's, and a `features_only` of 0 or 1 a truth value.
     """
-    hints, arguments = model.argument_hints(), {key: _plain(value) for key, value in arguments.items()}
+    hints = model.argument_hints()
+    arguments = {
+        key: value.tolist() if isinstance(value, np.ndarray) else unboxed(value) for key, value in arguments.items()
+    }
     if type(only := arguments.get("features_only")) is int and only in (0, 1):
         arguments["features_only"] = bool(only)
     return {key: value for key, value in arguments.items() if value is not None or _may_be_none(model, key, hints)}
@@ -37,15 +40,8 @@ def _may_be_none(model: type[Model], argument: str, hints: Mapping[str, Any]) ->
     return allows_none(hints.get(argument))
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else unboxed(value)
-
-
 def check_arguments(
-    model: type[Model],
-    arguments: Mapping[str, Any],
-    name: str,
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    model: type[Model], arguments: Mapping[str, Any], name: str, beside: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Check names, types and ranges of a model's arguments, and of others `beside` them, of which it has annotations.
 

@@ -5,34 +5,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from timm.models import PretrainedCfg, build_model_with_cfg
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from zoo.build.effect import check_effect
-from zoo.build.request import Request, check_request
+from zoo.build.request import Request, Variant, check_request
 from zoo.checks import printable
-from zoo.family import Family
 from zoo.skeletons.features import FeatureMaps
 from zoo.skeletons.model import Model
 from zoo.slots.use import watched
 from zoo.weights import WeightSource, load_weights
 
 
-def assemble(
-    arch: str,
-    family: Family,
-    arguments: Mapping[str, Any],
-    cfg: PretrainedCfg,
-    overrides: Mapping[str, Any],
-    source: WeightSource | None = None,
-) -> nn.Module:
+def assemble(variant: Variant, overrides: Mapping[str, Any], source: WeightSource | None = None) -> nn.Module:
     """Build a model from its arguments, load weights into it, and wrap it if features are wanted.
 
     Args:
-        arch: Name of the variant.
-        family: Its family.
-        arguments: Arguments of the class that the weights were made with.
-        cfg: Its pretrained configuration.
+        variant: What is built.
         overrides: Arguments of the user.
         source: The weights; None for none.
 
@@ -40,13 +29,13 @@ def assemble(
         ValueError: An argument is unknown, has no effect or cannot be, or weights do not fit.
         TypeError: An argument has the wrong type.
     """
-    request = check_request(arch, family, arguments, cfg, overrides)
+    request = check_request(variant, overrides)
     return _with_images(request, source) if request.model.vision else _with_vectors(request, source)
 
 
 def _with_vectors(request: Request, source: WeightSource | None) -> Model:
     """A model of vectors, which is none of timm's: its configuration says what it was built as."""
-    model = _with_weights(request, request.wanted, source)
+    model = _with_weights(request, request.all_arguments, source)
     sizes = {"num_classes": model.num_classes, "input_size": model.input_size}
     model.pretrained_cfg = dataclasses.replace(request.cfg, **sizes, **model.facts(model.input_size)).to_dict()
     return model
@@ -88,7 +77,7 @@ def _feature_cfg(request: Request) -> dict[str, Any]:
     """How timm's builder is to wrap a model for features; nothing if none are wanted."""
     if not request.features:
         return {}
-    levels = request.model.count_levels(request.wanted)
+    levels = request.model.count_levels(request.all_arguments)
     wrapping = {"feature_cls": "getter", "out_indices": levels, **request.features}
     if wrapping["feature_cls"] == "getter":  # timm's class of that name would lose the auxiliary outputs
         # In timm's layout of feature maps, whatever the layout within.
@@ -105,7 +94,8 @@ def _with_weights(request: Request, arguments: Mapping[str, Any], source: Weight
     if source is None:
         return _build(request, arguments)
     size = request.overrides.get("img_size")
-    model = _build(request, arguments if size is None else {**arguments, "img_size": request.trained_size})
+    trained_size = request.arguments.get("img_size") or tuple(request.cfg.input_size[-2:])
+    model = _build(request, arguments if size is None else {**arguments, "img_size": trained_size})
     load_weights(model, source, head=not request.features)
     if size is not None:
         model.set_input_size(size)

@@ -1,7 +1,7 @@
 """Whether what a user asks of a model has an effect in it: what nothing takes is an error, and no silence."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from zoo.checks import shown
@@ -31,8 +31,8 @@ def check_effect(model: Model, use: Use, changed: Mapping[str, Any], name: str) 
             raise ValueError(f"{name}: {key}={shown(value)} is given, and no part takes it; {_remedy(model, pattern)}")
         conditions = model.works_with.get(key, ())
         if conditions and not any(_holds(model, condition) for condition in conditions):
-            wanted = " or ".join(c if "=" in c else f"{c}=True" for c in conditions)
-            raise ValueError(f"{name}: {key}={shown(value)} is given, and needs {wanted}; set that, or leave it out")
+            needed = " or ".join(c if "=" in c else f"{c}=True" for c in conditions)
+            raise ValueError(f"{name}: {key}={shown(value)} is given, and needs {needed}; set that, or leave it out")
 
 
 def _is_set(model: Model, key: str) -> bool:
@@ -47,7 +47,7 @@ def _holds(model: Model, condition: str) -> bool:
     if key in model.shorthands:
         argument, option = model.shorthands[key].split(".")
         return bool(option_of(type(model), argument, model.config[argument][0], option))
-    return any(one.name == name for one in model.config[key]) if name else bool(model.config[key])
+    return any(slot.name == name for slot in model.config[key]) if name else bool(model.config[key])
 
 
 def _remedy(model: Model, pattern: str) -> str:
@@ -59,14 +59,9 @@ def _remedy(model: Model, pattern: str) -> str:
     for own in model.slots.values():
         if fnmatch.fnmatchcase(own, kind) and own not in takers:
             takers[own] = [name for name, cls in blocks_of(own).items() if option in options_of(cls)]
-    for slot in _slots_of(model, [argument for argument, own in model.slots.items() if own in takers]):
-        if option in slot.options:
+    settled = [model.config[argument] for argument, own in model.slots.items() if own in takers]
+    for slot in (slot for slots in settled if isinstance(slots, list) for slot in slots):
+        if isinstance(slot, Slot) and option in slot.options:
             return f"{slot} has an {option} of its own, so set it there"
     known = "; ".join(f"{own} {', '.join(names)}" for own, names in takers.items() if names)
     return f"leave it out, or choose a part with the option {option!r}: {known}"
-
-
-def _slots_of(model: Model, arguments: Iterable[str]) -> list[Slot]:
-    """The slots that a model's arguments were resolved to."""
-    values = [model.config[argument] for argument in arguments]
-    return [slot for value in values if isinstance(value, list) for slot in value if isinstance(slot, Slot)]

@@ -15,6 +15,23 @@ from zoo.slots import copied, with_others
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A variant as its weights were made.
+
+    Attributes:
+        arch: Its name.
+        family: Its family.
+        arguments: Arguments of the class that the weights were made with.
+        cfg: Its pretrained configuration.
+    """
+
+    arch: str
+    family: Family
+    arguments: Mapping[str, Any]
+    cfg: PretrainedCfg
+
+
+@dataclass(frozen=True)
 class Request:
     """What is to be built, checked as far as it can be without building it.
 
@@ -37,35 +54,25 @@ class Request:
     features: Mapping[str, Any]
 
     @property
-    def wanted(self) -> dict[str, Any]:
+    def all_arguments(self) -> dict[str, Any]:
         """The arguments of the class, with the user's."""
         return {**self.arguments, **self.overrides}
 
-    @property
-    def trained_size(self) -> Any:
-        """The size of images that the weights were made for."""
-        return self.arguments.get("img_size") or tuple(self.cfg.input_size[-2:])
 
-
-def check_request(
-    arch: str, family: Family, arguments: Mapping[str, Any], cfg: PretrainedCfg, overrides: Mapping[str, Any]
-) -> Request:
+def check_request(variant: Variant, overrides: Mapping[str, Any]) -> Request:
     """Check what is asked for, and take it apart.
 
     Args:
-        arch: Name of the variant.
-        family: Its family.
-        arguments: Arguments of the class that the weights were made with.
-        cfg: Its pretrained configuration.
+        variant: What is to be built.
         overrides: Arguments of the user.
 
     Raises:
         ValueError: An argument is unknown, missing, out of its range, or not for this kind of model.
         TypeError: It has the wrong type.
     """
-    model = family.model
+    arch, model, cfg = variant.arch, variant.family.model, variant.cfg
     overrides = {k: copied(v, f"{arch}: {k}") for k, v in passed_arguments(model, overrides).items()}
-    arguments = {k: copied(v, f"{arch}: {k}") for k, v in arguments.items()}
+    arguments = {k: copied(v, f"{arch}: {k}") for k, v in variant.arguments.items()}
     check_arguments(model, overrides, arch, beside=FEATURE_ARGUMENTS)
     check_arguments(model, arguments, arch)
     check_complete(model, {**arguments, **overrides}, arch)
@@ -75,8 +82,8 @@ def check_request(
     own = {key: p.default for key, p in inspect.signature(model).parameters.items()} | arguments
     own |= {key: short_value(model, key, arguments) for key in model.shorthands if key in overrides}
     return Request(
-        arch=arch,
-        model=model,
+        arch,
+        model,
         cfg=dataclasses.replace(cfg, architecture=arch, state_dict=None),
         arguments=arguments,
         # Where only some blocks are exchanged, the others stay what they are.
@@ -92,11 +99,11 @@ def _checked_features(arch: str, model: type[Model], features: Mapping[str, Any]
     Raises:
         ValueError: The model has none, or they are not wanted and something is said of them.
     """
-    asked = ", ".join(key for key, value in features.items() if value is not False)
-    if asked and not model.vision:
-        raise ValueError(f"{arch} takes vectors and has no feature maps; leave {asked} out")
+    keys = ", ".join(key for key, value in features.items() if value is not False)
+    if keys and not model.vision:
+        raise ValueError(f"{arch} takes vectors and has no feature maps; leave {keys} out")
     if features.get("features_only"):
         return features
-    if asked:
-        raise ValueError(f"{arch}: {asked} is given, and needs features_only=True; set that, or leave it out")
+    if keys:
+        raise ValueError(f"{arch}: {keys} is given, and needs features_only=True; set that, or leave it out")
     return {}

@@ -3,7 +3,7 @@
 import functools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zoo.checks.rules import Rule
@@ -40,7 +40,7 @@ def words_of(hint: Any) -> str:
         return " or ".join(map(words_of, kinds))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        rules = ", ".join(str(one) for one in arguments[1:] if isinstance(one, Rule))
+        rules = ", ".join(str(rule) for rule in arguments[1:] if isinstance(rule, Rule))
         if arguments[0] is Any and rules:
             return rules
         return f"{words_of(arguments[0])} ({rules})" if rules else words_of(arguments[0])
@@ -59,13 +59,18 @@ def words_of(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("collections.abc.", "")
 
 
+def callee(builder: Callable) -> Callable:
+    """What a partial calls; anything else is itself."""
+    return builder.func if isinstance(builder, functools.partial) else builder
+
+
 @functools.cache
 def hints_of(cls) -> dict[str, Any]:
     """The annotations of what a class, partial or function takes; none where they cannot be read."""
     if isinstance(cls, type) and (signature := getattr(cls, "__signature__", None)):  # in place of its constructor's
         named = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
         return named | NARROWER.get(cls, {})
-    function = cls.__init__ if isinstance(cls, type) else getattr(cls, "func", cls)
+    function = cls.__init__ if isinstance(cls, type) else callee(cls)
     function = function.__init__ if isinstance(function, type) else function
     try:
         return typing.get_type_hints(function, include_extras=True) | NARROWER.get(cls, {})

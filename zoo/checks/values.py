@@ -31,7 +31,7 @@ def unboxed(value: Any) -> Any:
     """
     if isinstance(value, SCALARS) and not isinstance(value, np.timedelta64):
         return value.item()
-    if type(value) in (list, tuple) and any(isinstance(one, np.generic) for one in value):
+    if type(value) in (list, tuple) and any(isinstance(element, np.generic) for element in value):
         return type(value)(map(unboxed, value))
     return value
 
@@ -82,7 +82,7 @@ def _check(label: str, value: Any, kind: Any) -> None:
             if isinstance(rule, Rule) and value is not None:
                 rule.check(label, value)
     elif origin is typing.Literal:
-        if not any(type(value) is type(one) and value == one for one in arguments):
+        if not any(type(value) is type(element) and value == element for element in arguments):
             raise ValueError(f"{label} is {shown(value)}; it must be {words_of(kind)}")
     elif kind in PLAIN:
         value = value.item() if isinstance(value, np.generic) else value  # a number of numpy
@@ -97,14 +97,14 @@ def _check(label: str, value: Any, kind: Any) -> None:
         if fixed and len(value) != len(arguments):
             raise ValueError(f"{label} is {shown(value)}; it must be {words_of(kind)}")
         inner = arguments if fixed else arguments[:1] * len(value)
-        for i, (one, hint) in enumerate(zip(value, inner, strict=False)):
-            check_type(f"{label}[{i}]", one, hint)
+        for i, (element, hint) in enumerate(zip(value, inner, strict=False)):
+            check_type(f"{label}[{i}]", element, hint)
     elif origin in MAPPINGS or kind in MAPPINGS:
         if not isinstance(value, Mapping):
             raise TypeError(f"{label} is {shown(value)}, a {type(value).__name__}; it must be a mapping")
-        for key, one in value.items() if arguments else ():
+        for key, element in value.items() if arguments else ():
             check_type(f"a key of {label}", key, arguments[0])
-            check_type(f"{label}[{shown(key)}]", one, arguments[1])
+            check_type(f"{label}[{shown(key)}]", element, arguments[1])
 
 
 def checked(cls: T) -> T:
@@ -170,7 +170,12 @@ def check_argument(label: str, name: str, value: Any, hints: Mapping[str, Any]) 
     elif name == "dtype" and not (isinstance(value, torch.dtype) and value.is_floating_point):
         raise TypeError(f"{label} is {shown(value)}; it must be a torch.dtype of floating-point numbers")
     elif name == "device":
-        _check_device(label, value)
+        try:
+            torch.empty(0, device=value)  # what is refused depends on how torch was built
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+            reason = printable(str(error).strip().partition("\n")[0], 200)
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{label} is {shown(value)}, which cannot be used: {reason}") from None
 
 
 def check_path(label: str, value: Any, of: str) -> None:
@@ -183,12 +188,3 @@ def check_path(label: str, value: Any, of: str) -> None:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{label} is {shown(value)}; it must be the path of {of}, a str or a Path")
-
-
-def _check_device(label: str, value: Any) -> None:
-    try:
-        torch.empty(0, device=value)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as torch was built
-        reason = printable(str(error).strip().partition("\n")[0], 200)
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} is {shown(value)}, which cannot be used: {reason}") from None

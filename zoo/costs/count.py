@@ -3,8 +3,9 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.blocks.kernels import private
 from zoo.blocks.kernels.cost import while_counting
+from zoo.blocks.mixer import Part, trait
 from zoo.checks import check_type, printable, shown, unboxed
 from zoo.costs.report import FlopReport
 from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule
@@ -28,13 +30,11 @@ with warnings.catch_warnings():
 # each other's. Forward passes need not wait.
 _TRACING = Turns()
 
+Inputs = Tensor | Sequence[Tensor] | None
+
 
 def count_flops(
-    model: nn.Module,
-    input_size: Sequence[int] | None = None,
-    *,
-    inputs: Sequence[Tensor] | None = None,
-    batch_size: int | None = None,
+    model: nn.Module, input_size: Sequence[int] | None = None, *, inputs: Inputs = None, batch_size: int | None = None
 ) -> FlopReport:
     """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.
 
@@ -93,6 +93,9 @@ def count_flops(
 
     analysis, model = _analyse(model, inputs)
     by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
+    uncounted: dict[str, int] = {}
+    for name, count in analysis.unsupported_ops().items():
+        uncounted[_short_name(name)] = uncounted.get(_short_name(name), 0) + count
     params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     return FlopReport(
         params=params[""],
@@ -101,27 +104,27 @@ def count_flops(
         by_module=by_module,
         params_by_module=params,
         by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
-        uncounted=_short_names(analysis.unsupported_ops()),
+        uncounted=uncounted,
         input_shapes=tuple(tuple(x.shape) for x in inputs),
         batch_size=batch_size,
     )
 
 
-def _input_size(model: nn.Module, asked: Sequence[int] | None) -> tuple[int, ...]:
+def _input_size(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
     """The size of one sample: what the caller asks for, or else what the model says of itself."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    if isinstance(asked, Tensor):
-        raise TypeError(f"input_size is a tensor of shape {tuple(asked.shape)}; give a tensor as inputs=")
-    asked = asked.tolist() if isinstance(asked, np.ndarray) else unboxed(asked)
-    if asked is not None:
-        check_type("input_size", asked, SIZE)
-    size = next((s for s in (asked, getattr(model, "input_size", None), config.get("input_size")) if s), None)
+    config = trait(model, "pretrained_cfg", Part) or {}
+    if isinstance(input_size, Tensor):
+        raise TypeError(f"input_size is a tensor of shape {tuple(input_size.shape)}; give a tensor as inputs=")
+    input_size = input_size.tolist() if isinstance(input_size, np.ndarray) else unboxed(input_size)
+    if input_size is not None:
+        check_type("input_size", input_size, SIZE)
+    size = next((s for s in (input_size, trait(model, "input_size", Part), config.get("input_size")) if s), None)
     if size is None:
         raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
-    if asked and isinstance(model, ImageModel) and (len(asked) != 3 or asked[0] != model.in_chans):
+    if input_size and isinstance(model, ImageModel) and (len(input_size) != 3 or input_size[0] != model.in_chans):
         raise ValueError(
-            f"input_size is {shown(asked)}; it must be that of one image, ({model.in_chans}, height, width), and the "
-            "number of images is batch_size="
+            f"input_size is {shown(input_size)}; it must be that of one image, ({model.in_chans}, height, width), and "
+            "the number of images is batch_size="
         )
     return tuple(size)
 
@@ -146,7 +149,7 @@ def _active_params(model: nn.Module) -> int:
     fractions: dict[str, float] = {}
     active: dict[nn.Parameter, float] = {}
     for name, module in model.named_modules():  # outer modules first
-        own = getattr(module, "active_fraction", 1.0)
+        own = trait(module, "active_fraction", Part)
         if not 0 < own <= 1:
             where = name or type(module).__name__
             raise ValueError(f"active_fraction of module {where!r} is {own}; it must be in (0, 1]")
@@ -154,13 +157,6 @@ def _active_params(model: nn.Module) -> int:
         for parameter in module.parameters(recurse=False):
             active[parameter] = max(fractions[name], active.get(parameter, 0.0))
     return round(sum(p.numel() * fraction for p, fraction in active.items()))
-
-
-def _short_names(counts: Counter) -> dict[str, int]:
-    short: Counter = Counter()
-    for name, count in counts.items():
-        short[_short_name(name)] += count
-    return dict(short)
 
 
 def _short_name(name: str) -> str:
@@ -174,7 +170,7 @@ class _MacAnalysis(JitModelAnalysis):
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__(model, inputs)
         self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        self.set_op_handle(**{name: _handle(name, rule) for name, rule in RULES.items()})
+        self.set_op_handle(**{name: partial(_counted, name, rule) for name, rule in RULES.items()})
 
     def _should_ignore_node(self, node) -> bool:
         # fvcore's own list has relu, clamp, max and others that compute.
@@ -183,11 +179,8 @@ class _MacAnalysis(JitModelAnalysis):
         return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
 
 
-def _handle(name: str, rule: Rule) -> Callable[[list, list], Counter]:
-    def handle(inputs: list, outputs: list) -> Counter:
-        return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
-
-    return handle
+def _counted(name: str, rule: Rule, inputs: list, outputs: list) -> Counter:
+    return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
 
 
 def _value(value):
@@ -207,7 +200,7 @@ def _is_scalar(value) -> bool:
 def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
     """The analysis, and the copy of the model that it is of."""
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    by_value = any(getattr(module, "cost_by_value", False) for module in model.modules())
+    by_value = any(trait(module, "cost_by_value", Part) for module in model.modules())
     for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
         try:
             return _trace(model, inputs, device)

@@ -121,15 +121,11 @@ def _grouped_matmul(inputs: list, outputs: list) -> int:
     return (a if len(b) == 3 else a[-2:]).numel() * b[-1]
 
 
-@register_flop_rule("aten::_convolution")
+@register_flop_rule("aten::_convolution", "aten::_convolution_mode")
 def _convolution(inputs: list, outputs: list) -> int:
-    x, weight, transposed = inputs[0], inputs[1], inputs[6]
+    x, weight = inputs[:2]
+    transposed = inputs[6] is True  # the other one, whose padding is "same" or "valid", has its groups there
     return (x if transposed else outputs[0]).numel() * weight[1:].numel()
-
-
-@register_flop_rule("aten::_convolution_mode")  # padding given as "same" or "valid"
-def _convolution_mode(inputs: list, outputs: list) -> int:
-    return outputs[0].numel() * inputs[1][1:].numel()
 
 
 @register_flop_rule(

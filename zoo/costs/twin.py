@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from zoo.blocks.kernels import private
+from zoo.blocks.mixer import offers
 
 
 def twin_of(model: nn.Module, on_meta: bool) -> nn.Module:
@@ -36,7 +37,7 @@ def twin_of(model: nn.Module, on_meta: bool) -> nn.Module:
         for name, tensor in _other_tensors(module):
             vars(module).pop(name, None)
             module.register_buffer(name, tensor)  # the tracer knows persistent buffers only
-    if hasattr(twin, "set_grad_checkpointing"):
+    if offers(twin, "set_grad_checkpointing"):
         twin.set_grad_checkpointing(False)  # the reentrant kind cannot be traced
     return twin
 

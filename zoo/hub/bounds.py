@@ -93,13 +93,11 @@ def check_size(model: nn.Module, weights: int | None) -> None:
         raise ValueError(f"the model has {count} numbers, and without its weights may have {ELEMENTS}; {LIFT}")
 
 
+Arguments = Mapping[str, Any]  # of a model, by name
+
+
 def culprit(
-    message: str,
-    arguments: Mapping[str, Any],
-    own: Mapping[str, Any],
-    check: Callable[[Mapping[str, Any]], object],
-    *,
-    alone: bool = False,
+    message: str, arguments: Arguments, own: Arguments, check: Callable[[Arguments], object], *, alone: bool = False
 ) -> str | None:
     """The argument that an error is about, if its message does not say one: that whose own value makes another end.
 
@@ -116,19 +114,19 @@ def culprit(
     if not alone and any(re.search(SAID.format(re.escape(key)), message) for key in arguments):
         return None
     start = time.monotonic()
-    changed = [key for key, value in arguments.items() if key in own and own[key] not in (value, _one(value))]
+    changed = [key for key, value in arguments.items() if key in own and own[key] not in (value, _side(value))]
     for key in sorted(changed, key=lambda key: type(arguments[key]) is not int):  # these are most often what is wrong
         if time.monotonic() - start > PATIENCE:
             break
         try:
             check({**arguments, key: own[key]})
-        except Exception as other:  # whatever else is wrong is not asked about here
-            if alone or printable(other, 1600) in message:
+        except Exception as second:  # whatever else is wrong is not asked about here
+            if alone or printable(second, 1600) in message:
                 continue
         return f"model_args: {key}"
     return None
 
 
-def _one(value: Any) -> Any:
+def _side(value: Any) -> Any:
     """The value for all sides of a list that has the same for each."""
-    return value[0] if isinstance(value, list) and value and all(one == value[0] for one in value) else value
+    return value[0] if isinstance(value, list) and value and all(side == value[0] for side in value) else value

@@ -46,9 +46,9 @@ def _named_weights(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):
-        saved = [one for one in path.parent.iterdir() if MODEL.owns(one.name) and _saved_as(one) == one.name]
+        saved = [file for file in path.parent.iterdir() if MODEL.owns(file.name) and _saved_as(file) == file.name]
         if saved or not path.stat().st_size:
-            return max(saved, key=lambda one: one.stat().st_mtime).name if saved else None
+            return max(saved, key=lambda file: file.stat().st_mtime).name if saved else None
         config = None
     if not isinstance(config, dict) or "zoo_version" not in config:
         raise FileExistsError(

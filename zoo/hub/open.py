@@ -12,10 +12,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from zoo import version
-from zoo.build import assemble
+from zoo.build import Variant, assemble
 from zoo.checks import printable
 from zoo.checks.ranges import lifted
-from zoo.family import Family
 from zoo.hub.bounds import UNKNOWN, Metered, check_size, culprit
 from zoo.hub.config import CONFIG, naming, read_config, read_json
 from zoo.registry import classes_of, family_of
@@ -82,28 +81,20 @@ class _Saved:
 
     Attributes:
         path: The config.json.
-        arch, family: Its variant, and the family of that.
-        arguments: Every argument of its class that is not the default's.
-        cfg: Its pretrained configuration.
+        variant: What it is; the arguments are all of its class that are not the default's.
         weights: Its weight file.
     """
 
     path: Path
-    arch: str
-    family: Family
-    arguments: Mapping[str, Any]
-    cfg: PretrainedCfg
+    variant: Variant
     weights: Path
 
     def source(self, state: Mapping[str, Tensor]) -> WeightSource:
         """Its weights, given the tensors: they are in zoo's own layout, whatever published names look like."""
-        classes = self.arguments.get("num_classes", self.cfg.num_classes)
-        chans = self.arguments.get("in_chans", self.cfg.input_size[0])
+        arguments, cfg = self.variant.arguments, self.variant.cfg
+        classes = arguments.get("num_classes", cfg.num_classes)
+        chans = arguments.get("in_chans", cfg.input_size[0])
         return WeightSource(str(self.weights), lambda: state, classes=classes, chans=chans)
-
-    def build(self, overrides: Mapping[str, Any], source: WeightSource | None = None) -> nn.Module:
-        """The model, with arguments in place of its own."""
-        return assemble(self.arch, self.family, self.arguments, self.cfg, overrides, source)
 
 
 def _open(path: Path, pretrained: bool, bounded: bool, overrides: Mapping[str, Any]) -> nn.Module:
@@ -115,11 +106,11 @@ def _open(path: Path, pretrained: bool, bounded: bool, overrides: Mapping[str, A
     with naming(path):
         family = family_of(arch)
         _check_agrees(arch, arguments, cfg)
-    saved = _Saved(path, arch, family, arguments, PretrainedCfg(**cfg), weights)
+    saved = _Saved(path, Variant(arch, family, arguments, PretrainedCfg(**cfg)), weights)
     if bounded:
         _check_bounded(saved, state, overrides)
     with lifted(not bounded), naming(path, any_error=not overrides):
-        return saved.build(overrides, None if state is None else saved.source(state))
+        return assemble(saved.variant, overrides, None if state is None else saved.source(state))
 
 
 def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
@@ -153,6 +144,7 @@ def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides:
     Raises:
         ValueError: It asks for more; the message says what, and how the bounds are lifted.
     """
+    variant = saved.variant
     if state is not None:
         shapes = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
         size = sum(value.nbytes for value in state.values())
@@ -162,19 +154,19 @@ def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides:
 
     def build(arguments: Mapping[str, Any]) -> nn.Module:
         with Metered(tensors):
-            return replace(saved, arguments=arguments).build({"device": "meta"})
+            return assemble(replace(variant, arguments=arguments), {"device": "meta"})
 
     def fit(model: nn.Module) -> None:
         head = not any(key in overrides for key in ("num_classes", "features_only"))
         check_fit(model, shapes, str(saved.weights), head=head)
 
-    parameters = inspect.signature(saved.family.model).parameters
-    own = lambda: {key: p.default for key, p in parameters.items()} | saved.family.arguments(saved.arch)
-    not_built = lambda message: culprit(message, saved.arguments, own(), build)
-    not_fitting = lambda message: culprit(message, saved.arguments, own(), lambda args: fit(build(args)), alone=True)
+    parameters = inspect.signature(variant.family.model).parameters
+    own = lambda: {key: p.default for key, p in parameters.items()} | variant.family.arguments(variant.arch)
+    not_built = lambda message: culprit(message, variant.arguments, own(), build)
+    not_fitting = lambda message: culprit(message, variant.arguments, own(), lambda args: fit(build(args)), alone=True)
 
     with naming(saved.path, not_built, any_error=True):
-        model = build(saved.arguments)
+        model = build(variant.arguments)
         check_size(model, size)
     if shapes:
         with naming(saved.path, not_fitting):

@@ -14,7 +14,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from zoo import version
-from zoo.build import assemble
+from zoo.blocks.mixer import Part, trait
+from zoo.blocks.moe.experts.base import Experts
+from zoo.build import Variant, assemble
 from zoo.checks import some
 from zoo.checks.ranges import lifted
 from zoo.hub.bounds import Metered, Sizes, check_size
@@ -24,6 +26,7 @@ from zoo.registry import classes_of, family_of
 from zoo.skeletons.model import Model
 from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.storage.files import folder_at
+from zoo.weights import Resizable
 from zoo.weights.pretrained import check_cfg
 
 
@@ -69,12 +72,12 @@ def _check_savable(model: nn.Module) -> None:
         TypeError: It is no model of zoo.
         ValueError: It has no weights, or not all of them, or such as a file cannot hold.
     """
-    if not isinstance(model, Model) or not getattr(model, "pretrained_cfg", None):
+    if not isinstance(model, Model) or not trait(model, "pretrained_cfg", Part):
         raise TypeError(
             f"save_pretrained takes a model of zoo.create_model, not a {type(model).__name__}; for one wrapped for "
             "features, compiled or distributed, save the model inside it"
         )
-    if any(getattr(module, "exchange", None) is not None for module in model.modules()):
+    if any(isinstance(module, Experts) and module.exchange is not None for module in model.modules()):
         raise ValueError(
             "this process has a part of the model's experts alone; load zoo.tools.moe.parallel.whole_state_dict(model) "
             "into a model of the same arguments and save that"
@@ -130,7 +133,7 @@ def _check_built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
     sizes = {key: tuple(value.shape) for key, value in state.items()}
     built = {key: tuple(value.shape) for key, value in again.state_dict().items()}
     for name, module in again.named_modules():
-        if hasattr(module, "take_sizes"):  # it takes the sizes of what is loaded
+        if isinstance(module, Resizable):
             built |= {key: sizes[key] for key in built if key.startswith(f"{name}.") and key in sizes}
     changes = [
         f"{key} is {sizes.get(key, 'gone')} and was {built.get(key, 'not there')}"
@@ -152,11 +155,11 @@ def _built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Mode
         ValueError: It builds none.
     """
     arch = config["architecture"]
-    family, cfg = family_of(arch), PretrainedCfg(**config["pretrained_cfg"])
+    variant = Variant(arch, family_of(arch), config["model_args"], PretrainedCfg(**config["pretrained_cfg"]))
 
     def build(mode: Sizes) -> Model:
         with mode:
-            return assemble(arch, family, config["model_args"], cfg, {"device": "meta"})
+            return assemble(variant, {"device": "meta"})
 
     try:
         again = build(Metered(len(state)))
@@ -195,9 +198,9 @@ def _as_json(name: str, value: Any) -> Any:
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         value = value.item()
     if isinstance(value, (list, tuple)):
-        return [_as_json(f"{name}[{i}]", one) for i, one in enumerate(value)]
+        return [_as_json(f"{name}[{i}]", element) for i, element in enumerate(value)]
     if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        return {key: _as_json(f"{name}[{key!r}]", one) for key, one in value.items()}
+        return {key: _as_json(f"{name}[{key!r}]", element) for key, element in value.items()}
     if not (value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))):
         raise ValueError(
             f"{name} is {reprlib.repr(value)}, a {type(value).__name__} that config.json cannot hold; give finite "

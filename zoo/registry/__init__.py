@@ -1,7 +1,7 @@
 """Families and variants as data: which there are, and what is known of them."""
 
 from zoo.family import Family
-from zoo.registry.cfgs import cfgs_of, classes_of, made_cfgs, resolve_cfg
+from zoo.registry.cfgs import cfgs_of, cfgs_of_family, classes_of, resolve_cfg
 from zoo.registry.discovery import families, family_of
 from zoo.registry.listing import ModelInfo, list_models, model_info
 
@@ -13,7 +13,7 @@ __all__ = [
     "families",
     "family_of",
     "list_models",
-    "made_cfgs",
+    "cfgs_of_family",
     "model_info",
     "resolve_cfg",
 ]

@@ -17,7 +17,7 @@ def cfgs_of(arch: str) -> dict[str, timm.models.PretrainedCfg]:
     """All configurations of an architecture by ``architecture.tag``; timm's own for what timm knows."""
     family = family_of(arch)
     if not timm.models.is_model(arch):
-        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in made_cfgs(family, arch).items()}
+        return {name: timm.models.PretrainedCfg(**cfg) for name, cfg in cfgs_of_family(family, arch).items()}
     return timm.models.get_arch_pretrained_cfgs(arch) or {arch: resolve_cfg(arch)}
 
 
@@ -42,20 +42,20 @@ def resolve_cfg(arch: str, cfg: Any = None, overlay: Mapping | None = None) -> t
     _check_kinds(cfg, overlay)
     cfg = cfg.to_dict() if isinstance(cfg, timm.models.PretrainedCfg) else cfg
     family = family_of(arch)
-    made = {} if timm.models.is_model(arch) else made_cfgs(family, arch)  # as for vectors, and for the tiny variants
+    own_cfgs = {} if timm.models.is_model(arch) else cfgs_of_family(family, arch)  # vectors, the tiny variants
     if isinstance(cfg, str) and cfg:
-        known = made or timm.models.get_arch_pretrained_cfgs(arch)
+        known = own_cfgs or timm.models.get_arch_pretrained_cfgs(arch)
         tags = [name.split(".", 1)[1] for name in known if "." in name]
         if cfg not in tags:
             raise ValueError(unknown(f"{arch} has no weights with the tag {shown(cfg)}", cfg, tags, "tags"))
     if isinstance(cfg, Mapping):
         check_cfg(cfg, "pretrained_cfg")
     check_cfg(overlay or {}, "pretrained_cfg_overlay")
-    for given_cfg in (cfg, overlay):
-        if isinstance(given_cfg, Mapping) and given_cfg.get("state_dict"):  # timm copies what is in it
-            take_state_dict(given_cfg["state_dict"], "the given state dict")
-    if made and not isinstance(cfg, Mapping):
-        cfg = made[f"{arch}.{cfg}" if cfg else arch]
+    for mapping in (cfg, overlay):
+        if isinstance(mapping, Mapping) and mapping.get("state_dict"):  # timm copies what is in it
+            take_state_dict(mapping["state_dict"], "the given state dict")
+    if own_cfgs and not isinstance(cfg, Mapping):
+        cfg = own_cfgs[f"{arch}.{cfg}" if cfg else arch]
     return timm.models.resolve_pretrained_cfg(arch, pretrained_cfg=cfg or None, pretrained_cfg_overlay=overlay)
 
 
@@ -71,7 +71,7 @@ def _check_kinds(cfg: Any, overlay: Any) -> None:
         )
 
 
-def made_cfgs(family: Family, arch: str) -> dict[str, dict]:
+def cfgs_of_family(family: Family, arch: str) -> dict[str, dict]:
     """Configurations of an architecture that timm does not know, from what its family's file says."""
     arguments = family.arguments(arch)
     size = to_pair(arguments.get("img_size", 224), "img_size") if family.model.vision else ()
@@ -82,14 +82,14 @@ def made_cfgs(family: Family, arch: str) -> dict[str, dict]:
         **thawed(family.cfg),
     }
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
-    return {name: {**base, **_made_cfg(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
+    return {name: {**base, **_cfg_of_row(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
 
 
-def _made_cfg(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
+def _cfg_of_row(row: Published, input_size: tuple[int, int, int]) -> dict[str, Any]:
     """Where a set of weights is, and what is special about it."""
     size = input_size if row.img_size is None else (input_size[0], row.img_size, row.img_size)
-    found = {"num_classes": row.classes, "input_size": size, **thawed(row.cfg)}
+    cfg = {"num_classes": row.classes, "input_size": size, **thawed(row.cfg)}
     if not row.weights.startswith("hf-hub:"):
-        return {**found, "url": row.weights}
+        return {**cfg, "url": row.weights}
     owner, name, *file = row.weights.removeprefix("hf-hub:").split("/", 2)
-    return {**found, "hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file[0]} if file else {})}
+    return {**cfg, "hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file[0]} if file else {})}

@@ -23,7 +23,9 @@ def families() -> Mapping[str, Family]:
     not take the others away.
     """
     named, owners = {}, {}
-    for module in _in_order((*modules_of("zoo.models"), *modules_outside())):
+    modules = [*modules_of("zoo.models"), *modules_outside()]
+    own = sys.modules["zoo.models"].__path__[0]  # zoo's own files first, so that a name stays with its first owner
+    for module in sorted(modules, key=lambda module: not (getattr(module, "__file__", None) or "").startswith(own)):
         name = module.__name__
         try:
             family = read_family(module)
@@ -42,12 +44,6 @@ def families() -> Mapping[str, Family]:
             named[family.name] = family
             owners |= dict.fromkeys(family.variants, name)
     return MappingProxyType(dict(sorted(named.items())))
-
-
-def _in_order(modules: tuple[ModuleType, ...]) -> list[ModuleType]:
-    """zoo's own files before what stands elsewhere, so that a name stays with its first owner."""
-    own = sys.modules["zoo.models"].__path__[0]
-    return sorted(modules, key=lambda module: not (getattr(module, "__file__", None) or "").startswith(own))
 
 
 def read_family(module: ModuleType) -> Family | None:

@@ -46,7 +46,7 @@ def list_models(
         ValueError: The family or the task is unknown.
         TypeError: A filter is no string.
     """
-    wanted, unwanted = _patterns(filter, "filter"), _patterns(exclude_filters, "exclude_filters")
+    included, excluded = _patterns(filter, "filter"), _patterns(exclude_filters, "exclude_filters")
     tasks = {t for f in families().values() for t in f.tasks}
     check_type("family", family, str | None)
     check_type("task", task, str | None)
@@ -55,18 +55,18 @@ def list_models(
     if task is not None and task not in tasks:
         raise ValueError(unknown(f"task {shown(task)}", task, tasks))
     names = []
-    for one in families().values():
-        if family not in (None, one.name) or (task is not None and task not in one.tasks):
+    for candidate in families().values():
+        if family not in (None, candidate.name) or (task is not None and task not in candidate.tasks):
             continue
-        for arch in one.variants:
+        for arch in candidate.variants:
             if arch.endswith("_test") and not include_tests:
                 continue
             tags = [name for name, cfg in cfgs_of(arch).items() if cfg.has_weights or not pretrained]
             if include_tags if include_tags is not None else pretrained:
-                found = tags
+                matches = tags
             else:
-                found = [arch] if tags or not pretrained else []
-            names += [n for n in found if _fits(n, wanted or ["*"]) and not _fits(n, unwanted)]
+                matches = [arch] if tags or not pretrained else []
+            names += [n for n in matches if _fits(n, included or ["*"]) and not _fits(n, excluded)]
     return sorted(names, key=natural_key)
 
 
@@ -75,11 +75,11 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatch(n, pattern) for n in {name, name.split(".")[0]} for pattern in patterns)
 
 
-def _patterns(value: str | Iterable[str], what: str) -> list[str]:
+def _patterns(value: str | Iterable[str], argument: str) -> list[str]:
     """One pattern or several, without empty ones."""
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f"{what} is {shown(value)}; it must be a name with wildcards, or several in a list")
+        raise TypeError(f"{argument} is {shown(value)}; it must be a name with wildcards, or several in a list")
     return [p for p in patterns if p]
 
 
@@ -103,8 +103,8 @@ class ModelInfo:
         lines += ["", "Weights (tag: licence):"]
         lines += [f"  {tag}: {licence}" for tag, licence in self.tags.items()] or ["  none released"]
         for title, rows in (("Published:", self.published), ("Counted:", self.counted)):
-            told = [f"  {name}: {row}" for name, row in rows.items() if str(row)]
-            lines += ["", title, *told] if told else []
+            lines_of_rows = [f"  {name}: {row}" for name, row in rows.items() if str(row)]
+            lines += ["", title, *lines_of_rows] if lines_of_rows else []
         return "\n".join(lines)
 
 
@@ -132,9 +132,9 @@ def model_info(name: str) -> ModelInfo:
         arguments=family.arguments(arch),
         pretrained_cfg=cfg.to_dict(),
         tags={
-            key.split(".", 1)[1]: one.license or "not stated"
-            for key, one in cfgs_of(arch).items()
-            if one.has_weights and "." in key
+            key.split(".", 1)[1]: tag_cfg.license or "not stated"
+            for key, tag_cfg in cfgs_of(arch).items()
+            if tag_cfg.has_weights and "." in key
         },
         published={n: thawed(row) for n, row in family.published.items() if n.split(".")[0] == arch},
         counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},

@@ -1,6 +1,6 @@
 """The stack of MetaBlocks that models of images share with those of whatever else comes in rows of positions."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -8,14 +8,14 @@ from typing import Any, Literal
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo.blocks.base import FORMS, Aux, MetaBlock, merge_aux
+from zoo.blocks.base import FORMS, Aux, MetaBlock
 from zoo.blocks.init import InitLike
 from zoo.blocks.mixer import trait
 from zoo.checks import shown
 from zoo.checks.ranges import RateBelowOne, Scale
 from zoo.skeletons.checkpointing import run_block
 from zoo.skeletons.model import Model
-from zoo.slots import Slot, SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
+from zoo.slots import SlotLike, SlotsLike, build_block, resolve_slots, resolve_stage_slots
 
 PER_BLOCK = ("token_mixer", "channel_mixer", "norm")
 PER_STAGE = ("layer_scale", "res_scale")
@@ -120,14 +120,6 @@ class BlockModel(Model):
             x, aux = run_block(level, x, self.grad_checkpointing, keywords)
             yield x, aux
 
-    def _run_all(self, x: Tensor, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
-        """The output of the last level, and the auxiliary outputs of all."""
-        auxes = []
-        for y, aux in self._run(x, self.levels, keywords):
-            x = y
-            auxes.append(aux)
-        return x, merge_aux(auxes)
-
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the levels' inputs in training and compute the rest again in the backward pass."""
         self.grad_checkpointing = enable
@@ -150,7 +142,10 @@ class Stages:
     def __init__(self, arguments: BlockArguments, dims: Sequence[int], depths: Sequence[int], **place):
         self.dims, self.depths, self.place = dims, depths, place
         self.form, self.followed = arguments.form, arguments.followed
-        self.slots = {name: _per_block(getattr(arguments, name), depths, name) for name in PER_BLOCK}
+        resolve = partial(resolve_stage_slots, depths=depths)
+        if len(depths) == 1:
+            resolve = partial(resolve_slots, depth=depths[0])
+        self.slots = {name: resolve(getattr(arguments, name), label=name) for name in PER_BLOCK}
         last = arguments.final_norm
         self.slots["final_norm"] = self.slots["norm"][-1:] if last is True else resolve_slots(last, 1, "final_norm")
         self.scales = {name: _per_stage(getattr(arguments, name), len(depths), name) for name in PER_STAGE}
@@ -158,25 +153,21 @@ class Stages:
         if arguments.drop_path_rule == "constant":
             self.rates = [[arguments.drop_path_rate] * depth for depth in depths]
 
-    def blocks(
-        self, stage: int, grid: tuple[int, ...], adapt: Callable[[nn.Module], nn.Module] = lambda mixer: mixer
-    ) -> list[MetaBlock]:
+    def blocks(self, stage: int, grid: tuple[int, ...]) -> list[MetaBlock]:
         """The blocks of a stage.
 
         Args:
             stage: Its number.
             grid: The grid of its positions.
-            adapt: Is given each token mixer, and returns what stands in its place.
         """
         dim, first, followed = self.dims[stage], sum(self.depths[:stage]), self.followed
         blocks = []
         for i in range(self.depths[stage]):
             token, channel, norm = (self.slots[name][first + i] for name in PER_BLOCK)
-            token = build_block("token_mixer", token, dim, defaults=followed, grid=grid, **self.place)
             blocks.append(
                 MetaBlock(
                     dim,
-                    token_mixer=None if token is None else adapt(token),
+                    token_mixer=build_block("token_mixer", token, dim, defaults=followed, grid=grid, **self.place),
                     channel_mixer=build_block("channel_mixer", channel, dim, defaults=followed, **self.place),
                     norm=partial(build_block, "norm", norm, **self.place),
                     form=self.form,
@@ -190,11 +181,6 @@ class Stages:
     def final_norm(self) -> nn.Module:
         """The norm behind the last block."""
         return build_block("norm", self.slots["final_norm"][0], self.dims[-1], **self.place)
-
-
-def _per_block(value: SlotsLike, depths: Sequence[int], name: str) -> list[Slot]:
-    """A slot for each block."""
-    return resolve_slots(value, depths[0], name) if len(depths) == 1 else resolve_stage_slots(value, depths, name)
 
 
 def _per_stage(value: float | None | Sequence[float | None], stages: int, name: str) -> list[float | None]:

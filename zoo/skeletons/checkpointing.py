@@ -15,34 +15,34 @@ from zoo.blocks.kernels import guard, private
 from zoo.blocks.mixer import trait
 
 
-def run_block(block: nn.Module, x: Tensor, checkpointing: bool, given: Mapping[str, Any]) -> tuple[Tensor, Aux]:
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
     """The output and the auxiliary outputs of a block; with `checkpointing` its activations are not kept.
 
     Args:
         block: A block, or a stage of blocks.
         x: Its input.
         checkpointing: Compute the activations again in the backward pass.
-        given: Keywords of the model's call; the block gets those that it declares.
+        keywords: Those of the model's call; the block gets those that it declares.
     """
-    given = declared(block, given)
-    y = _checkpointed(block, x, given) if checkpointing and torch.is_grad_enabled() else block(x, **given)
+    keywords = declared(block, keywords)
+    y = _checkpointed(block, x, keywords) if checkpointing and torch.is_grad_enabled() else block(x, **keywords)
     return y if trait(block, "has_aux") else (y, {})
 
 
-def _checkpointed(level: nn.Module, x: Tensor, given: Mapping[str, Any]):
+def _checkpointed(level: nn.Module, x: Tensor, keywords: Mapping[str, Any]):
     """Run a level under activation checkpointing, by the kind that timm's setting chooses."""
     if not use_reentrant_ckpt():
-        run = partial(level, **given) if given else level  # torch's function has keywords of its own
+        run = partial(level, **keywords) if keywords else level  # torch's function has keywords of its own
         norms = [m for m in level.modules() if isinstance(m, private.BatchNorm)]
         if not norms or guard.recording():
             return checkpoint(run, x)
         return checkpoint(run, x, context_fn=lambda: (nullcontext(), _frozen(norms)))
-    if not given and not trait(level, "has_aux"):
+    if not keywords and not trait(level, "has_aux"):
         return checkpoint(level, x)
 
     # The reentrant kind tracks only tensors at the top of what a function takes and returns; inside a mapping they lose
     # their graph.
-    inputs, layout = private.tree_flatten(dict(given))
+    inputs, layout = private.tree_flatten(dict(keywords))
     structure = []
 
     def flat(x: Tensor, *inputs) -> tuple[Tensor, ...]:

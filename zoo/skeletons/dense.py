@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from zoo.blocks.base import Aux, parameters_without_decay
+from zoo.blocks.base import Aux
 from zoo.skeletons.features import FeatureMaps
+from zoo.skeletons.model import DecayMarks
 
 
 class PyramidHead(nn.Module):
@@ -53,7 +54,7 @@ class PyramidHead(nn.Module):
         return y if y.shape[-2:] == tuple(size) else F.interpolate(y, size, mode="bilinear", align_corners=False)
 
 
-class DenseModel(nn.Module):
+class DenseModel(DecayMarks):
     """A backbone with a `PyramidHead` on its feature maps.
 
     Args:
@@ -78,18 +79,14 @@ class DenseModel(nn.Module):
         info = backbone.feature_info
         self.head = PyramidHead(info.channels(), stride=min(info.reduction()), num_classes=num_classes, width=width)
 
-    def forward(self, x: Tensor, return_aux: bool = False, **given) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, return_aux: bool = False, **keywords) -> Tensor | tuple[Tensor, Aux]:
         """Logits of every pixel; with `return_aux` also the auxiliary outputs of the backbone's mixers.
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
             return_aux: Return ``(logits, aux)``.
-            given: Keywords for the mixers of the backbone that declare them, such as ``task=1``.
+            keywords: Those for the mixers of the backbone that declare them, such as ``task=1``.
         """
-        maps, aux = self.backbone(x, return_aux=True, **given)
+        maps, aux = self.backbone(x, return_aux=True, **keywords)
         logits = self.head(maps, x.shape[-2:])
         return (logits, aux) if return_aux else logits
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of all parameters that weight decay must leave alone."""
-        return parameters_without_decay(self)

@@ -1,15 +1,14 @@
 """A model as a giver of feature maps: what ``features_only=True`` makes of it."""
 
-from collections.abc import Sequence
-
 from timm.models import FeatureInfo
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.blocks.base import Aux, parameters_without_decay
-from zoo.skeletons.image import ImageModel
+from zoo.blocks.base import Aux
+from zoo.skeletons.image import ImageModel, Levels
+from zoo.skeletons.model import DecayMarks
 
 
-class FeatureMaps(nn.Module):
+class FeatureMaps(DecayMarks):
     """The maps of some levels of a model; with the attributes of timm's wrapper, and a way for keywords and aux.
 
     The levels after the last one asked for are removed, and their auxiliary outputs with them.
@@ -37,13 +36,7 @@ class FeatureMaps(nn.Module):
     """
 
     def __init__(
-        self,
-        model: ImageModel,
-        out_indices: int | Sequence[int],
-        *,
-        output_fmt: str = "NCHW",
-        norm: bool = False,
-        prune: bool = True,
+        self, model: ImageModel, out_indices: Levels, *, output_fmt: str, norm: bool = False, prune: bool = True
     ):
         super().__init__()
         out_indices, _ = model.take_levels(out_indices)  # before levels are removed: negative ones would be others then
@@ -53,13 +46,13 @@ class FeatureMaps(nn.Module):
         self.model, self.out_indices = model, out_indices
         self.output_fmt, self.norm = output_fmt, norm
 
-    def forward(self, x: Tensor, return_aux: bool = False, **given) -> list[Tensor] | tuple[list[Tensor], Aux]:
+    def forward(self, x: Tensor, return_aux: bool = False, **keywords) -> list[Tensor] | tuple[list[Tensor], Aux]:
         """The maps, and on request what the mixers report beside them.
 
         Args:
             x: Images ``(B, in_chans, H, W)``.
             return_aux: Return ``(maps, aux)``, as `ImageModel.forward` does with logits.
-            given: Keywords for the mixers that declare them, such as ``task=1``.
+            keywords: Those for the mixers that declare them, such as ``task=1``.
         """
         return self.model.forward_intermediates(
             x,
@@ -68,13 +61,9 @@ class FeatureMaps(nn.Module):
             output_fmt=self.output_fmt,
             intermediates_only=True,
             return_aux=return_aux,
-            **given,
+            **keywords,
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the inputs of blocks in training and compute the rest again in the backward pass."""
         self.model.set_grad_checkpointing(enable)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of all parameters that weight decay must leave alone."""
-        return parameters_without_decay(self)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock, merge_aux
 from zoo.blocks.images import to_pair
-from zoo.blocks.mixer import offers, trait
+from zoo.blocks.mixer import Part, offers, trait
 from zoo.checks import unboxed
 from zoo.checks.ranges import Depths, Sides, Widths
 from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
 from zoo.skeletons.checkpointing import run_block
-from zoo.skeletons.image import ImageArguments, ImageModel
+from zoo.skeletons.image import ImageArguments, ImageModel, NewSize
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 
@@ -135,7 +135,7 @@ class Hierarchical(ImageModel):
 
     def _set_reductions(self) -> None:
         """Fill `feature_info`: pixels of the image to one position of each stage."""
-        strides = [getattr(self.stem, "stride", self.img_size[0] // self.grid[0])]
+        strides = [trait(self.stem, "stride", Part) or self.img_size[0] // self.grid[0]]
         strides += [stage.downsample.stride for stage in self.stages if stage.downsample is not None]
         reductions = itertools.accumulate(strides, lambda a, b: a * b)
         self.feature_info[:] = [
@@ -174,12 +174,7 @@ class Hierarchical(ImageModel):
             grids.append(stage.downsample.grid(grids[-1]))
         return grids
 
-    def set_input_size(
-        self,
-        img_size: int | Sequence[int] | None = None,
-        patch_size: int | Sequence[int] | None = None,
-        window_size: int | Sequence[int] | None = None,
-    ) -> None:
+    def set_input_size(self, img_size: NewSize = None, patch_size: NewSize = None, window_size: NewSize = None) -> None:
         """Move the model to another image, patch or window size.
 
         Token mixers whose weights belong to their grid, position biases of windows that change, and the patch embedding

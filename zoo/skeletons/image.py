@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from zoo.blocks.images import to_pair
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
 from zoo.blocks.linear import linear
-from zoo.blocks.mixer import offers, trait
+from zoo.blocks.mixer import Part, offers, trait
 from zoo.checks import check_type, shown, unboxed
 from zoo.checks.ranges import Channels, Classes, ImageSides, RateBelowOne
 from zoo.skeletons.blocks import BlockArguments, BlockModel
@@ -23,6 +24,9 @@ from zoo.slots.table import find_block, follows
 
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
+
+Levels = int | Sequence[int]  # of feature maps: so many of the last, or their indices
+NewSize = int | Sequence[int] | None  # that a model is moved to: one for both sides or (height, width); None keeps it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class ImageModel(BlockModel):
         """Number of feature levels that ``features_only`` gives by default, from the constructor's arguments."""
         raise NotImplementedError
 
-    def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
+    def set_input_size(self, img_size: NewSize = None, patch_size: NewSize = None) -> None:
         """Move the model to another image or patch size; weights that depend on the grid are resampled.
 
         Where a size cannot be, the model stays as it was.
@@ -113,14 +117,14 @@ class ImageModel(BlockModel):
         self.stem = build_block("stem", slot, self.in_chans, dim, defaults=followed, img_size=self.img_size, **place)
         self.grid = self.stem.grid(self.img_size)
 
-    def _set_patch_size(self, patch_size: int | Sequence[int] | None) -> None:
+    def _set_patch_size(self, patch_size: NewSize) -> None:
         """Give the stem another patch size; None keeps it."""
         if patch_size is not None:
             if not offers(self.stem, "set_patch_size"):
                 raise ValueError(f"stem {self.config['stem'][0]} has no patches; leave patch_size out")
             self.stem.set_patch_size(patch_size)
 
-    def _moved(self, img_size: tuple[int, int], grid: tuple[int, int], patch_size: int | Sequence[int] | None) -> None:
+    def _moved(self, img_size: tuple[int, int], grid: tuple[int, int], patch_size: NewSize) -> None:
         """Note the sizes that the model has been moved to."""
         self.img_size, self.grid = img_size, grid
         self.config["img_size"] = img_size
@@ -148,20 +152,17 @@ class ImageModel(BlockModel):
     @property
     def makes_image(self) -> bool:
         """Whether the model gives images in place of logits."""
-        return getattr(self.head, "makes_image", False)
+        return trait(self.head, "makes_image", Part)
 
-    def _checked_pool(self, global_pool: str) -> str:
+    def _set_classifier(self, num_classes: int, global_pool: str, **place) -> None:
+        check_type("num_classes", num_classes, Classes)
         check_type("global_pool", global_pool, Literal[POOLS])
         if global_pool == "token" and not self.num_prefix_tokens:
             can = "embed" in self.config  # a model of stages takes none
             remedy = "create the model with class_token=True, or use" if can else "this kind of model has none; use"
             raise ValueError(f"global_pool='token' needs a class token; {remedy} 'avg', 'max' or ''")
-        return global_pool
-
-    def _set_classifier(self, num_classes: int, global_pool: str, **place) -> None:
-        check_type("num_classes", num_classes, Classes)
-        self.global_pool = self._checked_pool(global_pool)
-        image = getattr(self._head_class(), "makes_image", False)
+        self.global_pool = global_pool
+        image = trait(self._head_class(), "makes_image", Part)
         self.num_classes = self.config["num_classes"] = 0 if image else num_classes
         if not num_classes and not image:
             self.head = nn.Identity()
@@ -170,10 +171,6 @@ class ImageModel(BlockModel):
         self.head = build_block(
             "head", self.config["head"][0], self.num_features, num_classes, defaults=drop, size=size, **place
         )
-
-    def get_classifier(self) -> nn.Module:
-        """What makes logits of pooled features: a linear map or a perceptron; an identity if `num_classes` is 0."""
-        return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Exchange the classifier for a newly initialised one (none for 0 classes), and the pooling if given."""
@@ -204,8 +201,11 @@ class ImageModel(BlockModel):
         return self._embed(x)
 
     def _features(self, x: Tensor, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
-        x, aux = self._run_all(self._enter(x), keywords)
-        return self._final(x), aux
+        x, auxes = self._enter(x), []
+        for y, aux in self._run(x, self.levels, keywords):
+            x = y
+            auxes.append(aux)
+        return self._final(x), merge_aux(auxes)
 
     def _final(self, x: Tensor) -> Tensor:
         return x if self.pool_first else self.norm(x)
@@ -282,7 +282,7 @@ class ImageModel(BlockModel):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: Levels | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -314,31 +314,35 @@ class ImageModel(BlockModel):
             ValueError: The format or an index is none of the model's; and as `forward`.
             TypeError: As `forward`.
         """
-        fmt = getattr(output_fmt, "value", output_fmt)  # timm's FeatureGetterNet passes an enum
+        fmt = output_fmt.value if isinstance(output_fmt, Enum) else output_fmt  # timm's FeatureGetterNet passes an enum
         fmt = fmt.upper() if isinstance(fmt, str) else fmt
         if fmt not in FORMATS:  # by hand: a compiler cannot follow `check_type`
             raise ValueError(f"output_fmt is {shown(fmt)}; it must be one of {', '.join(map(repr, FORMATS))}")
-        take, last = self.take_levels(indices)
-        images, found, auxes = x, [], []
+        chosen, last = self.take_levels(indices)
+        images, features, auxes = x, [], []
         x = self._enter(images)  # first: the grid of a wrong image would be refused in other words
         grid = self.stem.grid((images.shape[-2], images.shape[-1]))
         levels = self.levels[: last + 1] if stop_early else self.levels
         for i, (y, aux) in enumerate(self._run(x, levels, keywords)):
             x = y
             auxes.append(aux)
-            if i in take:
-                found.append(self._final(x) if norm and x.shape[-1] == self.num_features else x)
+            if i in chosen:
+                features.append(self._final(x) if norm and x.shape[-1] == self.num_features else x)
         prefix = self.num_prefix_tokens
-        maps = [_to_format(y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y, fmt) for y in found]
+        maps = [y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y for y in features]  # (B, H, W, C)
+        if fmt == "NLC":
+            maps = [m.flatten(1, 2) for m in maps]
+        elif fmt == "NCHW":
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         if return_prefix_tokens and prefix:
-            maps = [(m, y[:, :prefix]) for m, y in zip(maps, found, strict=True)]
+            maps = [(m, y[:, :prefix]) for m, y in zip(maps, features, strict=True)]
         aux = (mean_losses(merge_aux(auxes)),) if return_aux else ()
         if intermediates_only:
             return (maps, *aux) if return_aux else maps
         return self._unpooled(self._final(x) if x.shape[-1] == self.num_features else x), maps, *aux
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Levels = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the levels after the last one asked for.
 
@@ -347,16 +351,16 @@ class ImageModel(BlockModel):
         Returns:
             The indices, counted from the start.
         """
-        take, last = self.take_levels(indices)
+        chosen, last = self.take_levels(indices)
         fits = self._keep_levels(last + 1)
         if prune_norm or not fits:
             self.norm = nn.Identity()
             self.config["final_norm"] = [Slot("none")]
         if prune_head or not fits:
             self.reset_classifier(0, "")
-        return take
+        return chosen
 
-    def take_levels(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    def take_levels(self, indices: Levels | None) -> tuple[list[int], int]:
         """Absolute indices of levels in the model's order, each once, as features come; and the greatest of them."""
         count = len(self.levels)
         if indices is None:
@@ -365,13 +369,13 @@ class ImageModel(BlockModel):
             if not 0 < indices <= count:
                 raise ValueError(f"cannot take the last {shown(indices)} of {count} feature levels; give 1 to {count}")
             indices = range(count - indices, count)
-        take = [count + i if i < 0 else i for i in indices]
-        if not take or min(take) < 0 or max(take) >= count:
+        chosen = [count + i if i < 0 else i for i in indices]
+        if not chosen or min(chosen) < 0 or max(chosen) >= count:
             raise ValueError(
                 f"feature indices {shown(list(indices))} are not all within the {count} levels (0 to {count - 1})"
             )
-        take = sorted(set(take))
-        return take, take[-1]
+        chosen = sorted(set(chosen))
+        return chosen, chosen[-1]
 
     # --- Training and tools -------------------------------------------------------------------------------------------
 
@@ -386,13 +390,6 @@ class ImageModel(BlockModel):
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that this model was made for."""
         return (self.in_chans, *self.img_size)
-
-
-def _to_format(x: Tensor, fmt: str) -> Tensor:
-    """A feature map ``(B, H, W, C)`` in another layout."""
-    if fmt == "NLC":
-        return x.flatten(1, 2)
-    return x.permute(0, 3, 1, 2).contiguous() if fmt == "NCHW" else x
 
 
 def single_slot(value: SlotLike | Sequence[SlotLike], argument: str) -> Slot:

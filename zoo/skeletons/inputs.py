@@ -69,29 +69,29 @@ def check_vectors(model: nn.Module, first: nn.Module, x: Tensor, width: int) -> 
         _check_dtype(model, first, x, "vectors")
 
 
-def _check_layout(x: Tensor, what: str) -> None:
+def _check_layout(x: Tensor, kind: str) -> None:
     """Raises TypeError if a tensor holds only some of its numbers: no block computes with these."""
     if x.layout in SPARSE:
-        raise TypeError(f"expected {what} in a dense tensor, got one of {x.layout}; give `x.to_dense()`")
+        raise TypeError(f"expected {kind} in a dense tensor, got one of {x.layout}; give `x.to_dense()`")
 
 
-def _check_dtype(model: nn.Module, first: nn.Module, x: Tensor, what: str) -> None:
+def _check_dtype(model: nn.Module, first: nn.Module, x: Tensor, kind: str) -> None:
     """Check that floating-point numbers are those of the weights that they meet, unless something may convert them.
 
     Raises:
         TypeError: They are not.
     """
-    dtype, found = _dtype(first) or _dtype(model), x.dtype
-    if dtype is found or dtype is None:
+    dtype, input_dtype = _dtype(first) or _dtype(model), x.dtype
+    if dtype is input_dtype or dtype is None:
         return
     # What follows is met by mistakes, autocast, and whatever converts in hooks or in classes of its own.
-    cast = not x.is_meta and torch.is_autocast_enabled(x.device.type) and torch.float64 not in (found, dtype)
+    cast = not x.is_meta and torch.is_autocast_enabled(x.device.type) and torch.float64 not in (input_dtype, dtype)
     if cast or not all(map(_leaves_input, first.modules())):
         return
     raise TypeError(
-        f"expected {what} of {dtype} as the model's weights are, got {found}; give `x.to({dtype})`, or convert the "
-        f"model by `model.to({found})`"
-        + ("" if torch.float64 in (found, dtype) else ", or run it under torch.autocast")
+        f"expected {kind} of {dtype} as the model's weights are, got {input_dtype}; give `x.to({dtype})`, or convert "
+        f"the model by `model.to({input_dtype})`"
+        + ("" if torch.float64 in (input_dtype, dtype) else ", or run it under torch.autocast")
     )
 
 

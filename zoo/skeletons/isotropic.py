@@ -1,6 +1,6 @@
 """The isotropic skeleton: one resolution and one width from the stem to the head."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from zoo.blocks.images import to_pair
 from zoo.blocks.mixer import trait
 from zoo.checks.ranges import Depth, Scale, Sides, Width
 from zoo.skeletons.blocks import PER_BLOCK
-from zoo.skeletons.image import ImageArguments, ImageModel, single_slot
+from zoo.skeletons.image import ImageArguments, ImageModel, NewSize, single_slot
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import SlotsLike, build_block
 
@@ -78,17 +78,15 @@ class Isotropic(ImageModel):
         self.tokens = build_block("embed", embed, dim, grid=self.grid, **place)
         self.num_prefix_tokens = 0 if self.tokens is None else self.tokens.num_prefix_tokens
         stack = self._stack(arguments, [dim], [depth], **place)
-        self.blocks = nn.Sequential(*stack.blocks(0, self.grid, self._beside_prefix))
+        self.blocks = nn.Sequential(*stack.blocks(0, self.grid))
+        if self.num_prefix_tokens:
+            for block in self.blocks:
+                if block.token_mixer is not None and not trait(block.token_mixer, "mixes_prefix"):
+                    block.token_mixer = PatchesOnly(block.token_mixer, prefix=self.num_prefix_tokens, grid=self.grid)
         self.norm = stack.final_norm()
         reduction = self.img_size[0] // self.grid[0]
         self.feature_info = [{"module": f"blocks.{i}", "num_chs": dim, "reduction": reduction} for i in range(depth)]
         self._make_head(arguments, dim, **place)
-
-    def _beside_prefix(self, mixer: nn.Module) -> nn.Module:
-        """A token mixer as it can stand in a model with prefix tokens."""
-        if not self.num_prefix_tokens or trait(mixer, "mixes_prefix"):
-            return mixer
-        return PatchesOnly(mixer, prefix=self.num_prefix_tokens, grid=self.grid)
 
     @property
     def levels(self) -> nn.Sequential:
@@ -114,9 +112,7 @@ class Isotropic(ImageModel):
         x = x if self.tokens is None else self.tokens(x)
         return x.contiguous()  # a convolution may leave it strided, and every block would copy it again
 
-    def set_input_size(
-        self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None
-    ) -> None:
+    def set_input_size(self, img_size: NewSize = None, patch_size: NewSize = None) -> None:
         """Move the model to another image or patch size.
 
         Position embeddings, token mixers and the patch embedding are resampled in place; other weights stay as they

@@ -16,7 +16,15 @@ from zoo.slots import Slot, options_of, parse_slot
 from zoo.slots.table import blocks_of
 
 
-class Model(nn.Module):
+class DecayMarks(nn.Module):
+    """A model that marks the parameters of its blocks for an optimizer."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
+        return parameters_without_decay(self)
+
+
+class Model(DecayMarks):
     """A model of the registry. A skeleton derives from this, and declares what builds it as a dataclass.
 
     All of `Arguments` are keyword arguments of the constructor, beside ``device`` and ``dtype``; a skeleton's arguments
@@ -79,9 +87,9 @@ class Model(nn.Module):
             known[name] = hints_of(block)[option]
         return known
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of all parameters that weight decay must leave alone: biases, norms, scales, gates, positions."""
-        return parameters_without_decay(self)
+    def get_classifier(self) -> nn.Module:
+        """What makes the outputs of features: a linear map, a perceptron, a layer; an identity without classes."""
+        return self.head
 
     def facts(self, input_size: tuple[int, ...]) -> dict[str, Any]:
         """What a configuration says of a built model: ``first_conv``, ``classifier`` and ``pool_size``.
@@ -149,8 +157,8 @@ def expanded(model: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]
         {'head': Slot(name='linear', options={'init': 'zeros'}, factory=None)}
     """
     arguments = dict(arguments)
-    given = {name: arguments.pop(name) for name in model.shorthands if name in arguments}
-    for name, value in given.items():
+    short = {name: arguments.pop(name) for name in model.shorthands if name in arguments}
+    for name, value in short.items():
         argument, option = model.shorthands[name].split(".")
         slot = slot_of(model, argument, arguments)
         if option in options_at(model, argument, slot):

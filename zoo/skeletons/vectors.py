@@ -103,10 +103,6 @@ class Stack(Model):
         """The modules that are applied one after the other, for tools that follow a signal through them."""
         return [*self.body, *([] if self.head_drop is None else [self.head_drop]), self.head]
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer; an identity if `num_classes` is 0."""
-        return self.head
-
     def reset_classifier(self, num_classes: int) -> None:
         """Exchange the last layer for a newly initialised one, or for none."""
         num_classes = unboxed(num_classes)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from zoo.checks import Rule, check_argument, hints_of, printable, shown, unboxed, unknown
+from zoo.checks import Rule, callee, check_argument, hints_of, printable, shown, unboxed, unknown
 from zoo.slots.slot import Slot, SlotLike, parse_slot
-from zoo.slots.table import KINDS, blocks_of, find_block, follows, is_known, kind_of
+from zoo.slots.table import KINDS, blocks_of, declared_by, find_block, follows, is_known, kind_of
 from zoo.slots.use import USE, watched
 
 OF_THE_MODEL = ("grid", "device", "dtype")  # arguments that no slot may set
@@ -17,7 +17,7 @@ RANKS = frozenset({1, 2})  # what a token mixer works on that does not say so in
 
 
 def build_block(
-    kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | None = None, **given
+    kind: str, slot: SlotLike, *args, defaults: Mapping[str, Any] | None = None, **named
 ) -> nn.Module | None:
     """Build the block of a slot.
 
@@ -27,7 +27,7 @@ def build_block(
         args: Positional arguments of the class (a mixer's `dim`).
         defaults: The model's own values of options, passed to a class that names them in ``follows`` unless the slot
             has others.
-        given: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a
+        named: Arguments that belong to the model (`grid`, `device`, `dtype`), passed only if the class takes them; a
             slot may not set them.
 
     Returns:
@@ -37,18 +37,18 @@ def build_block(
         ValueError: The name, or an option, is unknown; the nearest one and all there are is said.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    slot = parse_slot(slot, slot.where or kind if isinstance(slot, Slot) else kind)
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
-    takes = _takes(cls)
+    parameters = _parameters_of(cls)
     _check_options(title, cls, slot.options, options_of(cls, len(args)))
-    if kind == "token_mixer" and "grid" in given:
-        check_rank(title, cls, given["grid"])
-    anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    if kind == "token_mixer" and "grid" in named:
+        check_rank(title, cls, named["grid"])
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     followed = follows(cls)
-    passed = {k: v for k, v in (defaults or {}).items() if k in followed and (k in takes or anything)}
-    passed |= {k: v for k, v in given.items() if k in takes or anything}
+    passed = {k: v for k, v in (defaults or {}).items() if k in followed and (k in parameters or anything)}
+    passed |= {k: v for k, v in named.items() if k in parameters or anything}
     if slot.name is None:
         _check_call(title, kind, cls, args, {**passed, **slot.options})
     with watched() as within:
@@ -61,18 +61,18 @@ def build_block(
     return block
 
 
-def _check_call(title: str, kind: str, cls: Callable, args: Sequence, given: Mapping[str, Any]) -> None:
+def _check_call(title: str, kind: str, cls: Callable, args: Sequence, named: Mapping[str, Any]) -> None:
     """Check that what a user gave as a block can be called as one.
 
     Raises:
         TypeError: It takes other arguments.
     """
     try:
-        inspect.signature(cls).bind(*args, **given)
+        inspect.signature(cls).bind(*args, **named)
     except TypeError as error:
         raise TypeError(
             f"{kind} {printable(title, 200)} cannot be called as the model calls it ({error}); let it take "
-            f"{len(args)} by position{' and ' * bool(given)}{', '.join(given)}"
+            f"{len(args)} by position{' and ' * bool(named)}{', '.join(named)}"
         ) from None
 
 
@@ -80,14 +80,14 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     """What builds the block of a slot, None for no block, and what errors call it."""
     where = slot.where or kind
     if slot.name is None:
-        cls = getattr(slot.factory, "func", slot.factory)  # a partial goes by the name of its class
+        cls = callee(slot.factory)  # a partial goes by the name of its class
         if isinstance(cls, type) and not issubclass(cls, kind_of(kind).makes):
             raise TypeError(
                 f"{where} is the class {shown(cls)}, which makes no module; give a subclass of torch.nn.Module, or a "
                 "name of zoo.list_blocks"
             )
         try:
-            _takes(slot.factory)
+            _parameters_of(slot.factory)
         except ValueError:  # as of what is written in C
             raise TypeError(f"{where} is {shown(cls)}, and what it takes cannot be known; give a class") from None
         return slot.factory, getattr(cls, "__name__", repr(cls))
@@ -98,7 +98,7 @@ def _class_of(kind: str, slot: Slot) -> tuple[Callable[..., nn.Module] | None, s
     return find_block(kind, slot.name, where), f"{where} {slot.name}"
 
 
-def _check_options(title: str, cls: Callable[..., nn.Module], given: Mapping[str, Any], options: Sequence[str]) -> None:
+def _check_options(title: str, cls: Callable, chosen: Mapping[str, Any], options: Sequence[str]) -> None:
     """Check the names and values of what a slot, or a caller, sets of a block.
 
     Raises:
@@ -106,14 +106,14 @@ def _check_options(title: str, cls: Callable[..., nn.Module], given: Mapping[str
         TypeError: A value is of the wrong type.
     """
     hints = hints_of(cls)
-    for name, value in given.items():
+    for name, value in chosen.items():
         if name not in options:
             raise ValueError(unknown(f"{title} has no option {shown(name)}", name, options, "options"))
         check_argument(f"{title}: {name}", name, value, hints)
 
 
 @functools.lru_cache(maxsize=1024)
-def _takes(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
+def _parameters_of(cls: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
     """What builds a block takes; a class without a constructor of its own, such as `nn.Tanh`, takes nothing."""
     own = cls if not isinstance(cls, type) or cls.__init__ is not nn.Module.__init__ else lambda: None
     return inspect.signature(own).parameters
@@ -126,13 +126,13 @@ def options_of(cls: Callable[..., nn.Module], args: int = 0) -> list[str]:
 
     A torch class such as `nn.GELU` has none of these; all its arguments but the first `args` are options.
     """
-    takes = _takes(cls)
-    options = [name for name, p in takes.items() if p.kind is p.KEYWORD_ONLY]
+    parameters = _parameters_of(cls)
+    options = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     if options:
-        placed = [name for name, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD][args:] if args else []
-        options = [*(name for name in placed if takes[name].default is not takes[name].empty), *options]
+        placed = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][args:] if args else []
+        options = [*(name for name in placed if parameters[name].default is not parameters[name].empty), *options]
     else:
-        options = [n for n, p in takes.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
+        options = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][args:]
     return [name for name in options if name not in OF_THE_MODEL]
 
 
@@ -142,7 +142,7 @@ def check_rank(title: str, cls: Callable[..., nn.Module], grid: Sequence[int]) -
     Raises:
         ValueError: It does not.
     """
-    ranks = getattr(getattr(cls, "func", cls), "spatial", RANKS)  # a partial's class is asked
+    ranks = declared_by(cls, "spatial", RANKS)
     if len(grid) not in ranks:
         raise ValueError(
             f"{title} works on grids of {' or '.join(map(str, sorted(ranks)))} dimensions, and the grid {tuple(grid)} "
@@ -175,20 +175,20 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
         ValueError: The name or an option is unknown, or something that the block needs was not given.
         TypeError: An option has a value of the wrong type.
     """
-    slot = parse_slot(slot, getattr(slot, "where", "") or kind)
+    slot = parse_slot(slot, slot.where or kind if isinstance(slot, Slot) else kind)
     dim, kwargs = unboxed(dim), {name: unboxed(value) for name, value in kwargs.items()}
     cls, title = _class_of(kind, slot)
     if cls is None:
         return None
-    takes = _takes(cls)
+    parameters = _parameters_of(cls)
     options = options_of(cls)
-    placed = [n for n, p in takes.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
-    first = [n for n in placed if takes[n].default is takes[n].empty] if options else placed
+    placed = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n not in options]
+    first = [n for n in placed if parameters[n].default is parameters[n].empty] if options else placed
     options += [n for n in placed if n not in first]
     width = "dim" if "dim" in first else "features" if "features" in first else None
     if width and dim is not None:
         kwargs.setdefault(width, dim)
-    needed = [*first, *(n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY and p.default is p.empty)]
+    needed = [*first, *(n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and p.default is p.empty)]
     missing = [n for n in needed if n not in kwargs and n not in slot.options]
     if "grid" in missing:
         raise ValueError(
@@ -201,7 +201,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
             f"{kind} {printable(slot, 200)} needs {', '.join(names)}; give create_block({kind!r}, {shown(str(slot))}, "
             f"{', '.join(f'{name}=…' for name in names)})"
         )
-    anything = kwargs if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else ()
+    anything = kwargs if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else ()
     _check_options(title, cls, kwargs, [*first, *options, *OF_THE_MODEL, *anything])
     if kind == "act":
         place = {name: kwargs.pop(name, None) for name in ("device", "dtype")}
@@ -244,15 +244,15 @@ class OfKind(Rule):
     def __init__(self, kind: str, *beside: str):
         self.kind, self.beside = kind, beside
 
-    def check(self, what: str, value: SlotLike) -> None:
+    def check(self, label: str, value: SlotLike) -> None:
         if isinstance(value, str) and (value in self.beside or is_known(self.kind, value)):
             return
-        slot = parse_slot(value, what)
+        slot = parse_slot(value, label)
         if slot.name is None or (slot.name in self.beside and not slot.options):
             return
         if self.beside and slot.name not in blocks_of(self.kind):
             names = (*self.beside, *blocks_of(self.kind))
-            raise ValueError(unknown(f"{what} {shown(slot.name)}", slot.name, names))
+            raise ValueError(unknown(f"{label} {shown(slot.name)}", slot.name, names))
         cls, title = _class_of(self.kind, slot)
         _check_options(title, cls, slot.options, options_of(cls))
 

@@ -58,35 +58,34 @@ def parse_slot(value: Any, where: str = "") -> Slot:
             option twice; the mapping has no name, an option is no string, or it is nested deeper than `DEEPEST`.
         TypeError: The value is of another type.
     """
-    what = where or "slot"
+    label = where or "slot"
     if value is None:
-        return Slot("none", where=where)
+        return Slot("none", {}, None, where)
     if isinstance(value, Slot):
-        return Slot(value.name, copied(value.options, what), value.factory, where or value.where)
+        return Slot(value.name, copied(value.options, label), value.factory, where or value.where)
     if isinstance(value, str):
-        name, options = _parse_string(value, what)
-        return Slot(name, options, where=where)
+        return Slot(*_parse_string(value, label), None, where)
     if isinstance(value, Mapping):
-        options = copied(value, what)
+        options = copied(value, label)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise ValueError(f'{what} {shown(value)} has no name; write {{"name": "mlp", "ratio": 4}}')
+            raise ValueError(f'{label} {shown(value)} has no name; write {{"name": "mlp", "ratio": 4}}')
         for option in options:
             if not isinstance(option, str):
-                raise ValueError(f"{what} {shown(value)} has the option {shown(option)}; options are named by strings")
-        return Slot(name, options, where=where)
+                raise ValueError(f"{label} {shown(value)} has the option {shown(option)}; options are named by strings")
+        return Slot(name, options, None, where)
     if isinstance(value, (type, functools.partial)) or inspect.isfunction(value):
-        return Slot(None, factory=value, where=where)
-    raise TypeError(f"{what} {shown(value)} is a {type(value).__name__}; give a string, a mapping, a class or None")
+        return Slot(None, {}, value, where)
+    raise TypeError(f"{label} {shown(value)} is a {type(value).__name__}; give a string, a mapping, a class or None")
 
 
-def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
+def _parse_string(text: str, label: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of a slot's text."""
     if len(text) > LONGEST:
-        raise ValueError(f"{what} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
+        raise ValueError(f"{label} {shown(text)} has {len(text)} letters; it must be no longer than {LONGEST}")
     if text.isidentifier() and text != "None":
         return text, {}
-    rule = f"{what} {shown(text)} is not of the form name or name(option=value, …) with literal values"
+    rule = f"{label} {shown(text)} is not of the form name or name(option=value, …) with literal values"
     if (place := _unreadable(text)) is not None:
         raise ValueError(f"{rule}: {shown(text[place : place + 40])} cannot be read there")
     try:
@@ -104,14 +103,14 @@ def _parse_string(text: str, what: str) -> tuple[str, dict[str, Any]]:
         if keyword.arg is None:
             raise ValueError(rule)
         if keyword.arg in options:
-            raise ValueError(f"{what} {shown(text)} gives the option {shown(keyword.arg)} twice; give it once")
+            raise ValueError(f"{label} {shown(text)} gives the option {shown(keyword.arg)} twice; give it once")
         try:
             options[keyword.arg] = ast.literal_eval(keyword.value)
         except PARSER_ERRORS:
-            given = shown(ast.get_source_segment(text.strip(), keyword.value))[1:-1]
-            raise ValueError(f"{rule}: {printable(keyword.arg)} is {given}") from None
-        for twice in filter(None, map(_given_twice, ast.walk(keyword.value))):
-            raise ValueError(f"{what} {shown(text)} gives {twice} twice in {printable(keyword.arg)}; give it once")
+            text_of_value = shown(ast.get_source_segment(text.strip(), keyword.value))[1:-1]
+            raise ValueError(f"{rule}: {printable(keyword.arg)} is {text_of_value}") from None
+        for twice in filter(None, map(_repeated_key, ast.walk(keyword.value))):
+            raise ValueError(f"{label} {shown(text)} gives {twice} twice in {printable(keyword.arg)}; give it once")
     return node.func.id, options
 
 
@@ -161,7 +160,7 @@ def _unreadable(text: str) -> int | None:
     return None
 
 
-def _given_twice(node: ast.AST) -> str | None:
+def _repeated_key(node: ast.AST) -> str | None:
     """A key that a literal mapping has twice."""
     if isinstance(node, ast.Dict):
         seen = set()
@@ -172,7 +171,7 @@ def _given_twice(node: ast.AST) -> str | None:
     return None
 
 
-def copied(value: Any, what: str = "the value") -> Any:
+def copied(value: Any, label: str = "the value") -> Any:
     """A value whose mappings, lists, tuples and sets are copies, at any depth, and whose numbers are Python's own.
 
     Whatever else is in them stays as it is.
@@ -193,9 +192,9 @@ def copied(value: Any, what: str = "the value") -> Any:
         nonlocal left
         left -= 1
         if depth > DEEPEST:
-            raise ValueError(f"{what} is nested deeper than {DEEPEST}, or contains itself; make it flatter")
+            raise ValueError(f"{label} is nested deeper than {DEEPEST}, or contains itself; make it flatter")
         if left < 0:
-            raise ValueError(f"{what} holds more than {MOST} values; make it smaller")
+            raise ValueError(f"{label} holds more than {MOST} values; make it smaller")
         if isinstance(value, Mapping):
             return {unboxed(key): copy(entry, depth + 1) for key, entry in value.items()}
         if type(value) in (list, tuple, set):
@@ -210,8 +209,8 @@ def copied(value: Any, what: str = "the value") -> Any:
 class OneSlot(Rule):
     """Of an annotation: the value is one slot that can be read."""
 
-    def check(self, what: str, value: Any) -> None:
-        parse_slot(value, what)
+    def check(self, label: str, value: Any) -> None:
+        parse_slot(value, label)
 
     def __str__(self) -> str:
         return "a slot"
@@ -220,8 +219,8 @@ class OneSlot(Rule):
 class Slots(Rule):
     """Of an annotation: the value is one slot, or a list or mapping of slots for several blocks."""
 
-    def check(self, what: str, value: Any) -> None:
-        copied(value, what)  # it is read where the number of blocks is known
+    def check(self, label: str, value: Any) -> None:
+        copied(value, label)  # it is read where the number of blocks is known
 
     def __str__(self) -> str:
         return "a slot, or slots for the blocks"
@@ -231,7 +230,7 @@ SlotLike = Annotated[Any, OneSlot()]  # str | Mapping | type | functools.partial
 SlotsLike = Annotated[Any, Slots()]  # a SlotLike, a list of them as in `config`, or a mapping with `at` or `every`
 
 
-def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
+def dump_slots(slots: Sequence[Slot], label: str = "slot") -> str | list[str]:
     """The shortest plain form that `resolve_slots` turns into the same slots: a string, or a list of strings.
 
     Numbers of numpy become Python's, a slot within a slot its string.
@@ -244,18 +243,18 @@ def dump_slots(slots: Sequence[Slot], what: str = "slot") -> str | list[str]:
         ValueError: A slot, or an option within it, is a class, an array or whatever else has no literal; a name or an
             option is no identifier.
     """
-    names = [_dump(slot, what) for slot in slots]
+    names = [_dump(slot, label) for slot in slots]
     return names[0] if len(set(names)) == 1 else names
 
 
-def _dump(slot: Slot, what: str) -> str:
+def _dump(slot: Slot, label: str) -> str:
     if slot.name is None:
         raise ValueError(
-            f"{what} was given as {slot}, which cannot be saved by name; register the class with "
+            f"{label} was given as {slot}, which cannot be saved by name; register the class with "
             "zoo.register_block and give its name, or save the state dict yourself"
         )
     for option, value in slot.options.items():
-        _literal(value, f"{what} {slot.name}: {option}")
+        _literal(value, f"{label} {slot.name}: {option}")
     text = str(slot)
     try:
         same = (again := parse_slot(text)).name == slot.name and str(again) == text
@@ -263,7 +262,8 @@ def _dump(slot: Slot, what: str) -> str:
         same = False
     if not same:
         raise ValueError(
-            f"{what} {shown(text)} cannot be read back from a file; the names of blocks and options must be identifiers"
+            f"{label} {shown(text)} cannot be read back from a file; the names of blocks and options must be "
+            "identifiers"
         )
     return text
 

@@ -5,13 +5,13 @@ A kind of block is declared once, by whoever builds blocks of it; the table itse
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import nn
 
-from zoo.checks import checked, shown, unknown
+from zoo.checks import callee, checked, shown, unknown
 from zoo.discovery import modules_of, modules_outside
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -118,18 +118,22 @@ def find_block(kind: str, name: str, where: str) -> Callable[..., Any]:
     return known[name]
 
 
+def declared_by(block: Callable[..., Any], name: str, default: Any) -> Any:
+    """What the class of a block, or of a partial, declares, as `zoo.blocks.mixer.Mixer` has it."""
+    return getattr(callee(block), name, default)
+
+
 def follows(block: Callable[..., Any]) -> tuple[str, ...]:
     """Those of a model's options for all its blocks that a block takes: what its class says in ``follows``."""
-    cls = block.func if isinstance(block, partial) else block
-    return getattr(cls, "follows", ())
+    return declared_by(block, "follows", ())
 
 
 def find_class(name: str) -> type[nn.Module]:
     """A public block class by its Python name, wherever in this folder it is defined."""
     for module in _modules():
-        found = vars(module).get(name)
-        if isinstance(found, type) and found.__module__ == module.__name__:
-            return found
+        candidate = vars(module).get(name)
+        if isinstance(candidate, type) and candidate.__module__ == module.__name__:
+            return candidate
     raise AttributeError(f"module 'zoo.blocks' has no attribute {shown(name)}")
 
 

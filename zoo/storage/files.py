@@ -241,10 +241,10 @@ def settle(path: Path) -> None:
     """
     stage = next(parent for parent in path.parents if STAGE.fullmatch(parent.name))
     mode = stat.S_IMODE((stage / LOCK).stat().st_mode)
-    for one in [*path.rglob("*"), path]:
-        if one.is_file():
-            one.chmod(mode)
-        sync(one)
+    for entry in [*path.rglob("*"), path]:
+        if entry.is_file():
+            entry.chmod(mode)
+        sync(entry)
 
 
 def sync(path: Path) -> None:

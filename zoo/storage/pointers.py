@@ -57,8 +57,8 @@ class Pointer:
                     name = self._choose(stage)
                     _record(stage, self.file, [])
                 yield stage, name
-                for one in (name, self.file):
-                    settle(stage / one)
+                for entry in (name, self.file):
+                    settle(stage / entry)
                 with alone(folder):
                     old = self._named(folder)
                     _record(stage, self.file, [name] if old is None else [name, old])

@@ -75,10 +75,10 @@ def _about(cls: type) -> str:
 
 
 def _options(cls: Callable, names: list[str]) -> Iterator[Option]:
-    takes, hints = inspect.signature(cls).parameters, hints_of(cls)
+    parameters, hints = inspect.signature(cls).parameters, hints_of(cls)
     for name in names:
         if name not in OF_THE_MODEL:
-            yield Option(name, words_of(hints.get(name, Any)), takes[name].default)
+            yield Option(name, words_of(hints.get(name, Any)), parameters[name].default)
 
 
 def page() -> str:
@@ -91,17 +91,17 @@ def page() -> str:
             lines += [f"**`{name}`** {info.about}", "", *_rows(info.options)]
     lines += ["## Models", "", "What `zoo.create_model` takes beside the slots' own options, by skeleton.", ""]
     for model in sorted({family.model for family in families().values()}, key=lambda model: model.__name__):
-        takes = _options(model, list(inspect.signature(model).parameters))
-        lines += [f"**`{model.__name__}`** {_about(model)}", "", *_rows(takes)]
+        arguments = _options(model, list(inspect.signature(model).parameters))
+        lines += [f"**`{model.__name__}`** {_about(model)}", "", *_rows(arguments)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _rows(options: Iterator[Option] | tuple[Option, ...]) -> list[str]:
     """The lines of a table of options; none for a block without any."""
-    rows = [
-        f"| `{one.name}` | {one.type.replace('|', chr(92) + '|')} | {'' if one.needed else f'`{one.default!r}`'} |"
-        for one in options
-    ]
+    rows = []
+    for option in options:
+        default = "" if option.needed else f"`{option.default!r}`"
+        rows.append(f"| `{option.name}` | {option.type.replace('|', chr(92) + '|')} | {default} |")
     return ["| option | type and range | default |", "|---|---|---|", *rows, ""] if rows else []
 
 

@@ -106,9 +106,9 @@ def _licences(variants: Collection[str]) -> str:
     licences = {name: model_info(name).pretrained_cfg.get("license") or "not stated" for name in released}
     if not licences:
         return "none released"
-    (usual, _), *others = Counter(licences.values()).most_common()
-    told = [f"{licence} ({_code(name for name in released if licences[name] == licence)})" for licence, _ in others]
-    return "; ".join([usual, *told])
+    (usual, _), *rare = Counter(licences.values()).most_common()
+    exceptions = [f"{licence} ({_code(name for name in released if licences[name] == licence)})" for licence, _ in rare]
+    return "; ".join([usual, *exceptions])
 
 
 if __name__ == "__main__":

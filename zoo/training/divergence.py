@@ -13,11 +13,11 @@ from zoo.checks import printable
 BLOWN_UP = 1e4  # times the first loss, or times 1 if that was less: a model with a greater loss has diverged
 
 
-def check_before(what: str, value: float, step: int, folder: Path) -> None:
+def check_before(quantity: str, value: float, step: int, folder: Path) -> None:
     """Raise FloatingPointError if the loss, or the norm of the gradient, is not finite."""
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"the {what} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
+            f"the {quantity} is {value} at step {step + 1}: stopped before the update, the weights are as before. "
             f"{_advice(folder)}"
         )
 
@@ -39,16 +39,16 @@ def check_state(
 
     Costs a pass over them: some hundredths of a second for 100 MB.
     """
-    found = {f"parameter {name}": weights[name] for name in names if name in weights}
+    tensors = {f"parameter {name}": weights[name] for name in names if name in weights}
     for key, state in optimizer.get("state", {}).items():
         if isinstance(state, dict):
-            found |= {f"optimizer's {name} of parameter {key}": value for name, value in state.items()}
-    found = {name: value for name, value in found.items() if isinstance(value, Tensor) and value.numel()}
+            tensors |= {f"optimizer's {name} of parameter {key}": value for name, value in state.items()}
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and value.numel()}
     finite = torch.stack(
-        [torch.ones((), dtype=torch.bool), *(_finite(value).cpu() for value in found.values())]
+        [torch.ones((), dtype=torch.bool), *(_finite(value).cpu() for value in tensors.values())]
     ).tolist()
     if not all(finite):
-        name = list(found)[finite.index(False) - 1]
+        name = list(tensors)[finite.index(False) - 1]
         raise FloatingPointError(
             f"the {name} is not finite after step {step}: stopped, and what is there now is not saved. "
             f"{_advice(folder)}"

@@ -43,8 +43,8 @@ def evaluate(
         ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
     """
     train, device = recipe.train, next(model.parameters()).device
-    measured, given = recipe.objectives[task].task, {"task": task} if task else {}
-    batches = EvaluationBatches(split, measured, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
+    objective, keywords = recipe.objectives[task].task, {"task": task} if task else {}
+    batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
     was_training = model.training
     model.eval()
     sums: dict[str, Tensor] = {}
@@ -52,18 +52,18 @@ def evaluate(
     with cpu_threads(recipe):
         for inputs, targets, counts in loader(batches, range(len(batches))):
             with autocast(recipe, device):
-                outputs = model(inputs.to(device), **given)
+                outputs = model(inputs.to(device), **keywords)
             images += int(counts.sum())
-            for name, values in measured.metrics(outputs.float(), targets.to(device)).items():
+            for name, values in objective.metrics(outputs.float(), targets.to(device)).items():
                 sums[name] = sums.get(name, 0) + torch.tensordot(counts.double(), values.double().cpu(), 1)
     model.train(was_training)
     gathered = gather_object([(sums, images)]) if world > 1 else [(sums, images)]
     images = sum(count for _, count in gathered)
     if not images:
         raise ValueError("none of the pictures to measure on can be read: repair them, or give others")
-    found = measured.summarise({name: sum(part[name] for part, _ in gathered) for name in sums}, images)
+    metrics = objective.summarise({name: sum(part[name] for part, _ in gathered) for name in sums}, images)
     skipped = {"images": images, "unreadable": len(split) - images} if split.skip else {}
-    return found | skipped
+    return metrics | skipped
 
 
 def show(metrics: dict[str, Any]) -> str:

@@ -147,9 +147,9 @@ class RepeatableAdahessian(Adahessian):
 
 
 @contextlib.contextmanager
-def second_derivatives(wanted: bool) -> Iterator[None]:
+def second_derivatives(enabled: bool) -> Iterator[None]:
     """Within it, if wanted, attention is computed in a form whose gradient can be differentiated: no fused one can."""
-    if not wanted:
+    if not enabled:
         yield
         return
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():

@@ -25,7 +25,7 @@ def phases_by_step(
     Raises:
         ValueError: No module of the model knows the phase, or it would begin when the training is over.
     """
-    found: dict[int, list[str]] = {}
+    by_step: dict[int, list[str]] = {}
     known = phases_of(model)
     for name, duration in phases.items():
         key = f"train.phases.{name}"
@@ -33,8 +33,8 @@ def phases_by_step(
             raise ValueError(unknown(f"{key}: the phase {shown(name)}", name, known, "phases of the model"))
         if steps(duration) >= total:
             raise ValueError(f"{key} is {duration}: a phase must be entered before the last of the {total} steps")
-        found.setdefault(steps(duration), []).append(name)
-    return found
+        by_step.setdefault(steps(duration), []).append(name)
+    return by_step
 
 
 def enter_phase(model: nn.Module, phase: str, averaged: nn.Module | None, optimizer: Optimizer) -> None:

@@ -36,13 +36,13 @@ def restore_state(
 
 def with_options(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any] | None:
     """A state with the options of another recipe's optimizer of the same kind; None if it cannot be for this one."""
-    groups, others = optimizer.param_groups, state.get("param_groups", [])
-    if [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
+    groups, saved_groups = optimizer.param_groups, state.get("param_groups", [])
+    if [len(group["params"]) for group in groups] != [len(saved["params"]) for saved in saved_groups]:
         return None
-    if any(group.keys() != other.keys() for group, other in zip(groups, others, strict=True)):
+    if any(group.keys() != saved.keys() for group, saved in zip(groups, saved_groups, strict=True)):
         return None
     changed = [
-        other | {name: group[name] for name in OPTIONS if name in group}
-        for group, other in zip(groups, others, strict=True)
+        saved | {name: group[name] for name in OPTIONS if name in group}
+        for group, saved in zip(groups, saved_groups, strict=True)
     ]
     return state | {"param_groups": changed}

@@ -31,6 +31,7 @@ from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
+from zoo.training.runs.checkpoints import Content
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import numbers
 from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
@@ -70,6 +71,7 @@ class Trainer:
         # The precision is the recipe's: `autocast`.
         self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         train, self.data = recipe.train, self._load_data()
         self.batches = self._training_batches()
@@ -176,8 +178,8 @@ class Trainer:
         model = self.model if self.ema is None else self.ema.module
         metrics = {}
         for task, splits in self.data.items():
-            found = evaluate(model, self.recipe, splits[split], task=task, **self.share)
-            metrics |= {"/".join(filter(None, (split, task, name))): value for name, value in found.items()}
+            values = evaluate(model, self.recipe, splits[split], task=task, **self.share)
+            metrics |= {"/".join(filter(None, (split, task, name))): value for name, value in values.items()}
         return metrics
 
     def save_checkpoint(self) -> None:
@@ -252,10 +254,10 @@ class Trainer:
     def _loss(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Aux]:
         """The loss of a batch, of this process's share of it, and what the model returned beside its outputs."""
         name = self.batches.name(step)
-        objective, given = self.objectives[name], {"task": name} if name else {}
+        objective, keywords = self.objectives[name], {"task": name} if name else {}
         torch.manual_seed(derive_seed(self.recipe.train.seed, STEP, step, self.accelerator.process_index))
         with autocast(self.recipe, inputs.device):
-            outputs, aux = self.model(inputs, return_aux=True, **given)
+            outputs, aux = self.model(inputs, return_aux=True, **keywords)
         return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
 
     @torch.no_grad()
@@ -305,7 +307,7 @@ class Trainer:
         """The splits of each task; tasks may share their data."""
         loaded: dict[str, dict[str, Split]] = {}
         for name, objective in self.objectives.items():
-            same = (other for other in loaded if self.objectives[other].data == objective.data)
+            same = (loaded_name for loaded_name in loaded if self.objectives[loaded_name].data == objective.data)
             first = next(same, None)
             loaded[name] = objective.data.load() if first is None else loaded[first]
         return loaded
@@ -342,8 +344,8 @@ class Trainer:
         model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
         try:
             if self.start.record:
-                other = any(change.startswith("optim.name") for change in changed or ())
-                state = None if other else with_options(state, optimizer)
+                is_other = any(change.startswith("optim.name") for change in changed or ())
+                state = None if is_other else with_options(state, optimizer)
             restore_state(model, optimizer, weights["model"], state, sharded=self.sharded)
             if self.ema is not None:
                 self.ema.module.load_state_dict(weights.get("ema", weights["model"]))
@@ -360,7 +362,7 @@ class Trainer:
             anew = "" if state else "; the optimizer begins anew, as it is another"
             self._say(printable(f"from {path}: {said}{anew}"))
 
-    def _load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+    def _load(self) -> Content:
         """Read the checkpoint to start at, or a later one if a run that is still trained has removed it meanwhile."""
         while True:
             path = self.start.checkpoint
@@ -378,10 +380,6 @@ class Trainer:
 
     def _due(self, every: Duration) -> bool:
         return self.step % self._steps(every) == 0 or self.step == self.total
-
-    @property
-    def _is_main(self) -> bool:
-        return self.accelerator.is_main_process
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._is_main:

@@ -2,12 +2,13 @@
 
 from zoo.weights.fetch import fetch_state_dict
 from zoo.weights.files import HOLDERS, read_shapes, read_state_dict, take_state_dict
-from zoo.weights.load import check_fit, load_alike, load_weights, unwrapped
+from zoo.weights.load import Resizable, check_fit, load_alike, load_weights, unwrapped
 from zoo.weights.rules import Rule, drop, natural_key, remap, rename, reshape, stack, transpose
 from zoo.weights.source import WeightSource, published_weights, weights_in_file
 
 __all__ = [
     "HOLDERS",
+    "Resizable",
     "Rule",
     "WeightSource",
     "check_fit",

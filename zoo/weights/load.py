@@ -1,19 +1,28 @@
 """Loading a checkpoint into a model, key by key, shape by shape and kind by kind."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from zoo.checks import printable, some
-from zoo.weights.rules import HEAD, Fit, Rule, fit_of
+from zoo.weights.rules import HEAD, Fit, Rules, StateDict, fit_of
 from zoo.weights.source import WeightSource
 
 # What wrappers put before the keys of the model inside: DataParallel and DDP, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A module that can change its size after it was built, such as a spline with a refined grid."""
+
+    def take_sizes(self, state: StateDict) -> None:
+        """Take the sizes of what is about to be loaded, by the names of the module's own state dict."""
 
 
 def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -> None:
@@ -52,9 +61,7 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
     target = model.state_dict()
     # In zoo's own layout a name may be another's published one.
     rules = () if state.keys() == target.keys() else source.rules
-    adapt = {}
-    if source.chans not in (None, getattr(model, "in_chans", None)):
-        adapt = {"stem.proj.weight": partial(_adapt_channels, source.chans)}
+    adapt = {} if source.chans is None else {"stem.proj.weight": partial(_adapt_channels, source.chans)}
     fit = fit_of(state, target, rules, source.name, adapt)
     wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
     theirs = fit.classes(model.num_classes)
@@ -67,11 +74,11 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
             model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
             target = model.state_dict()
     tensors = fit.check(source.name, _remedy(fit, theirs))
-    _check_numbers(tensors, target, dict(model.named_parameters()), source.name)
+    _check_numbers(tensors, model, source.name)
     model.load_state_dict(target | tensors, strict=True)
 
 
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, *, head: bool = True) -> None:
+def check_fit(model: nn.Module, state: StateDict, name: str, *, head: bool = True) -> None:
     """Check that a checkpoint in zoo's own layout fits a model, by keys and shapes alone: both may be on meta.
 
     Args:
@@ -89,7 +96,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, *, head:
     fit.check(name, _remedy(fit, fit.classes(model.num_classes)))
 
 
-def load_alike(module: nn.Module, state: Mapping[str, Tensor], name: str, device: torch.device) -> None:
+def load_alike(module: nn.Module, state: StateDict, name: str, device: torch.device) -> None:
     """Load a checkpoint that has exactly the keys of a module on the meta device, which then is on a real one.
 
     Nothing is allocated before all of it fits: what a file says of a module is compared with what the file holds.
@@ -103,9 +110,8 @@ def load_alike(module: nn.Module, state: Mapping[str, Tensor], name: str, device
     Raises:
         ValueError: A key, a shape or a kind of numbers does not fit, as in `load_weights`.
     """
-    target = module.state_dict()
-    tensors = fit_of(state, target, (), name, {}).check(name)
-    _check_numbers(tensors, target, dict(module.named_parameters()), name)
+    tensors = fit_of(state, module.state_dict(), (), name, {}).check(name)
+    _check_numbers(tensors, module, name)
     module.to_empty(device=device)
     module.load_state_dict(tensors)
 
@@ -119,9 +125,7 @@ def _remedy(fit: Fit, classes: int | None) -> str:
     return arguments
 
 
-def _check_numbers(
-    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], parameters: Mapping[str, Tensor], name: str
-) -> None:
+def _check_numbers(tensors: StateDict, model: nn.Module, name: str) -> None:
     """Check that tensors hold the kind of numbers that a model's hold, and none that its type has no room for.
 
     Buffers may be of truth values or whole numbers: some were, in files of earlier versions.
@@ -129,6 +133,7 @@ def _check_numbers(
     Raises:
         ValueError: One does not.
     """
+    target, parameters = model.state_dict(), dict(model.named_parameters())
     for key, value in tensors.items():
         ours, where = target[key].dtype, f"{name}: {some([key])}"
         if value.is_complex() and not ours.is_complex:
@@ -161,9 +166,7 @@ def _head_starts_anew(fit: Fit, wrong: Sequence[str], name: str, theirs: int | N
     return f"{name}: the classifier starts anew ({some(wrong)}), since {why}"
 
 
-def unwrapped(
-    state: Mapping[str, Tensor], target: Mapping[str, Tensor], rules: Iterable[Rule] = ()
-) -> Mapping[str, Tensor]:
+def unwrapped(state: StateDict, target: StateDict, rules: Rules = ()) -> StateDict:
     """A checkpoint without the prefixes of wrappers that all its keys share, however they are nested.
 
     A prefix that the model's own keys have, or the published ones by a rule that begins with it, is no wrapper's.
@@ -181,11 +184,11 @@ def unwrapped(
     return state
 
 
-def _take_sizes(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+def _take_sizes(model: nn.Module, state: StateDict, name: str) -> None:
     """Let modules follow that can change their size after they are built, such as a spline with a refined grid."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if not hasattr(module, "take_sizes"):
+        if not isinstance(module, Resizable):
             continue
         own = module.state_dict()
         if all(prefix + key in state for key in own):

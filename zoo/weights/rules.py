@@ -10,7 +10,9 @@ from torch import Tensor
 
 from zoo.checks import printable, some
 
+StateDict = Mapping[str, Tensor]
 Operation = Callable[[Tensor, torch.Size], Tensor]
+Operations = Mapping[str, Operation]  # by the key in the model
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Rule:
     when: re.Pattern | None = None
     order: tuple[str, ...] = ()
     zero: bool = False
+
+
+Rules = Iterable[Rule]  # in order of priority
 
 
 def rename(pattern: str, target: str, operation: Operation | None = None, *, when: str | None = None) -> Rule:
@@ -75,31 +80,32 @@ HEAD = "head."  # what the keys of a model's classifier begin with
 
 @dataclass
 class Fit:
-    """What came of a checkpoint's keys: the tensors found, and what does not fit, each by its key in the model."""
+    """What came of a checkpoint's keys: tensors with a place, and what does not fit, each by its key in the model."""
 
-    found: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)  # what is said of the source's key
     missing: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[str, torch.Size, torch.Size]] = field(default_factory=dict)  # source's key, its shape, ours
 
     def without(self, prefix: str) -> "Fit":
         """All but the keys that begin so."""
-        kept = [{k: v for k, v in d.items() if not k.startswith(prefix)} for d in (self.found, self.extra, self.shapes)]
+        mappings = (self.tensors, self.extra, self.shapes)
+        kept = [{k: v for k, v in mapping.items() if not k.startswith(prefix)} for mapping in mappings]
         return Fit(kept[0], kept[1], [k for k in self.missing if not k.startswith(prefix)], kept[2])
 
     def wrong(self) -> dict[str, None]:
         """The keys that do not fit, in order."""
         return dict.fromkeys([*self.shapes, *self.missing, *self.extra])
 
-    def classes(self, wanted: int) -> int | None:
+    def classes(self, ours: int) -> int | None:
         """The number of classes of the checkpoint's classifier, if that is what differs from the model's."""
         pairs = [zip(*shapes, strict=False) for key, (_, *shapes) in self.shapes.items() if key.startswith(HEAD)]
-        return next((n for pair in pairs for n, m in pair if m == wanted != n), None)
+        return next((n for pair in pairs for n, m in pair if m == ours != n), None)
 
-    def check(self, what: str, remedy: str = "") -> dict[str, Tensor]:
+    def check(self, name: str, remedy: str = "") -> dict[str, Tensor]:
         """The tensors, if everything fits; otherwise a ValueError that lists what does not."""
         if not self.wrong():
-            return self.found
+            return self.tensors
         lists = {
             "keys that the model has no place for": list(self.extra.values()),
             "keys that the model needs and the source lacks": self.missing,
@@ -108,20 +114,15 @@ class Fit:
                 for origin, theirs, ours in self.shapes.values()
             ],
         }
-        told = "; ".join(f"{title} ({len(keys)}): {some(keys)}" for title, keys in lists.items() if keys)
+        misfits = "; ".join(f"{title} ({len(keys)}): {some(keys)}" for title, keys in lists.items() if keys)
         raise ValueError(
-            f"{what} do not fit the model: {printable(told, 1300)}. Create the model with the arguments that the "
+            f"{name} do not fit the model: {printable(misfits, 1300)}. Create the model with the arguments that the "
             f"weights were made with{remedy}, or choose other weights"
         )
 
 
 def remap(
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    rules: Iterable[Rule],
-    what: str = "weights",
-    *,
-    adapt: Mapping[str, Operation] | None = None,
+    source: StateDict, target: StateDict, rules: Rules, name: str = "weights", *, adapt: Operations | None = None
 ) -> dict[str, Tensor]:
     """Turn a checkpoint's keys into a model's.
 
@@ -131,7 +132,7 @@ def remap(
         source: The checkpoint.
         target: The model's state dict; only names and shapes are read.
         rules: In order of priority.
-        what: The source's name in error messages.
+        name: The source's name in error messages.
         adapt: By target key, an operation for a tensor whose shape differs.
 
     Returns:
@@ -141,16 +142,10 @@ def remap(
         ValueError: A source key has no place, a target stays unfilled, a target is filled twice, or a shape differs;
             all such keys are listed.
     """
-    return fit_of(source, target, rules, what, adapt or {}).check(what)
+    return fit_of(source, target, rules, name, adapt or {}).check(name)
 
 
-def fit_of(
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    rules: Iterable[Rule],
-    what: str,
-    adapt: Mapping[str, Operation],
-) -> Fit:
+def fit_of(source: StateDict, target: StateDict, rules: Rules, name: str, adapt: Operations) -> Fit:
     """Apply the rules, and note what does not fit."""
     rules = [r for r in rules if r.when is None or any(r.when.search(key) for key in source)]
     fit, stacks = Fit(), defaultdict(list)
@@ -159,9 +154,9 @@ def fit_of(
         if key not in target:
             fit.extra[key] = origin if origin == key else f"{origin} (-> {key})"
             return
-        if key in fit.found:
+        if key in fit.tensors:
             raise ValueError(
-                f"{what}: {printable(origin, 100)} and another key both become {key}; the family's rules are wrong"
+                f"{name}: {printable(origin, 100)} and another key both become {key}; the family's rules are wrong"
             )
         shape = target[key].shape
         try:
@@ -173,7 +168,7 @@ def fit_of(
             pass  # a tensor of another shape than the operation is for: it is listed with its own
         if value.shape != shape:
             fit.shapes[key] = (origin, value.shape, shape)
-        fit.found[key] = value
+        fit.tensors[key] = value
 
     for key, value in source.items():
         rule = next((r for r in rules if r.pattern.search(key)), None)
@@ -191,14 +186,14 @@ def fit_of(
             continue  # the target stays unfilled
         parts = sorted(parts, key=lambda part: part[0])
         values = [value for *_, value in parts]
-        if odd := next((name for _, name, value in parts if value.shape != values[0].shape), None):
+        if odd := next((key for _, key, value in parts if value.shape != values[0].shape), None):
             raise ValueError(
-                f"{what}: {some([parts[0][1]])} and {some([odd])} both belong to {some([key])} and differ in shape; "
+                f"{name}: {some([parts[0][1]])} and {some([odd])} both belong to {some([key])} and differ in shape; "
                 "the file is not whole"
             )
         more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
         put(key, torch.stack(values, rule.dim), parts[0][1] + more, rule.operation)
-    fit.missing = [key for key in target if key not in fit.found]
+    fit.missing = [key for key in target if key not in fit.tensors]
     return fit
 
 

@@ -1,16 +1,15 @@
 """Where a model's weights come from: their name, how they are read, and what they were made for, as one object."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from timm.models import PretrainedCfg
-from torch import Tensor
 
 from zoo.weights.fetch import fetch_state_dict, origin_of
 from zoo.weights.files import read_state_dict
-from zoo.weights.rules import Rule
+from zoo.weights.rules import Rule, Rules, StateDict
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,14 @@ class WeightSource:
     """
 
     name: str
-    read: Callable[[], Mapping[str, Tensor]]
+    read: Callable[[], StateDict]
     rules: tuple[Rule, ...] = ()
     classes: int | None = None
     chans: int | None = None
 
 
 def published_weights(
-    cfg: PretrainedCfg, model_name: str, rules: Iterable[Rule], cache_dir: Path | str | None = None
+    cfg: PretrainedCfg, model_name: str, rules: Rules, cache_dir: Path | str | None = None
 ) -> WeightSource:
     """The weights that a pretrained configuration points to, in their authors' keys.
 
@@ -56,6 +55,6 @@ def published_weights(
     )
 
 
-def weights_in_file(path: Path | str, rules: Iterable[Rule], chans: int | None = None) -> WeightSource:
+def weights_in_file(path: Path | str, rules: Rules, chans: int | None = None) -> WeightSource:
     """The weights in a file, in zoo's keys or in the published ones, of a model with as many classes as it is for."""
     return WeightSource(str(path), partial(read_state_dict, path), tuple(rules), chans=chans)

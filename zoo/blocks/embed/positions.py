@@ -47,6 +47,7 @@ class ClassAndPosition(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.grid, self.token_std = tuple(grid), token_std
+        self.needs_grid = pos_embed
         tokens = torch.Size(grid).numel() + class_token
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd)) if class_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, dim, **dd)) if pos_embed else None

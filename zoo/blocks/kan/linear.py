@@ -12,6 +12,7 @@ from zoo.blocks.kernels.autograd import held, parameters_of
 from zoo.blocks.kernels.functions import expand
 from zoo.blocks.kernels.reading import reading
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.mixer import offers
 from zoo.blocks.options import placement, with_options_of
 from zoo.checks import checked
 from zoo.checks.ranges import Deviation, Width
@@ -182,7 +183,7 @@ class KANLinear(Edges, nn.Module):
             state: The saved layer's tensors, by the names of this layer's `state_dict()`.
         """
         knots = state.get("basis.knots")
-        if knots is None or not hasattr(self.basis, "set_knots") or (knots.ndim, state["weight"].ndim) != (2, 3):
+        if knots is None or not offers(self.basis, "set_knots") or (knots.ndim, state["weight"].ndim) != (2, 3):
             return  # what does not fit is listed when it is loaded
         rows = state["weight"].shape[1]
         if rows != self.weight.shape[1]:

@@ -10,22 +10,22 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def gradients(
-    y: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], grad: Tensor, *, create_graph: bool
+    y: Tensor, inputs: Sequence[Tensor], needs: Sequence[bool], grad: Tensor, *, create_graph: bool
 ) -> tuple[Tensor | None, ...]:
-    """By autograd, the gradients of the wanted inputs, and None for the others.
+    """By autograd, the gradients of the inputs that need one, and None for the others.
 
     Args:
         y: What was computed of the inputs, in operations that autograd knows.
         inputs: The inputs of a `torch.autograd.Function`.
-        wanted: For each whether it needs a gradient.
+        needs: For each whether it needs a gradient.
         grad: Gradient of `y`.
         create_graph: Whether these gradients may be differentiated again.
     """
-    chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+    chosen = [tensor for tensor, needed in zip(inputs, needs, strict=True) if needed]
     if not y.requires_grad:  # constant in all of them, as steps are in their input
-        return tuple(torch.zeros_like(tensor) if want else None for tensor, want in zip(inputs, wanted, strict=True))
-    found = iter(torch.autograd.grad(y, chosen, grad, create_graph=create_graph, materialize_grads=True))
-    return tuple(next(found) if want else None for want in wanted)
+        return tuple(torch.zeros_like(tensor) if needed else None for tensor, needed in zip(inputs, needs, strict=True))
+    by_chosen = iter(torch.autograd.grad(y, chosen, grad, create_graph=create_graph, materialize_grads=True))
+    return tuple(next(by_chosen) if needed else None for needed in needs)
 
 
 def held(module: M) -> M:

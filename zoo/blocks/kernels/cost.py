@@ -32,19 +32,15 @@ def counting() -> bool:
     return not guard.compiling() and _COUNTING.get()
 
 
+@torch.library.custom_op("zoo::evaluation", mutates_args=())
 def evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:
     """Stands for a function of each element that gives `outputs` numbers for `macs` multiply-accumulates.
 
     Shape: ``(*, C) -> (*, outputs, C)``, of zeros.
     """
-    return _evaluation(x, outputs, macs)
-
-
-@torch.library.custom_op("zoo::evaluation", mutates_args=())
-def _evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:
     return x.new_zeros(*x.shape[:-1], outputs, x.shape[-1])
 
 
-@_evaluation.register_fake
+@evaluation.register_fake
 def _(x: Tensor, outputs: int, macs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs, x.shape[-1])

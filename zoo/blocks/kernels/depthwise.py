@@ -92,18 +92,13 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tenso
     Shape: ``(B, H, W, C)`` and ``(C, 1, k, k) -> (B, H, W, C)``.
     """
     _, height, width, _ = x.shape
-    weight = _within_reach(weight, height, width, dilation)
+    rows, columns = weight.shape[2] // 2, weight.shape[3] // 2
+    top, left = max(0, rows - (height - 1) // dilation), max(0, columns - (width - 1) // dilation)
+    if top or left:  # the part that can meet a pixel of the image: the rest of the kernel meets zeros alone
+        weight = weight[:, :, top : 2 * rows + 1 - top, left : 2 * columns + 1 - left]
     if torch.is_grad_enabled() and (max(weight.shape[2:]) > 3 or dilation > 1):
         return _Depthwise.apply(x, weight, bias, dilation)
     return _forward(x, weight, bias, dilation)
-
-
-def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Tensor:
-    """The part of a kernel that can meet a pixel of an image of this size; the rest of it meets zeros alone."""
-    rows, columns = weight.shape[2] // 2, weight.shape[3] // 2
-    top = max(0, rows - (height - 1) // dilation)
-    left = max(0, columns - (width - 1) // dilation)
-    return weight[:, :, top : 2 * rows + 1 - top, left : 2 * columns + 1 - left] if top or left else weight
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

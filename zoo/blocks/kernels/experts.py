@@ -62,15 +62,11 @@ class Stacked(Protocol):
     bias: Tensor | None
 
 
-def mixture(
-    x: Tensor,
-    plan: Plan,
-    fc1: Stacked,
-    fc2: Stacked,
-    act: nn.Module,
-    gated: bool,
-    plain: Callable[[Tensor, Plan], Tensor],
-) -> Tensor:
+Map = tuple[Tensor, Tensor | None]  # weight and bias
+Single = Callable[[Tensor, Plan], Tensor]  # the mixture in single steps
+
+
+def mixture(x: Tensor, plan: Plan, fc1: Stacked, fc2: Stacked, act: nn.Module, gated: bool, plain: Single) -> Tensor:
     """The perceptrons of a mixture, whose layers nobody hooks into.
 
     Args:
@@ -86,7 +82,7 @@ def mixture(
     x, *maps = grouped.cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     if not usable(x, act, [t for t in maps if t is not None]):
         return plain(x, plan)
-    return perceptrons(x, plan.token, plan.gate, plan.ends, plan.row, (*maps[:2],), (*maps[2:],), act, gated)
+    return perceptrons(x, plan, (*maps[:2],), (*maps[2:],), act, gated)
 
 
 def combine(y: Tensor, plan: Plan, tokens: int) -> Tensor:
@@ -120,33 +116,21 @@ def usable(x: Tensor, act: nn.Module, weights: Sequence[Tensor]) -> bool:
     )
 
 
-def perceptrons(
-    x: Tensor,
-    token: Tensor,
-    gate: Tensor,
-    ends: Tensor,
-    row: Tensor | None,
-    fc1: tuple[Tensor, Tensor | None],
-    fc2: tuple[Tensor, Tensor | None],
-    act: nn.Module,
-    gated: bool,
-) -> Tensor:
+def perceptrons(x: Tensor, plan: Plan, fc1: Map, fc2: Map, act: nn.Module, gated: bool) -> Tensor:
     """The sum over a token's rows of ``gate * fc2(act(fc1(x)))``; if `gated`, ``a, b = fc1(x)`` and ``act(a) * b``.
 
     Args:
         x: Tokens ``(T, C)``.
-        token, gate: Token and weight of each row, ``(R,)``, sorted by expert.
-        ends: ``(E,)``, where the rows of each expert end.
-        row: ``(T, K)`` int32, the rows of each token, if all tokens have as many.
+        plan: The rows that the experts work on, sorted by expert.
         fc1, fc2: Weight and bias of all experts: ``(E, H, C)`` and ``(E, H)``, twice as many rows if `gated`; and
             ``(E, C, H)`` and ``(E, C)``.
 
     Shape: ``(T, C) -> (T, C)``.
     """
-    parameters = (*fc1, *fc2)
-    if guard.differentiated(x, gate, *parameters):
-        return _Perceptrons.apply(x, token, gate, ends, row, act, gated, *parameters)
-    return _forward(x, token, gate, ends, row, act, gated, parameters, None)
+    parameters, rows = (*fc1, *fc2), (plan.token, plan.gate, plan.ends, plan.row)
+    if guard.differentiated(x, plan.gate, *parameters):
+        return _Perceptrons.apply(x, *rows, act, gated, *parameters)
+    return _forward(x, *rows, act, gated, parameters, None)
 
 
 def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tensor] | None) -> Tensor:
@@ -174,15 +158,15 @@ def _forward(x, token, gate, ends, row, act, gated, parameters, kept: list[Tenso
             if times is not None:
                 kept.append(_product(rows, *times[e], b[here]))
                 hidden = hidden * kept[-1]
-        found = _product(hidden, *second[e], y[start:end])
+        by_second = _product(hidden, *second[e], y[start:end])
         if BY_ONEDNN:
-            y[start:end] = found
+            y[start:end] = by_second
     if kept is not None:
         kept.append(y)
     return weighted_sum(y, token, gate, row, x.shape[0])
 
 
-def _maps(weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+def _maps(weight: Tensor, bias: Tensor | None) -> list[Map]:
     """Weight and bias of each expert."""
     weights = weight.unbind()
     return list(zip(weights, [None] * len(weights) if bias is None else bias.unbind(), strict=True))
@@ -246,20 +230,23 @@ class _Perceptrons(torch.autograd.Function):
         x, token, gate, ends, row, w1, b1, w2, b2, *kept, y = ctx.saved_tensors
         if torch.is_grad_enabled() or not guard.readable(grad):  # to be differentiated again, or several at once
             inputs = x, gate, w1, b1, w2, b2
-            wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2], *ctx.needs_input_grad[7:])
+            needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2], *ctx.needs_input_grad[7:])
             again = torch.is_grad_enabled()
             with torch.enable_grad(), torch.autocast("cpu", enabled=False):
                 out = _steps(x, token, gate, ends, ctx.act, ctx.gated, (w1, b1, w2, b2))
-                by_x, by_gate, *by_parameters = gradients(out, inputs, wanted, grad, create_graph=again)
+                by_x, by_gate, *by_parameters = gradients(out, inputs, needs, grad, create_graph=again)
             return by_x, None, by_gate, None, None, None, None, *by_parameters
         pull_back = ACTS[type(ctx.act)][1]
-        wanted, half, experts, parts = ctx.needs_input_grad, w2.shape[2], spans(ends), iter(kept)
-        by_gate = torch.zeros_like(gate) if wanted[2] else None
-        by_parameters = [_like(t, want) for t, want in zip((w1, b1, w2, b2), wanted[7:], strict=True)]
+        needs, half, experts, parts = ctx.needs_input_grad, w2.shape[2], spans(ends), iter(kept)
+        by_gate = torch.zeros_like(gate) if needs[2] else None
+        by_parameters = [
+            torch.empty_like(tensor) if tensor is not None and needed else None
+            for tensor, needed in zip((w1, b1, w2, b2), needs[7:], strict=True)
+        ]
         by_w1, by_b1, by_w2, by_b2 = by_parameters
-        factors, by_rows = gate.to(x.dtype)[:, None], x.new_empty(token.shape[0] if wanted[0] else 0, x.shape[1])
+        factors, by_rows = gate.to(x.dtype)[:, None], x.new_empty(token.shape[0] if needs[0] else 0, x.shape[1])
         most = max((end - start for _, start, end in experts), default=0)
-        outer, inner, other = (x.new_empty(most, width) for width in (x.shape[1], half, half if ctx.gated else 0))
+        outer, inner, third = (x.new_empty(most, width) for width in (x.shape[1], half, half if ctx.gated else 0))
         for e, start, end in experts:
             rows, part, here = token[start:end], slice(end - start), slice(start, end)
             a, active, b = next(parts), next(parts), next(parts) if ctx.gated else None
@@ -268,7 +255,7 @@ class _Perceptrons(torch.autograd.Function):
                 by_gate[here] = torch.linalg.vecdot(by_y, y[here])
             by_y.mul_(factors[here])
             if by_w2 is not None:
-                hidden = active if b is None else torch.mul(active, b, out=other[part])
+                hidden = active if b is None else torch.mul(active, b, out=third[part])
                 torch.mm(by_y.t(), hidden, out=by_w2[e])
             if by_b2 is not None:
                 torch.sum(by_y, 0, out=by_b2[e])
@@ -276,7 +263,7 @@ class _Perceptrons(torch.autograd.Function):
             if b is None:
                 pieces = [(0, pull_back(by_hidden, a, ctx.act))]
             else:
-                by_b = torch.mul(active, by_hidden, out=other[part])
+                by_b = torch.mul(active, by_hidden, out=third[part])
                 pieces = [(0, pull_back(by_hidden.mul_(b), a, ctx.act)), (half, by_b)]
             inputs = torch.index_select(x, 0, rows, out=by_y) if by_w1 is not None else None
             for first, piece in pieces:
@@ -284,19 +271,15 @@ class _Perceptrons(torch.autograd.Function):
                     torch.mm(piece.t(), inputs, out=by_w1[e, first : first + half])
                 if by_b1 is not None:
                     torch.sum(piece, 0, out=by_b1[e, first : first + half])
-            if wanted[0]:
-                found = _product(pieces[0][1], w1[e, :half].t(), None, by_rows[here])
+            if needs[0]:
+                by_piece = _product(pieces[0][1], w1[e, :half].t(), None, by_rows[here])
                 if BY_ONEDNN:
-                    by_rows[here] = found
+                    by_rows[here] = by_piece
                 for first, piece in pieces[1:]:
                     by_rows[here].addmm_(piece, w1[e, first:])
         idle = set(range(w1.shape[0])).difference(e for e, _, _ in experts)
         for stacked in by_parameters:
             for e in idle if stacked is not None else ():
                 stacked[e].zero_()
-        by_x = weighted_sum(by_rows, token, None, row, x.shape[0]) if wanted[0] else None
+        by_x = weighted_sum(by_rows, token, None, row, x.shape[0]) if needs[0] else None
         return by_x, None, by_gate, None, None, None, None, *by_parameters
-
-
-def _like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
-    return torch.empty_like(tensor) if tensor is not None and wanted else None

@@ -104,14 +104,14 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, kept, *parameters = ctx.saved_tensors
-        inputs, wanted, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
+        inputs, needs, layer = (x, weight, *parameters), ctx.needs_input_grad[2:], ctx.layer
         if not _plain_backward(grad):
             with torch.enable_grad():
                 y = plain_expand(layer, x, weight, ctx.precision)
-            return None, None, *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
+            return None, None, *gradients(y, inputs, needs, grad, create_graph=torch.is_grad_enabled())
         matrix = weight.flatten(1).to(ctx.precision)
-        by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wanted[1] else None
-        by_x = torch.empty_like(x) if wanted[0] or any(wanted[2:]) else None
+        by_weight = torch.zeros_like(matrix, dtype=weight.dtype) if needs[1] else None
+        by_x = torch.empty_like(x) if needs[0] or any(needs[2:]) else None
         totals: list[Tensor] = []
         for rows, functions in _blocks(layer, x, matrix) if kept is None else [(slice(len(x)), kept)]:
             if by_weight is not None:
@@ -170,13 +170,13 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
         if not _plain_backward(grad):
             with torch.enable_grad():
                 functions = plain_evaluate(ctx.edges, inputs[0], grad.dtype)
-            return None, None, *gradients(functions, inputs, wanted, grad, create_graph=torch.is_grad_enabled())
-        by_x, *others = ctx.edges.pull_back(inputs[0], grad)
-        return None, None, by_x.to(inputs[0].dtype), *others
+            return None, None, *gradients(functions, inputs, needs, grad, create_graph=torch.is_grad_enabled())
+        by_x, *by_parameters = ctx.edges.pull_back(inputs[0], grad)
+        return None, None, by_x.to(inputs[0].dtype), *by_parameters
 
 
 # --- How large they are -----------------------------------------------------------------------------------------------
@@ -217,12 +217,12 @@ class _Sizes(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parameters = ctx.saved_tensors
-        wanted, layer = ctx.needs_input_grad[1:], ctx.layer
+        needs, layer = ctx.needs_input_grad[1:], ctx.layer
         if not _plain_backward(grad):
             with torch.enable_grad():
                 sizes = plain_mean_sizes(layer, x, weight)
             again = torch.is_grad_enabled()
-            return None, *gradients(sizes, (x, weight, *parameters), wanted, grad, create_graph=again)
+            return None, *gradients(sizes, (x, weight, *parameters), needs, grad, create_graph=again)
         factors = weight.permute(2, 0, 1).contiguous()
         grad = (grad / max(1, len(x))).t().unsqueeze(-1)
         by_factors, by_x, totals = torch.zeros_like(factors), torch.empty_like(x), []
@@ -233,11 +233,11 @@ class _Sizes(torch.autograd.Function):
                 signs = torch.bmm(factors[part], functions[part]).sign_().mul_(grad[part])
                 by_factors[part] += torch.bmm(signs, functions[part].mT)
                 torch.bmm(factors[part].mT, signs, out=by_functions[part])
-            if wanted[0] or any(wanted[2:]):
+            if needs[0] or any(needs[2:]):
                 by_x[rows], *by_parameters = layer.pull_back(x[rows], by_functions.permute(2, 1, 0).contiguous())
                 totals = [a + b for a, b in zip(totals, by_parameters, strict=True)] if totals else by_parameters
-        by_weight = by_factors.permute(1, 2, 0) if wanted[1] else None
-        return None, by_x if wanted[0] else None, by_weight, *(totals or [None] * len(parameters))
+        by_weight = by_factors.permute(1, 2, 0) if needs[1] else None
+        return None, by_x if needs[0] else None, by_weight, *(totals or [None] * len(parameters))
 
 
 def _limit(x: Tensor) -> int:

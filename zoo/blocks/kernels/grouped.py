@@ -131,23 +131,18 @@ def _flops_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *_, **_
 
 
 def _save(ctx, inputs, output) -> None:
-    x, weight, bias, ends = inputs
-    ctx.save_for_backward(x, weight, bias, ends)
+    ctx.save_for_backward(*inputs)
 
 
 def _pull_back(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, ends = ctx.saved_tensors
     if guard.transformed():  # the forward pass was not, or it would not have come here
-        inputs, wanted = (x, weight, bias), ctx.needs_input_grad[:3]
+        inputs, needs = (x, weight, bias), ctx.needs_input_grad[:3]
         with torch.enable_grad():
             y = everywhere(x, weight, bias, ends)
-        return *gradients(y, inputs, wanted, grad, create_graph=torch.is_grad_enabled()), None
+        return *gradients(y, inputs, needs, grad, create_graph=torch.is_grad_enabled()), None
     by_x, by_weight, by_bias = _linear_backward(grad.contiguous(), x, weight, ends)
     return by_x, by_weight, None if bias is None else by_bias, None
-
-
-def _save_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
 
 
 def _pull_back_again(ctx, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
@@ -160,4 +155,4 @@ def _pull_back_again(ctx, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> t
 
 
 _linear.register_autograd(_pull_back, setup_context=_save)
-_linear_backward.register_autograd(_pull_back_again, setup_context=_save_backward)
+_linear_backward.register_autograd(_pull_back_again, setup_context=_save)

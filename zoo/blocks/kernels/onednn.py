@@ -66,6 +66,6 @@ def _available() -> bool:
                 (linear(x, w, b, "swish"), F.silu(plain)),
                 (linear_times(x, w, b, plain), plain * plain),
             ]
-            return all(torch.allclose(found, expected) for found, expected in pairs)
+            return all(torch.allclose(computed, expected) for computed, expected in pairs)
     except (AttributeError, RuntimeError, TypeError):
         return False

@@ -85,17 +85,10 @@ is_batched_gradient: Callable[[Tensor], bool] = _of_torch(
 # of its own kind alone. Where nobody can tell, one may be there, and every fast path stays closed.
 dispatch_modes: Callable[[], int] = _of_torch("torch._C._len_torch_dispatch_stack", lambda: 1)
 
-if _LEVEL_IS_KNOWN:
 
-    def transformed() -> bool:
-        """Whether tensors may stand for several, or carry a derivative: `torch.func`, forward-mode differentiation."""
-        return functorch_active() or forward_ad._current_level >= 0
-
-else:
-
-    def transformed() -> bool:
-        """The same, where the level is not to be read."""
-        return functorch_active() or _dual_numbers_exist()
+def transformed() -> bool:
+    """Whether tensors may stand for several, or carry a derivative: `torch.func`, forward-mode differentiation."""
+    return functorch_active() or (forward_ad._current_level >= 0 if _LEVEL_IS_KNOWN else _dual_numbers_exist())
 
 
 # How often torch has seen a tensor written, for `zoo.blocks.kernels.reading`: on a GPU to compare values would be to
@@ -155,9 +148,9 @@ def _flatten(tree: Any) -> tuple[list, Any]:
     if isinstance(tree, (dict, list, tuple)):
         leaves, layouts = [], []
         for part in tree.values() if isinstance(tree, dict) else tree:
-            found, layout = _flatten(part)
-            leaves += found
-            layouts.append((layout, len(found)))
+            inner, layout = _flatten(part)
+            leaves += inner
+            layouts.append((layout, len(inner)))
         return leaves, (tree, layouts)
     return [tree], None
 

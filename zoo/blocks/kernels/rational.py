@@ -244,11 +244,6 @@ class _Rational(torch.autograd.Function):
             return dx if dx is None else dx.view(x.shape), *rest
         if not torch.is_grad_enabled() and _on_gpu(x, grad, numerator, denominator):
             return _triton().backward(grad, *tensors, bound(numerator, denominator, torch.float32))
-        return _through_formula(tensors, needs, grad)
-
-
-def _through_formula(tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients by autograd, so that they can be differentiated again where that is wanted."""
-    with torch.enable_grad():
-        y = formula(*tensors)
-    return gradients(y, tensors, needs, grad, create_graph=torch.is_grad_enabled())
+        with torch.enable_grad():  # by autograd they can be differentiated again where that is wanted
+            y = formula(*tensors)
+        return gradients(y, tensors, needs, grad, create_graph=torch.is_grad_enabled())

@@ -107,9 +107,7 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor, limit: float) -> 
     return y
 
 
-def backward(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, limit: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, limit: float) -> tuple[Tensor, ...]:
     """Gradients of the input and of the coefficients."""
     grad, x, a, b = grad.contiguous(), x.contiguous(), numerator.float().contiguous(), denominator.float().contiguous()
     dx = torch.empty_like(x)

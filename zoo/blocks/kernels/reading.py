@@ -55,11 +55,10 @@ def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..
             if near and not compare:
                 return read(tensor, *arguments)
             key = (id(tensor), *arguments)
-            reference, values, answer = known.get(key, (_nothing, None, otherwise))
-            if reference() is tensor and (
-                _same(tensor, values) if near else values == private.version(tensor) is not None
-            ):
-                return answer
+            if key in known and known[key][0]() is tensor:
+                _, values, answer = known[key]
+                if _same(tensor, values) if near else values == private.version(tensor) is not None:
+                    return answer
             with torch.inference_mode(False), torch.no_grad():  # an answer may be tensors, for training later too
                 answer, values = read(tensor, *arguments), tensor.detach().clone() if near else private.version(tensor)
             known[key] = weakref.ref(tensor, lambda _: known.pop(key, None)), values, answer
@@ -68,10 +67,6 @@ def reading(otherwise: Answer, *, compare: bool = True) -> Callable[[Callable[..
         return remembered
 
     return decorate
-
-
-def _nothing() -> None:
-    return None
 
 
 def _same(tensor: Tensor, values: Tensor | int | None) -> bool:

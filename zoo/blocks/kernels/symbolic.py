@@ -17,9 +17,9 @@ def is_symbol(value: Any) -> bool:
     return isinstance(value, fx.Proxy)
 
 
-def as_leaf(module: nn.Module, x: Tensor, **given) -> Any:
+def as_leaf(module: nn.Module, x: Tensor, **keywords) -> Any:
     """The call of a module as a node of its own, for a symbol; its outputs can be told apart by unpacking."""
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), given)
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), keywords)
 
 
 def settled(argument: Any, default: Any) -> Any:

@@ -182,17 +182,13 @@ def _transfer(old: Spline, new: Spline, samples: Tensor) -> Tensor:
     size, matrices = max(1, LIMIT // (len(x) * (old.num + new.num))), []
     for start in range(0, old.features, size):
         part = slice(start, start + size)
-        a, b = ((_part(basis, part).values(x[:, part]) * weight).permute(2, 0, 1) for basis in (new, old))
+        a, b = ((_wide_copy(basis, part).values(x[:, part]) * weight).permute(2, 0, 1) for basis in (new, old))
         matrices.append(torch.linalg.lstsq(a, b, driver="gelsy").solution)  # this driver takes any rank
     return torch.cat(matrices)
 
 
-def _wide_copy(basis: Spline) -> Spline:
-    return _part(basis, slice(None))
-
-
-def _part(basis: Spline, features: slice) -> Spline:
-    """The splines of some features, in float64 on the CPU."""
+def _wide_copy(basis: Spline, features: slice = slice(None)) -> Spline:
+    """The splines of some features, by default of all, in float64 on the CPU."""
     knots = basis.knots[features].to("cpu", torch.float64)
     part = Spline(len(knots), grid_size=basis.grid_size, order=basis.order, device="cpu", dtype=torch.float64)
     part.set_knots(knots)

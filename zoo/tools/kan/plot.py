@@ -22,6 +22,11 @@ ADVICE = "prune the model, or choose a part: nodes=[[0, 1], None, [0]] are the n
 COLOURS = ("#1f4e79", "#b5482a", "#2e7d4f", "#7a4b94", "#8a6d1a", "#2c8a94", "#a63a68", "#4d4d4d")
 
 
+Samples = Tensor | Record | None  # of a model's inputs, or the inputs of its layers
+Names = Sequence[str] | None
+Nodes = Sequence[Sequence[int] | None] | None  # of each level; None for all
+
+
 @dataclass(frozen=True)
 class _Edge:
     source: int
@@ -46,12 +51,7 @@ class _Row:
 
 
 def plot(
-    model: nn.Module,
-    x: Tensor | Record | None = None,
-    *,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    nodes: Sequence[Sequence[int] | None] | None = None,
+    model: nn.Module, x: Samples = None, *, input_names: Names = None, output_names: Names = None, nodes: Nodes = None
 ):
     """Draw a network of KAN layers: its nodes in levels, and on each living edge the function that it has learnt.
 
@@ -140,19 +140,19 @@ def plot(
 # --- What is drawn ----------------------------------------------------------------------------------------------------
 
 
-def _layers(model: nn.Module, x: Tensor | Record | None) -> list[tuple[str, KANLinear, Tensor | None]]:
+def _layers(model: nn.Module, x: Samples) -> list[tuple[str, KANLinear, Tensor | None]]:
     """(name, layer, its inputs), one behind the other."""
     layers = [(name, layer, None) for name, layer in kan_layers(model).items()] if x is None else inputs_of(model, x)
-    for (name, layer, _), (other, after, _) in zip(layers, layers[1:], strict=False):
+    for (name, layer, _), (after_name, after, _) in zip(layers, layers[1:], strict=False):
         if layer.out_features != after.in_features:
             raise ValueError(
-                f"plot: layer {name!r} has {layer.out_features} outputs and the next one, {other!r}, "
+                f"plot: layer {name!r} has {layer.out_features} outputs and the next one, {after_name!r}, "
                 f"{after.in_features} inputs; each must feed the next, so plot the layers of such a model one by one"
             )
     return layers
 
 
-def _levels(layers: list[KANLinear], nodes: Sequence[Sequence[int] | None] | None) -> list[list[int]]:
+def _levels(layers: list[KANLinear], nodes: Nodes) -> list[list[int]]:
     """The nodes of each level that are to be drawn."""
     widths = [layers[0].in_features, *(layer.out_features for layer in layers)]
     nodes = [None] * len(widths) if nodes is None else nodes
@@ -203,7 +203,7 @@ def _range(name: str, layer: KANLinear, inputs: Tensor | None) -> tuple[Tensor, 
     return knots[:, order], knots[:, knots.shape[1] - 1 - order]
 
 
-def _labels(argument: str, names: Sequence[str] | None, count: int, letter: str, level: list[int]) -> list[str]:
+def _labels(argument: str, names: Names, count: int, letter: str, level: list[int]) -> list[str]:
     names = [f"{letter}{i}" for i in range(count)] if names is None else names
     if isinstance(names, str) or len(names) != count:
         raise ValueError(f"{argument} is {names!r}; it must be {count} names")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.blocks.kan.bases.base import wide
 from zoo.blocks.kan.edges import edge_sizes
 from zoo.blocks.kan.linear import KANLinear
+from zoo.blocks.mixer import offers
 from zoo.tools.kan.record import Record, evaluating, inputs_of, kan_layers
 
 
@@ -139,11 +140,11 @@ def _followers(model: nn.Module) -> dict[KANLinear, KANLinear]:
     """The layer that alone reads the outputs of a layer, where the structure of the model tells."""
     after: dict[KANLinear, set[KANLinear]] = {}
     for module in model.modules():
-        steps = list(module.chain()) if hasattr(type(module), "chain") else []  # not a child of that name
+        steps = list(module.chain()) if offers(module, "chain") else []
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             steps = list(module)
         steps = [step for step in steps if not isinstance(step, (nn.Identity, nn.Dropout))]
-        for one, other in zip(steps, steps[1:], strict=False):
-            if isinstance(one, KANLinear) and isinstance(other, KANLinear):
-                after.setdefault(one, set()).add(other)
-    return {one: others.pop() for one, others in after.items() if len(others) == 1}
+        for layer, next_layer in zip(steps, steps[1:], strict=False):
+            if isinstance(layer, KANLinear) and isinstance(next_layer, KANLinear):
+                after.setdefault(layer, set()).add(next_layer)
+    return {layer: readers.pop() for layer, readers in after.items() if len(readers) == 1}

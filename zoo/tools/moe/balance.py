@@ -43,10 +43,10 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
         return
     loads = aux.get("stat/load", ())
     loads = (loads,) if isinstance(loads, Tensor) else loads
-    given, known = [len(load) for load in loads], [router.num_experts for router in routers]
-    if given != known:
+    loaded, known = [len(load) for load in loads], [router.num_experts for router in routers]
+    if loaded != known:
         raise ValueError(
-            f"aux has the loads of layers with {given} experts and the model has layers with {known}; give what "
+            f"aux has the loads of layers with {loaded} experts and the model has layers with {known}; give what "
             "model(x, return_aux=True) returned"
         )
     pairs = [pair for pair in zip(routers, loads, strict=True) if isinstance(_scoring(pair[0]), Sigmoid)]

@@ -92,7 +92,10 @@ def expert_parallel(model: nn.Module, mesh: DeviceMesh, *, dim: str | int = -1) 
         else:
             _shard(moe.experts, mesh, index)
         moe.experts.exchange = exchange
-    left = [f"{name}.experts.{tensor}" for name, moe in mixtures.items() for tensor in _left_alone(moe.experts)]
+    left = []  # names of all that differs between the processes
+    for name, moe in mixtures.items():
+        buffers = dict(moe.experts.named_buffers()) if isinstance(moe.experts, MixerExperts) else {}
+        left += [f"{name}.experts.{tensor}" for tensor in (*owned_parameters(moe.experts), *buffers)]
     left += [f"_orig_mod.{name}" for name in left]  # as torch.compile calls them
     leave_alone(model, left)
     share_losses(model)
@@ -236,9 +239,3 @@ def _replace(experts: Experts, name: str, tensor: Tensor) -> None:
     owner, _, own = name.rpartition(".")
     old = experts.get_parameter(name)
     setattr(experts.get_submodule(owner), own, nn.Parameter(tensor, old.requires_grad))
-
-
-def _left_alone(experts: Experts) -> list[str]:
-    """Names of what differs between the processes."""
-    buffers = [name for name, _ in experts.named_buffers()] if isinstance(experts, MixerExperts) else []
-    return [*owned_parameters(experts), *buffers]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +64,11 @@ def choices_of(model: nn.Module, x: Tensor, task: int | str | None = None) -> di
     def note(name: str):
         return lambda router, args, routing: seen[name].append((args[0].flatten(0, 1), routing))
 
-    def compare(name: str):
-        def hook(dispatch, args, kept: Routing) -> None:
-            dropped[name] |= kept is not args[0] and not torch.equal(kept.experts, args[0].experts)
-
-        return hook
+    def compare(name: str, dispatch: nn.Module, args: tuple, kept: Routing) -> None:
+        dropped[name] |= kept is not args[0] and not torch.equal(kept.experts, args[0].experts)
 
     handles = [mixture.router.register_forward_hook(note(name)) for name, mixture in by_name.items()]
-    handles += [mixture.dispatch.register_forward_hook(compare(name)) for name, mixture in by_name.items()]
+    handles += [mixture.dispatch.register_forward_hook(partial(compare, name)) for name, mixture in by_name.items()]
     try:
         with evaluating(model):
             model(x.to(next(model.parameters()).device), **({} if task is None else {"task": task}))

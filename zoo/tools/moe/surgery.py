@@ -19,16 +19,13 @@ from zoo.slots import Slot, build_block, parse_slot
 from zoo.tools.moe.mixtures import Place, Places, blocks_of_model, find_mixtures
 from zoo.tools.moe.record import Batches, Choices, choices_of, pairs
 
+TaskBatches = Batches | Mapping[int, Batches]  # for every task the same, or those of each by its number
+
 # --- Fewer experts ----------------------------------------------------------------------------------------------------
 
 
 def prune_experts(
-    model: nn.Module,
-    batches: Batches | Mapping[int, Batches],
-    *,
-    at: Places = None,
-    every: int | None = None,
-    task: int | None = None,
+    model: nn.Module, batches: TaskBatches, *, at: Places = None, every: int | None = None, task: int | None = None
 ) -> dict[int | str, list[int]]:
     """Remove the experts that no token of a data set reaches; the logits on these data stay what they were.
 
@@ -91,17 +88,15 @@ def prune_experts(
     return removed
 
 
-def _runs(
-    model: nn.Module, batches: Batches | Mapping[int, Batches], task: int | None
-) -> Iterator[tuple[Tensor, int | None]]:
+def _runs(model: nn.Module, batches: TaskBatches, task: int | None) -> Iterator[tuple[Tensor, int | None]]:
     """The inputs to look at, each with the number of the task that runs on them; None for a model without tasks."""
     named = isinstance(batches, Mapping)
     tasks = [None]
     if task is not None or named or any(isinstance(module, Task) for module in model.modules()):
         tasks = [*range(count_tasks(model))]
     if named and (task is not None or sorted(batches) != tasks):
-        wanted = "the data of that task alone" if task is not None else f"data for each of the tasks {tasks}"
-        raise ValueError(f"batches has data for the tasks {sorted(batches)}; give {wanted}")
+        remedy = "the data of that task alone" if task is not None else f"data for each of the tasks {tasks}"
+        raise ValueError(f"batches has data for the tasks {sorted(batches)}; give {remedy}")
     if task is not None:
         tasks = [check_task(task, len(tasks))]
     for part, numbers in [(part, [i]) for i, part in batches.items()] if named else [(batches, tasks)]:

@@ -11,6 +11,7 @@ from zoo.blocks.mixer import trait
 from zoo.blocks.moe.dispatch import Dropless
 from zoo.blocks.moe.experts.grouped import GluExperts, MlpExperts
 from zoo.blocks.moe.layer import MoE
+from zoo.blocks.moe.routers.base import Router
 from zoo.slots import Slot, SlotLike, build_block, parse_slot
 from zoo.tools.moe.mixtures import Places, block_widths, blocks_of_model, choose_blocks
 
@@ -51,13 +52,13 @@ def upcycle(model: nn.Module, moe: SlotLike = "moe", *, at: Places = None, every
     blocks = blocks_of_model(model)
     dense = [i for i, block in enumerate(blocks) if not isinstance(block.channel_mixer, (MoE, type(None)))]
     chosen = choose_blocks(len(blocks), at, every, dense, "a dense channel mixer")
-    asked = parse_slot(moe)
-    if asked.name != "moe":
-        raise ValueError(f'upcycle makes mixtures of experts, not {asked}; give "moe(num_experts=8, top_k=2)"')
+    moe_slot = parse_slot(moe)
+    if moe_slot.name != "moe":
+        raise ValueError(f'upcycle makes mixtures of experts, not {moe_slot}; give "moe(num_experts=8, top_k=2)"')
     for option in ("experts", "shared"):
-        if asked.options.get(option) is not None:
+        if moe_slot.options.get(option) is not None:
             raise ValueError(
-                f"upcycle({asked}): the experts are copies of the model's mixers alone; leave {option} out"
+                f"upcycle({moe_slot}): the experts are copies of the model's mixers alone; leave {option} out"
             )
     if model.deployed:
         raise ValueError("the model's branches are merged for inference (reparameterize); upcycle it before that")
@@ -68,11 +69,11 @@ def upcycle(model: nn.Module, moe: SlotLike = "moe", *, at: Places = None, every
         if i not in chosen:
             continue
         mixer, slots = block.channel_mixer, config["channel_mixer"]
-        slots[i] = Slot("moe", {**asked.options, "experts": _experts_of(mixer, slots[i])})
+        slots[i] = Slot("moe", {**moe_slot.options, "experts": _experts_of(mixer, slots[i])})
         mixture = build_block(
             "channel_mixer", slots[i], widths[i], defaults=defaults, device=like.device, dtype=like.dtype
         )
-        _check_equal(asked, mixture)
+        _check_equal(moe_slot, mixture)
         _fill(mixture, mixer)
         block.channel_mixer = mixture.train(mixer.training)
     return sparse
@@ -95,7 +96,7 @@ def _experts_of(mixer: nn.Module, slot: Slot) -> str | list[str]:
 
 def _check_equal(slot: Slot, mixture: MoE) -> None:
     """Check that equal experts make the mixture a dense layer."""
-    if not getattr(mixture.router, "sums_to_one", False):
+    if not trait(mixture.router, "sums_to_one", Router):
         raise ValueError(
             f"upcycle({slot}): the weights of a token's experts do not have the sum 1, so the logits would change; "
             "take router=\"top_k(softmax='after')\", or another whose `sums_to_one` is true"
@@ -112,9 +113,9 @@ def _fill(mixture: MoE, mixer: nn.Module) -> None:
         experts.mixers = nn.ModuleList(copy.deepcopy(mixer) for _ in experts.mixers)
         return
     for ours, theirs in ((experts.fc1, mixer.fc1), (experts.fc2, mixer.fc2)):
-        swapped = getattr(mixer, "gate_last", False) and theirs is mixer.fc1
+        swapped = isinstance(mixer, Glu) and mixer.gate_last and theirs is mixer.fc1
         for name, weight in theirs.named_parameters():
-            stacked = getattr(ours, name)
+            stacked = ours.get_parameter(name)
             stacked.copy_(torch.cat(weight.chunk(2)[::-1]) if swapped else weight)
             stacked.requires_grad_(weight.requires_grad)
     experts.act.load_state_dict(mixer.act.state_dict())

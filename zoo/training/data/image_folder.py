@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,26 +25,24 @@ from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import derive_seed, seeded_globals
 
 
+@dataclass(eq=False)
 class FolderSplit(Split):
     """Pictures in files, whose transform draws from random, numpy and torch, seeded for every single picture.
 
     With a `blank` one, `fetch_readable` has that in the place of a picture that cannot be read, and says so.
     """
 
-    kind = "image"
+    kind: ClassVar = "image"
+    samples: list[tuple[str, int]]
+    read: Callable[[str], Image.Image | Tensor]
+    transform: Callable[[Image.Image | Tensor], Tensor]
+    _: KW_ONLY
+    num_classes: int
+    workers: int
+    blank: Image.Image | None = None
 
-    def __init__(
-        self,
-        samples: list[tuple[str, int]],
-        read: Callable[[str], Image.Image | Tensor],
-        transform: Callable[[Image.Image | Tensor], Tensor],
-        *,
-        num_classes: int,
-        workers: int,
-        blank: Image.Image | None = None,
-    ):
-        self.samples, self.read, self.transform, self.blank = samples, read, transform, blank
-        self.num_classes, self.workers, self.skip = num_classes, workers, blank is not None
+    def __post_init__(self):
+        self.skip = self.blank is not None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -106,19 +104,19 @@ class ImageFolder(DataSet):
         self._check_policy()
         if any(len(os.fsencode(part)) > 255 for part in Path(self.root).parts) or len(os.fsencode(self.root)) > 4000:
             raise Misfit(f"root is {shown(self.root)}; no path is so long: name a folder", "root")
-        given = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
-        in_chans = next(iter(given.values()), None) if self.in_chans is None else self.in_chans
+        counts = {name: len(getattr(self, name)) for name in ("mean", "std") if getattr(self, name) is not None}
+        in_chans = next(iter(counts.values()), None) if self.in_chans is None else self.in_chans
         if in_chans is None:
             return  # left to the model of the recipe
         if in_chans not in (1, 3):
-            first = next(iter(given))
+            first = next(iter(counts))
             raise Misfit(f"{first} has {in_chans} numbers: it must have 1 (grey) or 3 (RGB)", first)
-        for name, count in given.items():
+        for name, count in counts.items():
             if count != in_chans:
                 raise Misfit(f"{name} has {count} numbers, in_chans is {in_chans}: give a number a channel", name)
         object.__setattr__(self, "in_chans", in_chans)
         for name, published in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
-            if name not in given:
+            if name not in counts:
                 values = published if in_chans == 3 else (round(sum(published) / 3, 4),)
                 object.__setattr__(self, name, values)
 
@@ -153,8 +151,8 @@ class ImageFolder(DataSet):
                 train = printable(folders["train"], 500)
                 raise ValueError(f"{printable(folder, 500)} has classes that {train} has not: {some(sorted(unknown))}")
         samples = {part: find_pictures(folder, class_map) for part, folder in folders.items()}
-        found = {label for _, label in samples["train"]}
-        if empty := [name for name, label in class_map.items() if label not in found]:
+        filled = {label for _, label in samples["train"]}
+        if empty := [name for name, label in class_map.items() if label not in filled]:
             train = printable(folders["train"], 500)
             raise ValueError(f"{train} has classes without a picture: {some(empty)}; fill them or remove them")
         for part, folder in folders.items():
@@ -191,24 +189,18 @@ class ImageFolder(DataSet):
         )
         first = next(i for i, step in enumerate(transform.transforms) if isinstance(step, MaybeToTensor))
         transform.transforms.insert(first, _within_range)
+        # timm's policies keep one bit where they would keep none. They ask for that now and then (in
+        # ``rand-m9-mstd0.5-inc1`` once in a thousand pictures), which older versions of Pillow answered with a black
+        # picture; the newer refuse it, and the run would end there.
         for step in transform.transforms:
-            _keep_a_bit(step)
+            for operation in [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]:
+                if operation.name.startswith("Posterize"):
+                    operation.aug_fn = _posterize
         return transform
 
 
 def _within_range(image: Image.Image | Tensor) -> Image.Image | Tensor:
     return image.clamp(0, 1) if isinstance(image, Tensor) else image
-
-
-def _keep_a_bit(step: Any) -> None:
-    """Let timm's policies keep one bit where they would keep none.
-
-    They ask for that now and then (``rand-m9-mstd0.5-inc1`` once in a thousand pictures), which older versions of
-    Pillow answered with a black picture; the newer refuse it, and the run would end there.
-    """
-    for operation in [*getattr(step, "ops", ()), *itertools.chain(*getattr(step, "policy", ()))]:
-        if operation.name.startswith("Posterize"):
-            operation.aug_fn = _posterize
 
 
 def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:

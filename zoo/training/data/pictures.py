@@ -46,7 +46,7 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
     to it, and none that holds the class: a link may well lead back to where it lies.
     """
     suffixes = SUFFIXES | get_img_extensions(as_set=True)
-    found, left_out = [], Counter()
+    samples, left_out = [], Counter()
     for entry in os.scandir(folder):
         if not _is_folder(entry) and not entry.name.startswith("."):
             left_out["in no class folder"] += 1
@@ -54,13 +54,13 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[str, i
         for entry in _files(folder / name, left_out):
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in suffixes:
-                found.append((entry.path, label))
+                samples.append((entry.path, label))
             else:
                 left_out[suffix or "without suffix"] += 1
     if left_out:
-        listed = some(f"{count} {what}" for what, count in left_out.most_common())
+        listed = some(f"{count} {kind}" for kind, count in left_out.most_common())
         warnings.warn(f"{printable(folder)}: files that are left out, by suffix: {listed}", stacklevel=2)
-    return sorted(found, key=lambda sample: natural_key(sample[0]))
+    return sorted(samples, key=lambda sample: natural_key(sample[0]))
 
 
 def _files(folder: Path, left_out: Counter) -> Iterator[os.DirEntry]:
@@ -72,10 +72,10 @@ def _files(folder: Path, left_out: Counter) -> Iterator[os.DirEntry]:
     folders, links = [str(folder)], []
     while folders or links:
         here = folders.pop() if folders else heapq.heappop(links)  # links last: what counts is the folder itself
-        if (one := _identity(here)) in seen:
+        if (identity := _identity(here)) in seen:
             left_out["links to a folder that is met elsewhere"] += 1
             continue
-        seen.add(one)
+        seen.add(identity)
         for entry in os.scandir(here):
             if entry.name.startswith("."):
                 continue
@@ -96,8 +96,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:
     """What a folder has in common with itself under another name, and with no other."""
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
@@ -117,8 +117,8 @@ def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
             real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folders[folder], name)
             first_part, first_path, first_label = seen.setdefault(real, (part, path, label))
             if label != first_label:
-                both = f"{printable(first_path, 800)} and {printable(path, 800)}"
-                raise ValueError(f"{both} are one file under two classes: remove one of them")
+                paths = f"{printable(first_path, 800)} and {printable(path, 800)}"
+                raise ValueError(f"{paths} are one file under two classes: remove one of them")
             if part != first_part:
                 shared[first_part, part] += 1
     for (first_part, part), count in shared.items():
@@ -162,8 +162,8 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
         raise MemoryError(f"there is no memory to read {printable(path)}: {MACHINE}") from error
     except Exception as error:  # of many kinds, by format
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            told = f"{printable(path)} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
-            raise OSError(error.errno, told) from error
+            message = f"{printable(path)} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
+            raise OSError(error.errno, message) from error
         problem = f"{printable(path)} cannot be read as a picture ({printable(error, 300)}): repair it or remove it"
         raise ValueError(problem) from error
     if deep:

@@ -1,6 +1,7 @@
 """What a part of a data set is, and the one that is held in memory."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -36,19 +37,16 @@ class Split(Protocol):
         return *self.fetch(indices, seed), torch.ones(len(indices), dtype=torch.bool)
 
 
+@dataclass(eq=False)
 class TensorSplit(Split):
     """Images or vectors held in memory; `augment` has the options of `random_affine`, or is None for none."""
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        num_classes: int,
-        kind: Literal["image", "vector"] = "image",
-        augment: dict[str, float] | None = None,
-    ):
-        self.images, self.labels, self.num_classes, self.kind, self.augment = images, labels, num_classes, kind, augment
+    images: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    num_classes: int
+    kind: Literal["image", "vector"] = "image"
+    augment: dict[str, float] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -38,12 +38,12 @@ class Head(OpenSection, folder="zoo.training.heads"):
         """
 
     @abstractmethod
-    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Aux]:
+    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Aux]:
         """What the module gives on the trunk's features of images, and the auxiliary outputs of the trunk.
 
         Args:
             module: The module.
             trunk: The trunk.
             x: Images ``(B, in_chans, H, W)``.
-            given: Keywords for the trunk's mixers.
+            keywords: Those for the trunk's mixers.
         """

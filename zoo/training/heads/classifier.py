@@ -10,16 +10,6 @@ from zoo.checks import Interval
 from zoo.training.heads.base import Head, Number
 
 
-class LinearHead(nn.Linear):
-    """Logits of an image from pooled features, ``(B, dim) -> (B, num_classes)``."""
-
-    per_pixel = False
-
-    def __init__(self, dim: int, num_classes: int):
-        super().__init__(dim, num_classes)
-        self.num_classes = num_classes
-
-
 @dataclass(frozen=True)
 class Classifier(Head):
     """A head for classes of an image: one linear map of the trunk's pooled features."""
@@ -29,8 +19,10 @@ class Classifier(Head):
     task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
 
     def make(self, trunk: nn.Module, key: str) -> tuple[Head, nn.Module]:
-        return self, LinearHead(trunk.num_features, self.num_classes)
+        module = nn.Linear(trunk.num_features, self.num_classes)
+        module.num_classes = self.num_classes
+        return self, module
 
-    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Aux]:
-        features, aux = trunk.forward_features(x, return_aux=True, **given)
+    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Aux]:
+        features, aux = trunk.forward_features(x, return_aux=True, **keywords)
         return module(trunk.forward_head(features, pre_logits=True)), aux

@@ -35,8 +35,8 @@ class Dense(Pyramid, Head):
         )
         return dataclasses.replace(self, out_indices=levels), module
 
-    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Aux]:
+    def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Aux]:
         maps, aux = trunk.forward_intermediates(
-            x, list(self.out_indices), stop_early=True, intermediates_only=True, return_aux=True, **given
+            x, list(self.out_indices), stop_early=True, intermediates_only=True, return_aux=True, **keywords
         )
         return module(maps, x.shape[-2:]), aux

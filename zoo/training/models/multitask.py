@@ -10,13 +10,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from zoo.blocks.base import Aux, parameters_without_decay
+from zoo.blocks.base import Aux
 from zoo.checks import check_path, printable, shown, unknown
 from zoo.create import create_model
+from zoo.skeletons.model import DecayMarks
 from zoo.tools.moe.record import Batches, pairs
 from zoo.tools.moe.surgery import add_task, count_tasks, keep_tasks, prune_experts
 from zoo.training.heads.base import Head
-from zoo.training.models.parts import Parts, unallocated
+from zoo.training.models.parts import Parts, Saved, unallocated
 from zoo.training.recipe.reading import compose
 from zoo.training.recipe.schema import build, plain
 from zoo.weights import load_alike, remap
@@ -24,7 +25,7 @@ from zoo.weights import load_alike, remap
 PARTS = Parts("MultiTask", "trunk", "heads.safetensors")
 
 
-class MultiTask(nn.Module):
+class MultiTask(DecayMarks):
     """A model of zoo as the trunk of several tasks, with a head for each.
 
     Where the trunk's mixtures have routers that know tasks (``router='task(tasks=2)'``, as in M3ViT), each head says
@@ -61,14 +62,7 @@ class MultiTask(nn.Module):
         ValueError: There is no head, or a head does not fit the trunk.
     """
 
-    def __init__(
-        self,
-        trunk: str,
-        heads: Mapping[str, Head],
-        *,
-        saved: tuple[Mapping[str, Tensor], str] | None = None,
-        **kwargs,
-    ):
+    def __init__(self, trunk: str, heads: Mapping[str, Head], *, saved: Saved | None = None, **kwargs):
         super().__init__()
         if "num_classes" in kwargs:
             raise ValueError("num_classes is said by each head: leave it out of the trunk's arguments")
@@ -97,13 +91,9 @@ class MultiTask(nn.Module):
         """
         name = self._named(task)
         head, module = self.config[name], self.heads[name]
-        given = {} if head.task is None else {"task": head.task}
-        outputs, aux = head.outputs(module, self.trunk, x, given)
+        keywords = {} if head.task is None else {"task": head.task}
+        outputs, aux = head.outputs(module, self.trunk, x, keywords)
         return (outputs, aux) if return_aux else outputs
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of all parameters that weight decay must leave alone."""
-        return parameters_without_decay(self)
 
     # --- Tasks and experts --------------------------------------------------------------------------------------------
 
@@ -116,16 +106,16 @@ class MultiTask(nn.Module):
                 outputs on these data stay what they are. None to keep all experts.
         """
         name = self._named(task)
-        one, number = copy.deepcopy(self), self.config[name].task
-        for other in self.config.keys() - {name}:
-            del one.heads[other], one.config[other]
+        alone, number = copy.deepcopy(self), self.config[name].task
+        for left_out in self.config.keys() - {name}:
+            del alone.heads[left_out], alone.config[left_out]
         if batches is not None:
-            prune_experts(one.trunk, batches, task=number)
+            prune_experts(alone.trunk, batches, task=number)
         elif number is not None:
-            keep_tasks(one.trunk, [number])
+            keep_tasks(alone.trunk, [number])
         if number is not None:
-            one.config[name] = dataclasses.replace(one.config[name], task=0)
-        return one
+            alone.config[name] = dataclasses.replace(alone.config[name], task=0)
+        return alone
 
     def prune_experts(self, batches: Mapping[str, Batches]) -> dict[int | str, list[int]]:
         """Remove, in place, the experts that no task reaches; the outputs on these data stay what they were.
@@ -204,9 +194,9 @@ class MultiTask(nn.Module):
             self._check_name(name)
             with unallocated(where):
                 head, module = self._make(name, head)
-                one = nn.ModuleDict({name: module.to(dtype=weight.dtype)})  # errors then say the keys of the file
-            load_alike(one, parts[name], where, weight.device)
-            self.heads.update(one)
+                named_head = nn.ModuleDict({name: module.to(dtype=weight.dtype)})  # errors say the file's keys
+            load_alike(named_head, parts[name], where, weight.device)
+            self.heads.update(named_head)
             self.config[name] = head
 
     def _make(self, name: str, head: Head) -> tuple[Head, nn.Module]:

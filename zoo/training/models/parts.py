@@ -20,6 +20,7 @@ from zoo.storage.pointers import Pointer, steady
 from zoo.weights import read_state_dict
 
 T = TypeVar("T")
+Saved = tuple[Mapping[str, Tensor], str]  # the tensors of a file of heads, and what errors call the file
 
 
 @contextmanager
@@ -68,13 +69,9 @@ class Parts:
         folder = folder_at(folder)
         state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in heads.state_dict().items()}
         size = sum(tensor.nbytes for part in (state, model.state_dict()) for tensor in part.values())
-        with self._pointer.exchanging(folder, size) as (new, name):
+        with self.pointer.exchanging(folder, size) as (new, name):
             save_pretrained(model, new / name)
             save_file(state, new / self.heads, metadata={"format": "pt", **metadata, self.below: name})
-
-    def check(self, folder: Path) -> None:
-        """Raise FileExistsError if something is in the folder, or in its place, that `save` would have to overwrite."""
-        self._pointer.check(folder)
 
     def open(self, folder: Path | str, make: Callable[[str, dict[str, Tensor], dict[str, str]], T]) -> T:
         """A model of the class, whole also while another process saves.
@@ -103,7 +100,7 @@ class Parts:
         def whole() -> T:
             state, metadata = steady(path, read, twice=True)
             name = metadata.get(self.below, "")
-            if not self._pointer.owns(name):
+            if not self.pointer.owns(name):
                 raise ValueError(f"{where} names {shown(name)} as its {self.below}, which {self.owner}.save never does")
             with naming(path):
                 return make(f"local-dir:{path.parent / name}", state, metadata)
@@ -111,7 +108,8 @@ class Parts:
         return steady(path, whole)
 
     @property
-    def _pointer(self) -> Pointer:
+    def pointer(self) -> Pointer:
+        """How the folder is written."""
         return Pointer(self.heads, self.below, self._named, remove_saved)
 
     def _named(self, path: Path) -> str | None:
@@ -128,8 +126,8 @@ class Parts:
         except FileNotFoundError:
             return None
         except SafetensorError:
-            beside = (one for one in path.parent.iterdir() if self._pointer.owns(one.name))
-            if not path.stat().st_size or any(is_saved(one) for one in beside):
+            beside = (path_beside for path_beside in path.parent.iterdir() if self.pointer.owns(path_beside.name))
+            if not path.stat().st_size or any(is_saved(path_beside) for path_beside in beside):
                 return None
             metadata = {}
         if self.below not in metadata:

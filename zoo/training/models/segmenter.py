@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from zoo.checks import Interval, check_path, printable
 from zoo.create import create_model
 from zoo.hub.config import naming
 from zoo.skeletons.dense import DenseModel
-from zoo.training.models.parts import Parts, unallocated
+from zoo.training.models.parts import Parts, Saved, unallocated
 from zoo.training.recipe.reading import compose
 from zoo.training.recipe.schema import build, plain
 from zoo.training.recipe.section import Section
@@ -53,9 +52,7 @@ class Segmenter(DenseModel):
         torch.Size([2, 11, 32, 32])
     """
 
-    def __init__(
-        self, backbone: str, pyramid: Pyramid, *, saved: tuple[Mapping[str, Tensor], str] | None = None, **kwargs
-    ):
+    def __init__(self, backbone: str, pyramid: Pyramid, *, saved: Saved | None = None, **kwargs):
         if pyramid.out_indices is not None:
             kwargs["out_indices"] = pyramid.out_indices
         maps = create_model(backbone, features_only=True, **kwargs)
@@ -89,7 +86,7 @@ class Segmenter(DenseModel):
         def make(backbone: str, state: dict[str, Tensor], metadata: dict[str, str]) -> Segmenter:
             pyramid = build(Pyramid, compose(metadata.get("pyramid", ""), where))
             # The backbone refuses levels by the name of its own file, and it is this one that asks for them.
-            with naming(where, lambda told: "out_indices" if "feature indices" in told else None):
+            with naming(where, lambda message: "out_indices" if "feature indices" in message else None):
                 return cls(backbone, pyramid, saved=(state, where))
 
         return PARTS.open(folder, make)

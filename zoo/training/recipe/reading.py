@@ -54,17 +54,14 @@ class Loader(yaml.SafeLoader):
         if alias and node not in self.extents:
             raise RecipeError(f"{place(mark)}: the alias lies within what it stands for: write out what is meant")
         if not alias:
-            self.extents[node] = self._extent(node)
+            inner = () if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                inner = [each for pair in inner for each in pair]
+            sizes, levels = zip((1, 0), *(self.extents[each] for each in inner), strict=True)
+            self.extents[node] = sum(sizes), 1 + max(levels)
         size, levels = self.extents[node]
         self._check(mark, size, self.depth + levels)
         return node
-
-    def _extent(self, node: yaml.Node) -> tuple[int, int]:
-        inner = () if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            inner = [one for pair in inner for one in pair]
-        sizes, levels = zip((1, 0), *(self.extents[one] for one in inner), strict=True)
-        return sum(sizes), 1 + max(levels)
 
     def _check(self, mark: yaml.Mark, nodes: int, depth: int) -> None:
         if depth > DEPTH:
@@ -98,7 +95,7 @@ def read(path: Path) -> str:
     except RecipeError:
         raise
     except (OSError, ValueError) as error:  # the latter of a path that no file can have
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"{path}: cannot be read ({reason}): name a YAML file") from None
     if len(data) > CHARACTERS:
         raise RecipeError(f"{path}: more than {CHARACTERS:,} bytes; no recipe is so long: is it the file you mean?")
@@ -125,14 +122,14 @@ def compose(text: str, source: str) -> yaml.Node:
         raise RecipeError(f"{where}: not valid YAML: the character {shown(chr(error.character))}: remove it") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = ", ".join(filter(None, (error.context, error.problem)))
-        tab = ": indent by spaces" if "'\\t'" in what else ""
-        raise RecipeError(f"{place(mark)}: not valid YAML: {what} (column {mark.column + 1}){tab}") from None
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        tab = ": indent by spaces" if "'\\t'" in problem else ""
+        raise RecipeError(f"{place(mark)}: not valid YAML: {problem} (column {mark.column + 1}){tab}") from None
     except (ValueError, OverflowError):  # of an escape such as "\\U00110000", or a version of 5,000 digits
         raise RecipeError(f"{place(loader.get_mark())}: not valid YAML: a number that is out of range") from None
     if node is None:
-        what = "there is nothing in it" if isinstance(source, _Assignment) else "the file is empty"
-        raise RecipeError(f"{source}: {what}")
+        problem = "there is nothing in it" if isinstance(source, _Assignment) else "the file is empty"
+        raise RecipeError(f"{source}: {problem}")
     return node
 
 

@@ -126,7 +126,7 @@ class Expect(Section):
         self._check_metric()
         run = {"value": self.value, "tolerance": self.tolerance, "hardware": self.hardware, "time": self.time}
         if self.status == "reproduced" and None in run.values():
-            missing = ", ".join(name for name, given in run.items() if given is None)
+            missing = ", ".join(name for name, value in run.items() if value is None)
             raise Misfit(f"status is reproduced, so {missing} must be given (or status: untested)", "status")
         if self.status == "untested" and self.value is not None:
             raise Misfit(
@@ -141,9 +141,9 @@ class Expect(Section):
             raise Misfit(f"metric is {shown(self.metric)}; it must be {form}", "metric")
         parts = {part for data in DataSet.kinds().values() for part in data.measured_on}
         names = {name for task in Task.kinds().values() for name in task.reports}
-        for what, given, known in (("split", words[0], parts), ("number", words[-1], names)):
-            if given not in known:
-                raise Misfit(unknown(f"the {what} of metric {shown(self.metric)}", given, known), "metric")
+        for title, word, known in (("split", words[0], parts), ("number", words[-1], names)):
+            if word not in known:
+                raise Misfit(unknown(f"the {title} of metric {shown(self.metric)}", word, known), "metric")
 
     def compare(self, metrics: dict[str, float]) -> str:
         """Say how the metrics of a run stand to this."""
@@ -191,8 +191,8 @@ class Recipe(Section):
     def _settle_tasks(self) -> None:
         alone = {"task": self.task, "data": self.data}
         if self.tasks is None:
-            for key, given in alone.items():
-                if given is None:
+            for key, section in alone.items():
+                if section is None:
                     raise ValueError(f"missing key {key!r}, a section (or tasks, of which each has its own)")
             if self.model.heads is not None:
                 raise Misfit(
@@ -200,8 +200,8 @@ class Recipe(Section):
                 )
             object.__setattr__(self, "data", self.data.with_channels_of(self.model.kwargs))
             return
-        for key, given in alone.items():
-            if given is not None:
+        for key, section in alone.items():
+            if section is not None:
                 raise Misfit(
                     f"{key} and tasks are both given, but each of several tasks has its own: remove {key}", key
                 )
@@ -210,8 +210,8 @@ class Recipe(Section):
             names = f"tasks are {shown(sorted(self.tasks))}, model.heads {shown(sorted(heads))}"
             raise Misfit(f"{names}: give each task its head", "tasks")
         settled = {
-            name: dataclasses.replace(one, data=one.data.with_channels_of(self.model.kwargs))
-            for name, one in self.tasks.items()
+            name: dataclasses.replace(objective, data=objective.data.with_channels_of(self.model.kwargs))
+            for name, objective in self.tasks.items()
         }
         object.__setattr__(self, "tasks", settled)
 
@@ -228,7 +228,7 @@ class Recipe(Section):
     def reports(self, part: str) -> list[str]:
         """What a run reports of a part of the data, such as test/top1; of several tasks, such as test/ink/miou."""
         names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
-        return ["/".join(filter(None, (part, *both))) for both in names]
+        return ["/".join(filter(None, (part, *names_of_task))) for names_of_task in names]
 
     def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
         """Check what only the machine and the data can tell, which are the splits of each task by its name.

@@ -17,7 +17,7 @@ from zoo.checks import Rule
 from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.recipe.schema import BITS, Duration, plain
-from zoo.training.recipe.section import hints, is_open
+from zoo.training.recipe.section import OpenSection, hints, is_open
 
 HEADER = f"""\
 # Keys of a recipe
@@ -43,22 +43,24 @@ def page() -> str:
 
 def sections() -> list[tuple[str, type]]:
     """Every dataclass that a recipe may hold, under the highest key where it stands, in the order of the keys."""
-    found, level = {Recipe: ""}, {Recipe: ""}
+    by_class, level = {Recipe: ""}, {Recipe: ""}
     while level:
         below = {}
         for cls, path in level.items():
             for name, hint in hints(cls).items():
                 below |= {
-                    inner: key for inner, key in _classes(hint, f"{path}.{name}".strip(".")) if inner not in found
+                    inner: key for inner, key in _classes(hint, f"{path}.{name}".strip(".")) if inner not in by_class
                 }
-        found, level = found | below, below
+        by_class, level = by_class | below, below
     order = ["", *hints(Recipe)]
-    return sorted(((path, cls) for cls, path in found.items()), key=lambda one: order.index(one[0].partition(".")[0]))
+    return sorted(
+        ((path, cls) for cls, path in by_class.items()), key=lambda item: order.index(item[0].partition(".")[0])
+    )
 
 
 def section(path: str, cls: type) -> str:
     """What the page says of one dataclass."""
-    name = None if "name" in hints(cls) else getattr(cls, "name", None)  # that which says which of several it is
+    name = cls.name if issubclass(cls, OpenSection) else None  # that which says which of several it is
     title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
     about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
     lines = ["", f"## {title}", "", about]
@@ -88,12 +90,12 @@ def kind(hint: Any) -> str:
     if origin is Annotated:
         return kind(arguments[0])
     if origin in (Union, types.UnionType):
-        (one,) = (one for one in arguments if one is not type(None))
-        return kind(one) + (", or null" if type(None) in arguments else "")
+        (option,) = (option for option in arguments if option is not type(None))
+        return kind(option) + (", or null" if type(None) in arguments else "")
     if is_open(hint):
         return "section with a `name`"
     if origin is Literal:
-        return "one of " + ", ".join(f"`{one}`" for one in arguments)
+        return "one of " + ", ".join(f"`{option}`" for option in arguments)
     if origin is tuple:
         return f"list of {kind(arguments[0])}s"
     if origin is dict:
@@ -105,9 +107,9 @@ def kind(hint: Any) -> str:
 def ranges_of(hint: Any) -> Iterator[Rule]:
     """The rules within an annotation: ranges, numbers of entries, and whatever else a value is held to."""
     if get_origin(hint) is Annotated:
-        yield from (one for one in hint.__metadata__ if isinstance(one, Rule))
-    for one in () if get_origin(hint) is Literal else get_args(hint):
-        yield from ranges_of(one)
+        yield from (argument for argument in hint.__metadata__ if isinstance(argument, Rule))
+    for argument in () if get_origin(hint) is Literal else get_args(hint):
+        yield from ranges_of(argument)
 
 
 def default(field: dataclasses.Field) -> str:
@@ -122,7 +124,7 @@ def default(field: dataclasses.Field) -> str:
 @functools.cache
 def comments(cls: type) -> dict[str, str]:
     """What is said of each field in its source: in a comment on its line, or in the lines of comment above it."""
-    found = {}
+    by_field = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         try:
             lines = textwrap.dedent(inspect.getsource(base)).splitlines()
@@ -138,8 +140,8 @@ def comments(cls: type) -> dict[str, str]:
                 beside = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
                 said = [beside] if "#" in beside else above[::-1]
                 text = " ".join(line.strip().removeprefix("# ") for line in said)
-                found[statement.target.id] = text[:1].upper() + text[1:].rstrip(".")
-    return found
+                by_field[statement.target.id] = text[:1].upper() + text[1:].rstrip(".")
+    return by_field
 
 
 def _classes(hint: Any, path: str) -> Iterator[tuple[type, str]]:
@@ -148,8 +150,8 @@ def _classes(hint: Any, path: str) -> Iterator[tuple[type, str]]:
         yield from ((cls, path) for cls in hint.kinds().values())
     elif dataclasses.is_dataclass(hint) and hint is not Duration:
         yield hint, path
-    for one in () if get_origin(hint) in (Literal, Annotated) else get_args(hint):
-        yield from _classes(one, f"{path}.<name>" if get_origin(hint) is dict else path)
+    for argument in () if get_origin(hint) in (Literal, Annotated) else get_args(hint):
+        yield from _classes(argument, f"{path}.<name>" if get_origin(hint) is dict else path)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import yaml
 
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.training.recipe.reading import MAPPING, SEQUENCE, TEXT, Loader, RecipeError, find, in_words, place
-from zoo.training.recipe.section import Misfit, hints, is_open
+from zoo.training.recipe.section import Misfit, OpenSection, hints, is_open
 
 LONGEST = 99_999_999  # steps of a training: a checkpoint's name has eight digits for its step
 BITS = 64  # of a whole number that no annotation bounds
@@ -64,8 +64,8 @@ class Duration:
 class Lasting(Interval):
     """A range of a duration's number, whatever its unit."""
 
-    def check(self, what: str, value: Duration) -> None:
-        super().check(f"the number in {what}={value}", value.count)
+    def check(self, label: str, value: Duration) -> None:
+        super().check(f"the number in {label}={value}", value.count)
 
 
 # Ranges of more than one field. What they leave out is no wish but a slip, or more than a machine bears.
@@ -117,8 +117,8 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
         any_length = args[-1] is Ellipsis
         values = _list(node, path) if isinstance(node, yaml.SequenceNode) else None
         if values is None or len(values) != len(args) and not any_length:
-            wanted = "a list" if any_length else f"a list of {len(args)} values"
-            raise _error(node, path, f"expected {wanted}, got {in_words(node)}")
+            form = "a list" if any_length else f"a list of {len(args)} values"
+            raise _error(node, path, f"expected {form}, got {in_words(node)}")
         kinds = args[:1] * len(values) if any_length else args
         return tuple(build(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(kinds, values, strict=True)))
     return _build_scalar(kind, node, path)
@@ -130,7 +130,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if dataclasses.is_dataclass(value):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"name": value.name} | fields if hasattr(value, "name") else fields
+        return {"name": value.name} | fields if isinstance(value, OpenSection) else fields
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -177,8 +177,8 @@ def _rename(items: dict[str, tuple[yaml.Node, yaml.Node]], key: str, now: str, p
     where, node = items.get(section, (key_node, yaml.MappingNode(MAPPING, [], key_node.start_mark)))
     there = _items(node, _join(path, section)).get(name)
     if there is not None:
-        given = f"which is given too, at {place(there[0].start_mark)}: remove one of the two"
-        raise _error(key_node, _join(path, key), f"the former name of {_join(path, now)}, {given}")
+        clash = f"which is given too, at {place(there[0].start_mark)}: remove one of the two"
+        raise _error(key_node, _join(path, key), f"the former name of {_join(path, now)}, {clash}")
     if _tag(value) != "null":
         moved = (yaml.ScalarNode(TEXT, name, key_node.start_mark), value)
         items[section] = where, yaml.MappingNode(MAPPING, [*node.value, moved], node.start_mark)
@@ -197,7 +197,7 @@ def _build_any(node: yaml.Node, path: str) -> Any:
 def _build_scalar(kind: Any, node: yaml.Node, path: str) -> Any:
     value = _scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
     if get_origin(kind) is Literal:
-        valid = any(type(value) is type(one) and value == one for one in get_args(kind))
+        valid = any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     elif kind is float:
         valid = type(value) in (int, float)
         value = float(value) if valid else value

@@ -59,7 +59,7 @@ class OpenSection(Section, ABC):
         """
         _read(cls.folder)
         kinds: dict[str, type[OpenSection]] = {}
-        for where, kind in sorted(cls._classes.items(), key=lambda one: not one[0].startswith(f"{cls.folder}.")):
+        for where, kind in sorted(cls._classes.items(), key=lambda item: not item[0].startswith(f"{cls.folder}.")):
             if not isinstance(kind.name, str) or not kind.name:
                 problem = f"its name is {shown(kind.name)}; it must be a text, which recipes say as `name:`"
             elif not ("__dataclass_params__" in vars(kind) and kind.__dataclass_params__.frozen):
@@ -85,8 +85,8 @@ def is_open(kind: Any) -> bool:
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields, with the ranges."""
-    found = get_type_hints(cls, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+    annotations = get_type_hints(cls, include_extras=True)
+    return {field.name: annotations[field.name] for field in dataclasses.fields(cls)}
 
 
 @functools.cache

@@ -43,6 +43,10 @@ OLD = "old"  # in the folder that a checkpoint is written in: the one that it re
 PARTIAL, LEFT = STEP + ".partial", re.compile(rf"\.(?:{'|'.join(map(re.escape, FILES))})\.[a-z0-9_]{{8}}\.tmp")
 
 
+Weights = dict[str, dict[str, Tensor]]  # a state dict a file, by the file's name without its suffix
+Content = tuple[Weights, dict[str, Any], dict[str, Any]]  # the weights, the optimizer's state, and what else is said
+
+
 def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the latest last."""
     return sorted(path for path in folder.glob(STEP) if is_checkpoint(path))
@@ -53,10 +57,8 @@ def is_checkpoint(path: Path) -> bool:
     return any((path / name).is_file() for name in FILES)
 
 
-def write_checkpoint(
-    target: Path, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any], facts: dict[str, Any]
-) -> bool:
-    """Write a checkpoint; `weights` has one state dict a file, and `facts` goes into checkpoint.json.
+def write_checkpoint(target: Path, weights: Weights, optimizer: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Write a checkpoint; `facts` goes into checkpoint.json.
 
     It takes the place of one of the same step; what else lies in a folder of that name stays there. If a file does, it
     gives False, with a warning.
@@ -70,7 +72,14 @@ def write_checkpoint(
     with telling(target, _bytes(weights) + _bytes(optimizer)), staging(target.parent, _clear) as stage:
         new = stage / target.name
         new.mkdir()
-        _write(new, weights, optimizer, facts)
+        step = step_of(target)
+        for name, tensors in weights.items():
+            # In memory of their own: safetensors refuses tensors that share it, such as tied weights.
+            copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+            save_file(copies, new / f"{name}.safetensors", metadata={"step": str(step)})
+        torch.save(optimizer, new / OPTIMIZER)
+        sums = {name: sha256_of(new / name) for name in [*(f"{name}.safetensors" for name in weights), OPTIMIZER]}
+        (new / SUMMARY).write_bytes(_sealed({"step": step, "sha256": sums} | facts))
         settle(new)
         if target.exists():  # a folder of somebody's, or one that is written anew
             (stage / OLD).mkdir()
@@ -103,19 +112,6 @@ def _is_ours(path: Path) -> bool:
     return (path.name in FILES or LEFT.fullmatch(path.name) is not None) and not path.is_dir()
 
 
-def _write(
-    folder: Path, weights: dict[str, dict[str, Tensor]], optimizer: dict[str, Any], facts: dict[str, Any]
-) -> None:
-    """Write the files of a checkpoint."""
-    step = step_of(folder)
-    for name, tensors in weights.items():
-        alone = {key: _alone(tensor) for key, tensor in tensors.items()}
-        save_file(alone, folder / f"{name}.safetensors", metadata={"step": str(step)})
-    torch.save(optimizer, folder / OPTIMIZER)
-    sums = {name: sha256_of(folder / name) for name in [*(f"{name}.safetensors" for name in weights), OPTIMIZER]}
-    (folder / SUMMARY).write_bytes(_sealed({"step": step, "sha256": sums} | facts))
-
-
 def _bytes(state: Any) -> int:
     """How many the tensors of a state take, however they are nested."""
     if isinstance(state, Tensor):
@@ -134,9 +130,7 @@ def remove_checkpoint(path: Path) -> None:
         path.rmdir()
 
 
-def read_checkpoint(
-    path: Path, names: Sequence[str]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+def read_checkpoint(path: Path, names: Sequence[str]) -> Content:
     """The state dicts of these names, the optimizer's, and `read_summary`, with which all files are compared first.
 
     Raises:
@@ -174,7 +168,13 @@ def read_summary(path: Path) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"{printable(file)} is damaged: it is not what was written")
     try:
-        _check_summary(summary)
+        for name, hint in SAID.items():
+            if name in summary:
+                check_type(name, summary[name], hint)
+        if absent := [name for name in ("step", "sha256") if name not in summary]:
+            raise ValueError(f"it has no {absent[0]}")
+        if absent := [name for name in (WEIGHTS[0], OPTIMIZER) if name not in summary["sha256"]]:
+            raise ValueError(f"sha256 has nothing of {absent[0]}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{printable(file)} is damaged: {error}") from None
     step, sums = summary["step"], summary["sha256"]
@@ -186,16 +186,6 @@ def read_summary(path: Path) -> dict[str, Any]:
         if sha256_of(path / name) != expected:
             raise ValueError(f"{printable(path / name)} is damaged: its SHA-256 is not the one in {SUMMARY}")
     return summary
-
-
-def _check_summary(summary: dict[str, Any]) -> None:
-    for name, hint in SAID.items():
-        if name in summary:
-            check_type(name, summary[name], hint)
-    if absent := [name for name in ("step", "sha256") if name not in summary]:
-        raise ValueError(f"it has no {absent[0]}")
-    if absent := [name for name in (WEIGHTS[0], OPTIMIZER) if name not in summary["sha256"]]:
-        raise ValueError(f"sha256 has nothing of {absent[0]}")
 
 
 def _sealed(summary: dict[str, Any]) -> bytes:
@@ -227,8 +217,3 @@ def _load(path: Path, load: Any) -> Any:
         return load(path)
     except Exception as error:  # of many kinds, by what is damaged
         raise ValueError(f"{printable(path)} is damaged ({type(error).__name__}: {printable(error, 400)})") from error
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """A copy in memory of its own: safetensors refuses tensors that share it, such as tied weights."""
-    return tensor.clone(memory_format=torch.contiguous_format)

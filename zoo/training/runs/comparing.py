@@ -37,7 +37,7 @@ def command(
     parser.add_argument("--json", type=Path, help="write the rows into this file")
     args = parser.parse_intermixed_args(argv)
     try:
-        rows = compare(*(getattr(args, name) for name in positional), args.overrides, args.output)
+        rows = compare(*(vars(args)[name] for name in positional), args.overrides, args.output)
     except RecipeError as error:
         sys.exit(f"error: {error}")
     print(table(rows))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.checks import check_path, printable, some
 from zoo.hub import save_pretrained
@@ -31,6 +31,8 @@ from zoo.training.models.segmenter import Segmenter
 from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, dumps_of, load_recipe
 from zoo.training.runs.checkpoints import (
     PARTIAL,
+    Content,
+    Weights,
     find_checkpoints,
     is_checkpoint,
     read_checkpoint,
@@ -107,19 +109,22 @@ class RunFolder:
             raise FileExistsError(
                 f"{printable(self.path)} is not empty and holds no recipe.yaml: choose another output folder"
             )
-        self._check_model(recipe)
+        # The user is told before the training that `save_model` could not write, not after it.
+        pointers = {OF_TASKS.pointer: recipe.model.heads, OF_SEGMENTER.pointer: recipe.model.pyramid}
+        next((pointer for pointer, section in pointers.items() if section is not None), MODEL).check(self.model)
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
-        advised = all(change.startswith(ADVISED) for change in changed)
-        said = some(changed, 12, between="; ")
-        if changed and not (advised and self._is_own(old) and self._diverged()):
+        advised = changed and all(change.startswith(ADVISED) for change in changed)
+        advised = advised and self._is_own(old) and self.metrics.exists()
+        if changed and not (advised and "diverged" in (read_records(self.metrics) or [{}])[-1]):
+            changes = some(changed, 12, between="; ")
             raise ValueError(
-                f"{printable(self.path)} holds a run of another recipe ({said}): choose another output "
+                f"{printable(self.path)} holds a run of another recipe ({changes}): choose another output "
                 f"folder, to which --from {printable(self.path)} may bring its last checkpoint, or remove this one"
             )
         recover(self.checkpoints)
-        found = find_checkpoints(self.checkpoints)
-        self.latest = found[-1] if found else None
+        checkpoints = find_checkpoints(self.checkpoints)
+        self.latest = checkpoints[-1] if checkpoints else None
         if source is not None and (place := _resolved(source)) in (None, self.path.resolve()):
             if place is None:
                 raise _nothing_at(source)
@@ -141,8 +146,8 @@ class RunFolder:
             FileExistsError: another process has trained here since the folder was opened.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        found = find_checkpoints(self.checkpoints)
-        if found[-1:] != ([self.latest] if self.latest else []):
+        checkpoints = find_checkpoints(self.checkpoints)
+        if checkpoints[-1:] != ([self.latest] if self.latest else []):
             raise FileExistsError(
                 f"{printable(self.path)} was trained in by another process since it was opened here: run again, to go "
                 f"on from its last checkpoint, or choose another output folder"
@@ -151,10 +156,14 @@ class RunFolder:
             record = {"step": step} | record
             if not self.metrics.exists() or record not in read_records(self.metrics):
                 append_record(self.metrics, record)
-        self._write_recipe(recipe)
+        old = load_recipe(self.recipe) if self.recipe.exists() else None
+        # One in somebody's own words that says the same stays.
+        if old is None or (old != recipe and self._is_own(old)):
+            with replacing(self.recipe) as file:
+                file.write_text(MARK + dump_recipe(recipe), "utf-8")
         if self.metrics.exists():
             keep_records(self.metrics, lambda old: old["step"] <= step and not {"final", "diverged"} & old.keys())
-        for path in [*found[:-1], *self.checkpoints.glob(PARTIAL)]:
+        for path in [*checkpoints[:-1], *self.checkpoints.glob(PARTIAL)]:
             remove_checkpoint(path)
         clear_left(self.path)
         recover(self.checkpoints)
@@ -164,13 +173,9 @@ class RunFolder:
         append_record(self.metrics, record)
 
     def save_checkpoint(
-        self,
-        step: int,
-        weights: dict[str, dict[str, Tensor]],
-        optimizer: dict[str, Any],
-        facts: dict[str, Any] | None = None,
+        self, step: int, weights: Weights, optimizer: dict[str, Any], facts: dict[str, Any] | None = None
     ) -> None:
-        """Write a checkpoint, then remove the older ones; `weights` has one state dict a file."""
+        """Write a checkpoint, then remove the older ones."""
         self.lock.check_kept()
         older, target = find_checkpoints(self.checkpoints), self.checkpoints / f"step-{step:08d}"
         if not write_checkpoint(target, weights, optimizer, facts or {}):
@@ -180,9 +185,7 @@ class RunFolder:
             if path != target:
                 remove_checkpoint(path)
 
-    def load_checkpoint(
-        self, path: Path, names: list[str]
-    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+    def load_checkpoint(self, path: Path, names: list[str]) -> Content:
         """Read what `save_checkpoint` wrote: the state dicts of these names, the optimizer's, and the facts.
 
         Raises:
@@ -195,7 +198,7 @@ class RunFolder:
 
     def remedy(self, path: Path) -> str:
         """What to do about a checkpoint that cannot be used."""
-        older = [other for other in find_checkpoints(path.parent) if other < path]
+        older = [checkpoint for checkpoint in find_checkpoints(path.parent) if checkpoint < path]
         if older:
             return f"Remove {printable(path)} to go on from {older[-1].name}, which is older"
         if path.parent != self.checkpoints:
@@ -228,32 +231,15 @@ class RunFolder:
         for file in (self.recipe, self.metrics, self.lock.path, longest):
             check_file(file)
 
-    def _check_model(self, recipe: Recipe) -> None:
-        """Raise FileExistsError if `save_model` could not write: the user is told before the training, not after it."""
-        kinds = {OF_TASKS: recipe.model.heads, OF_SEGMENTER: recipe.model.pyramid}
-        next((parts for parts, given in kinds.items() if given is not None), MODEL).check(self.model)
-
-    def _diverged(self) -> bool:
-        return self.metrics.exists() and any("diverged" in record for record in read_records(self.metrics)[-1:])
-
     def _began_at(self, source: str | Path) -> bool:
         """Whether a record names the source, by whatever path; older versions wrote it as it was given."""
-        began = [one.get("from") for one in read_records(self.metrics)] if self.metrics.exists() else []
-        return any(_resolved(one) == Path(source).resolve() for one in began if isinstance(one, str))
+        began = [origin.get("from") for origin in read_records(self.metrics)] if self.metrics.exists() else []
+        return any(_resolved(origin) == Path(source).resolve() for origin in began if isinstance(origin, str))
 
     def _is_own(self, recipe: Recipe) -> bool:
         """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
         text, dumps = self.recipe.read_text("utf-8"), dumps_of(recipe)
         return text.removeprefix(MARK) in dumps and (text.startswith(MARK) or self.metrics.exists())
-
-    def _write_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe, unless it is there; one in somebody's own words says the same, and stays."""
-        if self.recipe.exists():
-            old = load_recipe(self.recipe)
-            if old == recipe or not self._is_own(old):
-                return
-        with replacing(self.recipe) as file:
-            file.write_text(MARK + dump_recipe(recipe), "utf-8")
 
 
 def _resolved(path: str | Path) -> Path | None:
@@ -276,8 +262,8 @@ def _nothing_at(source: str | Path) -> FileNotFoundError:
 def _start_at(source: Path, recipe: Recipe) -> Start:
     """The start at another run's last checkpoint, or at a checkpoint."""
     recover(source / "checkpoints")
-    found = find_checkpoints(source / "checkpoints")
-    checkpoint = found[-1] if found else source
+    checkpoints = find_checkpoints(source / "checkpoints")
+    checkpoint = checkpoints[-1] if checkpoints else source
     if not is_checkpoint(checkpoint):
         raise _nothing_at(source)
     step = step_of(checkpoint)
@@ -285,6 +271,6 @@ def _start_at(source: Path, recipe: Recipe) -> Start:
         step = read_summary(checkpoint)["step"] if step is None else step
     except ValueError as error:
         raise ValueError(f"{printable(source)} cannot be begun at: {error}") from error
-    old = (source if found else source.resolve().parents[1]) / "recipe.yaml"
+    old = (source if checkpoints else source.resolve().parents[1]) / "recipe.yaml"
     changed = differences(load_recipe(old), recipe) if old.is_file() else None
     return Start(step, checkpoint, {"from": str(source.resolve()), "changed": changed})

@@ -161,8 +161,8 @@ def _owner(handle: int) -> dict[str, Any]:
     """What the file says of who wrote it; nothing if nobody did, or it cannot be read."""
     with suppress(OSError, ValueError, RecursionError):
         os.lseek(handle, 0, os.SEEK_SET)
-        found = json.loads(os.read(handle, 4096))
-        return found if isinstance(found, dict) else {}
+        owner = json.loads(os.read(handle, 4096))
+        return owner if isinstance(owner, dict) else {}
     return {}
 
 

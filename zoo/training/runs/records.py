@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
@@ -26,8 +26,9 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
     """
     line = _line(record)
     with telling(path, len(line)), path.open("ab+") as file:
-        if file.tell() and not _ends_a_line(file):
-            line = b"\n" + line
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)  # at the end, wherever it was read
 
 
@@ -59,9 +60,9 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def keep_records(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Leave in the file the records that are wanted, and what is no record out."""
-    content = b"".join(_line(record) for record in read_records(path) if wanted(record))
+    content = b"".join(_line(record) for record in read_records(path) if keep(record))
     if content != path.read_bytes():
         with replacing(path) as file:
             file.write_bytes(content)
@@ -70,11 +71,6 @@ def keep_records(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
     """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
     return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
-
-
-def _ends_a_line(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _line(record: dict[str, Any]) -> bytes:

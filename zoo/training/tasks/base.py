@@ -11,6 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.mixer import Part, trait
+from zoo.skeletons.image import ImageModel
 from zoo.training.data.splits import Split
 from zoo.training.recipe.section import OpenSection
 
@@ -53,13 +55,13 @@ def check_images(model: nn.Module, split: Split, head: str | None = None) -> Non
     """Check that the data are images, of as many channels as the model takes."""
     if split.kind == "vector":
         raise ValueError("the data has vectors with numbers to fit, not images: set task.name=regress")
-    found = split.fetch([0], 0)[0].shape[1]
-    wanted = next((module.in_chans for module in model.modules() if hasattr(module, "in_chans")), None)
-    if wanted not in (None, found):
+    channels = split.fetch([0], 0)[0].shape[1]
+    in_chans = next((module.in_chans for module in model.modules() if isinstance(module, ImageModel)), None)
+    if in_chans not in (None, channels):
         key = "data.in_chans" if head is None else f"tasks.{head.rpartition('.')[2]}.data.in_chans"
         raise ValueError(
-            f"the model takes images of {wanted} channels, those of the data have {found}: "
-            f"set model.kwargs.in_chans={found}, or {key}={wanted} of an image_folder"
+            f"the model takes images of {in_chans} channels, those of the data have {channels}: "
+            f"set model.kwargs.in_chans={channels}, or {key}={in_chans} of an image_folder"
         )
 
 
@@ -77,8 +79,8 @@ def check_per_pixel(model: nn.Module, split: Split, outputs: int, head: str | No
     if split.kind != "pixel":
         key = "data.name" if head is None else f"tasks.{head.rpartition('.')[2]}.data.name"
         raise ValueError(f"the data has one label an image, not one a pixel: set {key}=digit_canvas")
-    if not getattr(model, "per_pixel", False):
-        wanted = f"{{num_classes: {outputs}}}" if head is None else f"{{name: dense, num_classes: {outputs}}}"
+    if not trait(model, "per_pixel", Part):
+        setting = f"{{num_classes: {outputs}}}" if head is None else f"{{name: dense, num_classes: {outputs}}}"
         raise ValueError(
-            f"the model gives logits for an image, not for every pixel: set {head or 'model.pyramid'}={wanted}"
+            f"the model gives logits for an image, not for every pixel: set {head or 'model.pyramid'}={setting}"
         )

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.mixer import Part, trait
 from zoo.checks import Interval
 from zoo.training.data.splits import Split
 from zoo.training.tasks.base import Task, check_classes, check_images
@@ -24,7 +25,7 @@ class Classify(Task):
         if split.kind == "pixel":
             key = "task.name" if head is None else f"tasks.{head.rpartition('.')[2]}.task.name"
             raise ValueError(f"the data has a label for every pixel, not for every image: set {key}=segment")
-        if getattr(model, "per_pixel", False):
+        if trait(model, "per_pixel", Part):
             remedy = "remove model.pyramid" if head is None else f"set {head}.name=classifier"
             raise ValueError(f"the model gives logits for every pixel, not for every image: {remedy}")
         check_classes(model, split, f"{head or 'model.kwargs'}.num_classes")

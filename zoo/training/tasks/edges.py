@@ -48,16 +48,16 @@ class Edges(Task):
         return F.binary_cross_entropy_with_logits(outputs[:, 0], targets, pos_weight=weight, reduction="none")
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        found, edge = outputs[:, 0] > 0, targets > 0
-        counts = {"found": found, "edges": edge, "hits": found & edge, "loss": self._loss(outputs, targets)}
+        predicted, edge = outputs[:, 0] > 0, targets > 0
+        counts = {"found": predicted, "edges": edge, "hits": predicted & edge, "loss": self._loss(outputs, targets)}
         means = {"loss": counts.pop("loss").mean((1, 2))}
         return {name: pixels.sum((1, 2)) for name, pixels in counts.items()} | means
 
     def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
-        hits, found, edges = (sums[name].item() for name in ("hits", "found", "edges"))
+        hits, predicted, edges = (sums[name].item() for name in ("hits", "found", "edges"))
         return {
-            "f1": 100 * 2 * hits / max(found + edges, 1),
-            "precision": 100 * hits / max(found, 1),
+            "f1": 100 * 2 * hits / max(predicted + edges, 1),
+            "precision": 100 * hits / max(predicted, 1),
             "recall": 100 * hits / max(edges, 1),
             "loss": sums["loss"].item() / images,
         }

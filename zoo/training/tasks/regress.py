@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.blocks.mixer import Part, trait
 from zoo.training.data.splits import Split
 from zoo.training.tasks.base import Task
 
@@ -21,7 +22,7 @@ class Regress(Task):
         if split.kind != "vector":
             raise ValueError("the data has images, not vectors with numbers to fit: set data.name=formulas")
         inputs = split.fetch([0], None)[0].shape[1]
-        if getattr(model, "input_size", None) != (inputs,):
+        if trait(model, "input_size", Part) != (inputs,):
             raise ValueError(
                 f"the data has vectors of {inputs} numbers, which the model does not take: "
                 f"set model.kwargs.in_chans={inputs}, of a model for vectors such as kan_function"

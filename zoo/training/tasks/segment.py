@@ -39,11 +39,11 @@ class Segment(Task):
 
     def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
         confusion = sums["confusion"]
-        both = confusion.diag()
-        either = confusion.sum(0) + confusion.sum(1) - both
-        found = either > 0
+        intersection = confusion.diag()
+        union = confusion.sum(0) + confusion.sum(1) - intersection
+        present = union > 0
         return {
-            "miou": 100 * (both[found] / either[found]).mean().item(),
-            "pixel_accuracy": 100 * (both.sum() / confusion.sum()).item(),
+            "miou": 100 * (intersection[present] / union[present]).mean().item(),
+            "pixel_accuracy": 100 * (intersection.sum() / confusion.sum()).item(),
             "loss": sums["loss"].item() / images,
         }
