@@ -8,7 +8,7 @@ from typing import Any, Literal
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo.blocks.base import FORMS, Aux, MetaBlock
+from zoo.blocks.base import FORMS, Aux, MetaBlock, merge_aux
 from zoo.blocks.init import InitLike
 from zoo.blocks.mixer import trait
 from zoo.checks import shown
@@ -119,6 +119,14 @@ class BlockModel(Model):
         for level in levels:
             x, aux = run_block(level, x, self.grad_checkpointing, keywords)
             yield x, aux
+
+    def _run_all(self, x: Tensor, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
+        """The output of the last level, and the auxiliary outputs of all."""
+        auxes = []
+        for y, aux in self._run(x, self.levels, keywords):
+            x = y
+            auxes.append(aux)
+        return x, merge_aux(auxes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the levels' inputs in training and compute the rest again in the backward pass."""

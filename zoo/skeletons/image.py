@@ -201,11 +201,8 @@ class ImageModel(BlockModel):
         return self._embed(x)
 
     def _features(self, x: Tensor, keywords: Mapping[str, Any]) -> tuple[Tensor, Aux]:
-        x, auxes = self._enter(x), []
-        for y, aux in self._run(x, self.levels, keywords):
-            x = y
-            auxes.append(aux)
-        return self._final(x), merge_aux(auxes)
+        x, aux = self._run_all(self._enter(x), keywords)
+        return self._final(x), aux
 
     def _final(self, x: Tensor) -> Tensor:
         return x if self.pool_first else self.norm(x)
