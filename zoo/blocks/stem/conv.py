@@ -25,6 +25,7 @@ class ConvStem(Strided):
     Shape: ``(B, in_chans, H, W) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
 
     Example:
+        >>> import torch
         >>> ConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
         torch.Size([2, 8, 7, 8])
 

@@ -27,6 +27,7 @@ class DoubleConvStem(nn.Module):
     Shape: ``(B, in_chans, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)``.
 
     Example:
+        >>> import torch
         >>> DoubleConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
         torch.Size([2, 8, 8, 8])
 
