@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.blocks.kernels import private
 from zoo.blocks.kernels.symbolic import is_symbol
 from zoo.blocks.mixer import Mixer, offers, trait
+from zoo.blocks.options import with_options_of
 from zoo.blocks.scale import LayerScale
 from zoo.checks import checked
 from zoo.checks.ranges import Grid, RateBelowOne, Scale, Width
@@ -60,6 +61,7 @@ class MetaBlock(nn.Module):
     Raises: ValueError for an unknown form.
     """
 
+    @with_options_of(LayerScale, without=["value"])
     def __init__(
         self,
         dim: Width,
@@ -71,13 +73,12 @@ class MetaBlock(nn.Module):
         drop_path: RateBelowOne = 0.0,
         layer_scale: Scale | None = None,
         res_scale: Scale | None = None,
-        device=None,
-        dtype=None,
+        **dd,
     ):
         super().__init__()
 
         def scale(wanted: bool, value: float | None) -> nn.Module | None:
-            return LayerScale(dim, value=value, device=device, dtype=dtype) if wanted and value is not None else None
+            return LayerScale(dim, value=value, **dd) if wanted and value is not None else None
 
         self.form = form
         # A serial block has one branch, the second, and no norm without a channel mixer to follow it.

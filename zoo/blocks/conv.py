@@ -5,33 +5,33 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.init import Init
+from zoo.blocks.images import conv_grid
+from zoo.blocks.init import InitLike
 from zoo.blocks.kernels.depthwise import convolve, depthwise_nhwc
 from zoo.blocks.linear import make_layer
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import KernelSize, Padding, Side
 
-__all__ = ["Conv2d", "DepthwiseConv2d", "as_image", "batchnorm_affine", "conv_nhwc", "convolve", "depthwise_nhwc"]
+__all__ = [
+    "Conv2d",
+    "DepthwiseConv2d",
+    "Strided",
+    "as_image",
+    "batchnorm_affine",
+    "conv_nhwc",
+    "convolve",
+    "depthwise_nhwc",
+]
 
 
-def Conv2d(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    *,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool = True,
-    init: Init = "trunc_normal",
-    device=None,
-    dtype=None,
-) -> nn.Conv2d:
+@with_options_of(nn.Conv2d, without=["padding_mode"])
+def Conv2d(*args, init: InitLike = "trunc_normal", device=None, dtype=None, **options) -> nn.Conv2d:
     """A `torch.nn.Conv2d`, of exactly that class, initialised as `zoo.blocks.linear.Linear` is.
 
     The other arguments are those of `torch.nn.Conv2d`.
 
     Args:
-        init: See `zoo.blocks.linear.init_`.
+        init: As for `zoo.blocks.linear.Linear`.
 
     Shape: ``(B, in_channels, H, W) -> (B, out_channels, H', W')``.
 
@@ -41,20 +41,11 @@ def Conv2d(
 
     Cost: out_channels x in_channels / groups x kernel area MACs an output position.
     """
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bias}
-    return make_layer(nn.Conv2d, init, in_channels, out_channels, kernel_size, **options, device=device, dtype=dtype)
+    return make_layer(nn.Conv2d, init, *args, device=device, dtype=dtype, **options)
 
 
-def DepthwiseConv2d(
-    channels: int,
-    kernel_size: int,
-    *,
-    dilation: int = 1,
-    bias: bool = True,
-    init: Init = "trunc_normal",
-    device=None,
-    dtype=None,
-) -> nn.Conv2d:
+@with_options_of(Conv2d)
+def DepthwiseConv2d(channels: int, kernel_size: int, *, dilation: int = 1, bias: bool = True, **options) -> nn.Conv2d:
     """A depthwise convolution of stride 1 that keeps the size of the image: zeros outside, an odd kernel.
 
     It is a `torch.nn.Conv2d`; the faster forms of it are taken by whoever calls it, with `convolve` or `conv_nhwc`.
@@ -64,7 +55,7 @@ def DepthwiseConv2d(
         kernel_size: Side of the kernel, odd.
         dilation: Distance of neighbouring taps.
         bias: Whether there is a bias.
-        init: See `zoo.blocks.linear.init_`.
+        init: As for `zoo.blocks.linear.Linear`.
 
     Shape: ``(B, channels, H, W) -> (B, channels, H, W)``.
     Cost: kernel area MACs an element.
@@ -75,18 +66,24 @@ def DepthwiseConv2d(
             f"depthwise convolution has kernel_size {kernel_size}; it must be odd and positive, so that the kernel "
             "has a centre"
         )
-    return Conv2d(
-        channels,
-        channels,
-        kernel_size,
-        padding=dilation * (kernel_size // 2),
-        dilation=dilation,
-        groups=channels,
-        bias=bias,
-        init=init,
-        device=device,
-        dtype=dtype,
-    )
+    padding = dilation * (kernel_size // 2)
+    return Conv2d(channels, channels, kernel_size, 1, padding, dilation, channels, bias, **options)
+
+
+class Strided(nn.Module):
+    """What a stem and a downsampling of one convolution share: its geometry, and the grid that it makes of a grid.
+
+    Args:
+        kernel_size, stride, padding: Of the convolution.
+    """
+
+    def __init__(self, *, kernel_size: KernelSize = 3, stride: Side = 2, padding: Padding = 1):
+        super().__init__()
+        self.stride, self.geometry = stride, (kernel_size, stride, padding)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Number of positions down and across that become of an image, or a grid, of this size."""
+        return conv_grid(size, *self.geometry)
 
 
 def conv_nhwc(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from zoo.blocks.init import Init, InitLike, init_
 from zoo.blocks.kernels.guard import bare as is_bare
 from zoo.blocks.kernels.linear import halves, linear, linear_act, linear_act_halves
 from zoo.blocks.mixer import Part, offers, trait
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Ratio, Width
 
 __all__ = [
     "Linear",
@@ -26,13 +28,7 @@ __all__ = [
 
 
 def Linear(
-    in_features: int,
-    out_features: int,
-    bias: bool = True,
-    *,
-    init: Init = "trunc_normal",
-    device=None,
-    dtype=None,
+    in_features: int, out_features: int, bias: bool = True, *, init: InitLike = "trunc_normal", device=None, dtype=None
 ) -> nn.Linear:
     """A `torch.nn.Linear` that is initialised once, by a scheme that it keeps; `initialise` does it again.
 
@@ -40,7 +36,8 @@ def Linear(
     fast product is taken by whoever calls it, with `linear`.
 
     Args:
-        init: See `init_`; `leave` for weights that their owner fills.
+        init: A scheme of `zoo.blocks.init`. Whoever makes the layer may give whatever `init_` takes, also several
+            schemes, and `leave` for weights that it fills itself.
 
     Shape: ``(*, in_features) -> (*, out_features)``.
 
@@ -78,7 +75,7 @@ def initialise(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def hidden_width(block: str, dim: int, ratio: float, hidden: int | None) -> int:
+def hidden_width(block: str, dim: int, *, ratio: Ratio = 4.0, hidden: Width | None = None) -> int:
     """The hidden width of a block: `hidden` if it is given, else ``int(ratio * dim)``.
 
     Raises:
@@ -104,19 +101,12 @@ class TokenLinear(nn.Module):
 
     no_decay = ("bias",)
 
-    def __init__(
-        self,
-        in_tokens: int,
-        out_tokens: int,
-        *,
-        init: InitLike | tuple[InitLike, ...] = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Linear)
+    def __init__(self, in_tokens: int, out_tokens: int, *, init: InitLike = "trunc_normal", **dd):
         super().__init__()
         self.init = init
-        self.weight = nn.Parameter(torch.empty(out_tokens, in_tokens, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_tokens, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(out_tokens, in_tokens, **dd))
+        self.bias = nn.Parameter(torch.empty(out_tokens, **dd))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

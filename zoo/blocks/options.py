@@ -13,11 +13,12 @@ PLACEMENT = ("device", "dtype")  # the last in every signature
 
 
 def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults: Any) -> Callable[[C], C]:
-    """Decorator of a constructor: its ``*args`` and ``**options`` are what the constructors of `sources` take.
+    """Decorator of a constructor, or of a function: its ``*args`` and ``**options`` are what `sources` take.
 
     The signature and the annotations become those of one that had written all of it down, so that slots, checks and the
     catalogue see every option with its range. The constructor's own options come first; an option that it declares
-    itself is its own, whatever a source says of it. Without ``*args`` nothing of theirs is taken by position.
+    itself is its own, whatever a source says of it. Without ``*args`` nothing of theirs is taken by position. In its
+    body ``**options`` has every option that it took over, with its default where none was given.
 
     Args:
         sources: Classes or functions, often the class's own base.
@@ -41,19 +42,25 @@ def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults:
 
     def decorate(init: C) -> C:
         signature = _merged(init, sources, without, defaults)
+        own = inspect.signature(init).parameters
+        taken = [p for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and name not in own]
+        filled = {p.name: p.default for p in taken if p.default is not p.empty}
 
         @functools.wraps(init)
-        def __init__(self, *args, **options):
+        def with_options(*args, **options):
             try:
-                signature.bind(self, *args, **options)
+                signature.bind(*args, **options)
             except TypeError as error:
-                raise TypeError(f"{type(self).__name__}: {error}") from None
-            init(self, *args, **(defaults | options))
+                what = type(args[0]) if init.__name__ == "__init__" else init
+                raise TypeError(f"{what.__name__}: {error}") from None
+            return init(*args, **(filled | options))
 
         hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
-        __init__.__signature__, __init__.__annotations__ = signature, hints
-        __init__.__annotate__ = lambda format, /: dict(hints)  # from Python 3.14 on, what a decorator above copies
-        return __init__
+        if signature.return_annotation is not signature.empty:
+            hints["return"] = signature.return_annotation
+        with_options.__signature__, with_options.__annotations__ = signature, hints
+        with_options.__annotate__ = lambda format, /: dict(hints)  # from Python 3.14 on, what a decorator above copies
+        return with_options
 
     return decorate
 
@@ -62,8 +69,8 @@ def _merged(
     init: Callable, sources: Sequence[Callable], without: Sequence[str], defaults: dict[str, Any]
 ) -> inspect.Signature:
     """The signature of a constructor with what the sources take in the place of its ``*args`` and ``**options``."""
-    hints = typing.get_type_hints(init, include_extras=True)
-    own = [p.replace(annotation=hints.get(name, p.empty)) for name, p in inspect.signature(init).parameters.items()]
+    own_hints = typing.get_type_hints(init, include_extras=True)
+    own = [p.replace(annotation=own_hints.get(name, p.empty)) for name, p in inspect.signature(init).parameters.items()]
     rest = {p.kind for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     parameters = {p.name: p for p in own if p.kind not in rest}
     offered = {}
@@ -79,7 +86,8 @@ def _merged(
         place = p.VAR_POSITIONAL if p.kind is p.POSITIONAL_OR_KEYWORD else p.VAR_KEYWORD
         if place in rest and name not in without and name not in parameters:
             parameters[name] = p.replace(default=defaults[name]) if name in defaults else p
-    return inspect.Signature(sorted(parameters.values(), key=lambda p: (p.kind, p.name in PLACEMENT)))  # stable
+    ordered = sorted(parameters.values(), key=lambda p: (p.kind, p.name in PLACEMENT))  # stable
+    return inspect.Signature(ordered, return_annotation=own_hints.get("return", inspect.Signature.empty))
 
 
 def pop_options_of(source: Callable, options: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +99,13 @@ def pop_options_of(source: Callable, options: dict[str, Any]) -> dict[str, Any]:
         >>> pop_options_of(norm, options), options
         ({'eps': 0.1}, {'device': 'cpu', 'drop': 0.5})
     """
+    return {name: options.pop(name) for name in _named(source) if name in options}
+
+
+@functools.cache
+def _named(source: Callable) -> list[str]:
     parameters = inspect.signature(source).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACEMENT]
-    return {name: options.pop(name) for name in names if name in options}
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACEMENT]
 
 
 def placement(options: dict[str, Any]) -> dict[str, Any]:

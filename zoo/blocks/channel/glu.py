@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from zoo.blocks.channel.mlp import Mlp
+from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, halves
 from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Width
@@ -39,7 +40,7 @@ class Glu(Mlp):
         self.gate_last, self.open_gate = gate_last, open_gate  # before super(): it makes the maps
         super().__init__(dim, **options)
 
-    def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
+    def _first_map(self, dim: int, hidden: int, bias: bool, *, init: InitLike, **placement) -> nn.Linear:
         inits = (init, "open_gate" if self.open_gate else init)
         return Linear(dim, 2 * hidden, bias, init=inits if self.gate_last else inits[::-1], **placement)
 

@@ -11,8 +11,9 @@ from zoo.blocks.kernels.rational import formula, rational
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
 from zoo.blocks.linear import Linear, hidden_width, linear
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import placement, pop_options_of, with_options_of
 from zoo.checks import Known, checked
-from zoo.checks.ranges import Count, Rate, Ratio, Width
+from zoo.checks.ranges import Count, Rate, Width
 from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
 
@@ -181,32 +182,28 @@ class GRKAN(Mixer):
 
     follows = ("drop",)
 
+    @with_options_of(hidden_width, GroupRational, without=["init"])
     def __init__(
         self,
         dim: Width,
         *,
-        ratio: Ratio = 4.0,
-        hidden: Width | None = None,
-        groups: Count | None = None,
         rational: RationalName = "swish",
         bias: bool = True,
         drop: Rate = 0.0,
         weights: Annotated[SlotLike, OfKind("init", "variance_preserving")] = "variance_preserving",
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        hidden = hidden_width("gr_kan", dim, ratio, hidden)
+        hidden = hidden_width("gr_kan", dim, **pop_options_of(hidden_width, options))
 
         def layer(inputs: int, outputs: int, after: str) -> nn.Linear:
             preserving = functools.partial(preserve_variance_, after=after)
             init = preserving if weights == "variance_preserving" else weights
-            return Linear(inputs, outputs, bias, init=init, **dd)
+            return Linear(inputs, outputs, bias, init=init, **placement(options))
 
-        self.act1 = GroupRational(dim, groups=groups, init="identity", **dd)
+        self.act1 = GroupRational(dim, init="identity", **options)
         self.fc1 = layer(dim, hidden, "identity")
-        self.act2 = GroupRational(hidden, groups=groups, init=rational, **dd)
+        self.act2 = GroupRational(hidden, init=rational, **options)
         self.fc2 = layer(hidden, dim, rational)
         self.drop = nn.Dropout(drop) if drop > 0 else None
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import batchnorm_affine, conv_nhwc
-from zoo.blocks.init import InitLike
 from zoo.blocks.kernels.norms import FACTORS, linear_of_norm, norm_over_positions
 from zoo.blocks.linear import Linear, hidden_width, linear_act
 from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import Rate, Ratio, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Rate, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
@@ -46,27 +46,17 @@ class GrnMlp(Mixer):
 
     per_position = False  # the norm is over the positions of a sample, which the experts of a mixture do not see
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 4.0,
-        hidden: Width | None = None,
-        act: SlotLike = "gelu",
-        batchnorm: bool = False,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(hidden_width, Linear)
+    def __init__(self, dim: Width, *, act: SlotLike = "gelu", batchnorm: bool = False, drop: Rate = 0.0, **options):
         super().__init__()
-        hidden, dd = hidden_width("grn_mlp", dim, ratio, hidden), {"device": device, "dtype": dtype}
+        hidden = hidden_width("grn_mlp", dim, **pop_options_of(hidden_width, options))
+        dd = placement(options)
         self.deployed = False
-        self.fc1 = Linear(dim, hidden, init=init, **dd)
+        self.fc1 = Linear(dim, hidden, **options)
         self.act = build_act(act, **dd)
         self.grn = GRN(hidden, **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, not batchnorm, init=init, **dd)
+        self.fc2 = Linear(hidden, dim, not batchnorm, **options)
         self.norm = nn.BatchNorm2d(dim, **dd) if batchnorm else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -52,17 +52,9 @@ class KAN(TwoLayers):
     Raises: ValueError for a hidden width below 1, or what the basis refuses.
     """
 
-    @with_options_of(TwoLayers)
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        basis: SlotLike = WIDE_SPACES[0],
-        base: SlotLike | None = None,
-        bias: bool = True,
-        **options,
-    ):
-        super().__init__(dim, partial(KANLinear, basis=basis, base=base, bias=bias), **options)
+    @with_options_of(KANLinear, TwoLayers, without=["scale", "options"], bias=True)
+    def __init__(self, dim: Width, *, basis: SlotLike = WIDE_SPACES[0], **options):
+        super().__init__(dim, partial(KANLinear, basis=basis, **pop_options_of(KANLinear, options)), **options)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.mixer import Mixer
-from zoo.blocks.options import with_options_of
+from zoo.blocks.options import placement, pop_options_of, with_options_of
 from zoo.checks.ranges import Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -40,30 +39,26 @@ class Mlp(Mixer):
 
     follows = ("init", "act", "drop")
 
+    @with_options_of(hidden_width, Linear)
     def __init__(
         self,
         dim: Width,
         *,
-        ratio: Ratio = 4.0,
-        hidden: Width | None = None,
         act: SlotLike = "gelu",
         bias: bool = True,
         fc2_bias: bool | None = None,
         drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
-        hidden = hidden_width(type(self).__name__.lower(), dim, ratio, hidden)
-        dd = {"device": device, "dtype": dtype}
-        self.fc1 = self._first_map(dim, hidden, bias, init, **dd)
-        self.act = build_act(act, **dd)
+        hidden = hidden_width(type(self).__name__.lower(), dim, **pop_options_of(hidden_width, options))
+        self.fc1 = self._first_map(dim, hidden, bias, **options)
+        self.act = build_act(act, **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, init=init, **dd)
+        self.fc2 = Linear(hidden, dim, bias if fc2_bias is None else fc2_bias, **options)
 
-    def _first_map(self, dim: int, hidden: int, bias: bool, init: str, **placement) -> nn.Linear:
-        return Linear(dim, hidden, bias, init=init, **placement)
+    def _first_map(self, dim: int, hidden: int, bias: bool, **options) -> nn.Linear:
+        return Linear(dim, hidden, bias, **options)
 
     def features(self, x: Tensor) -> Tensor:
         """What comes between the maps, ``(*, dim) -> (*, hidden)``."""

@@ -1,17 +1,16 @@
 """A strided convolution between two stages."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.blocks.conv import Conv2d, conv_nhwc
-from zoo.blocks.images import conv_grid
-from zoo.blocks.init import InitLike
-from zoo.checks.ranges import KernelSize, Padding, Side, Width
+from zoo.blocks.conv import Conv2d, Strided, conv_nhwc
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
 
 
 @register("downsample", "conv")
-class ConvDownsample(nn.Module):
+class ConvDownsample(Strided):
     """A strided convolution with a norm before or after it.
 
     Args:
@@ -36,29 +35,12 @@ class ConvDownsample(nn.Module):
 
     follows = ("init",)
 
-    def __init__(
-        self,
-        in_dim: Width,
-        dim: Width,
-        *,
-        kernel_size: KernelSize = 3,
-        stride: Side = 2,
-        padding: Padding = 1,
-        norm: SlotLike = "none",
-        norm_last: bool = False,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.stride, self.norm_last, self.geometry = stride, norm_last, (kernel_size, stride, padding)
-        self.norm = build_block("norm", norm, dim if norm_last else in_dim, **dd)
-        self.conv = Conv2d(in_dim, dim, kernel_size, stride, padding, init=init, **dd)
-
-    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """The grid that becomes of a grid."""
-        return conv_grid(grid, *self.geometry)
+    @with_options_of(Strided, Conv2d)
+    def __init__(self, in_dim: Width, dim: Width, *, norm: SlotLike = "none", norm_last: bool = False, **options):
+        super().__init__(**pop_options_of(Strided, options))
+        self.norm_last = norm_last
+        self.norm = build_block("norm", norm, dim if norm_last else in_dim, **placement(options))
+        self.conv = Conv2d(in_dim, dim, *self.geometry, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(conv_nhwc(self.conv, x)) if self.norm_last else conv_nhwc(self.conv, self.norm(x))

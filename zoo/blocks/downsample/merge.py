@@ -3,8 +3,8 @@
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -35,22 +35,12 @@ class PatchMerging(nn.Module):
 
     stride = 2
 
-    def __init__(
-        self,
-        in_dim: Width,
-        dim: Width,
-        *,
-        norm: SlotLike = "layernorm",
-        norm_last: bool = False,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Linear)
+    def __init__(self, in_dim: Width, dim: Width, *, norm: SlotLike = "layernorm", norm_last: bool = False, **options):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
         self.norm_last = norm_last
-        self.norm = build_block("norm", norm, dim if norm_last else 4 * in_dim, **dd)
-        self.reduction = Linear(4 * in_dim, dim, False, init=init, **dd)
+        self.norm = build_block("norm", norm, dim if norm_last else 4 * in_dim, **placement(options))
+        self.reduction = Linear(4 * in_dim, dim, False, **options)
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """The grid that becomes of a grid."""

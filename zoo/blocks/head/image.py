@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Channels, Classes, Side, Width
 from zoo.slots.table import register
 
@@ -31,20 +31,12 @@ class ImageHead(nn.Module):
 
     makes_image = True  # in place of logits
 
-    def __init__(
-        self,
-        dim: Width,
-        num_classes: Classes,
-        *,
-        size: tuple[Channels, Side, Side],
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Linear)
+    def __init__(self, dim: Width, num_classes: Classes, *, size: tuple[Channels, Side, Side], **options):
         super().__init__()
         self.size = tuple(size)
         channels, height, width = size
-        self.proj = Linear(dim, channels * height * width, init=init, device=device, dtype=dtype)
+        self.proj = Linear(dim, channels * height * width, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.proj).unflatten(-1, self.size)

@@ -2,16 +2,15 @@
 
 from torch import nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Classes, Width
 from zoo.slots.table import register
 
 
 @register("head", "linear")
-def linear_head(
-    dim: Width, num_classes: Classes, *, init: InitLike = "trunc_normal", device=None, dtype=None
-) -> nn.Linear:
+@with_options_of(Linear)
+def linear_head(dim: Width, num_classes: Classes, **options) -> nn.Linear:
     """One linear map of the pooled features, of torch's own class.
 
     Args:
@@ -25,4 +24,4 @@ def linear_head(
 
     Cost: dim x num_classes MACs.
     """
-    return Linear(dim, num_classes, init=init, device=device, dtype=dtype)
+    return Linear(dim, num_classes, **options)

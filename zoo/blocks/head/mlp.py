@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Classes, Eps, Rate, Ratio, Width
 from zoo.slots.table import register
 
@@ -33,24 +33,16 @@ class MlpHead(nn.Module):
 
     follows = ("drop",)
 
+    @with_options_of(Linear)
     def __init__(
-        self,
-        dim: Width,
-        num_classes: Classes,
-        *,
-        ratio: Ratio = 4.0,
-        drop: Rate = 0.0,
-        eps: Eps = 1e-6,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        self, dim: Width, num_classes: Classes, *, ratio: Ratio = 4.0, drop: Rate = 0.0, eps: Eps = 1e-6, **options
     ):
         super().__init__()
-        hidden, dd = int(ratio * dim), {"device": device, "dtype": dtype}
-        self.fc1 = Linear(dim, hidden, init=init, **dd)
-        self.norm = nn.LayerNorm(hidden, eps=eps, **dd)
+        hidden = int(ratio * dim)
+        self.fc1 = Linear(dim, hidden, **options)
+        self.norm = nn.LayerNorm(hidden, eps=eps, **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, num_classes, init=init, **dd)
+        self.fc2 = Linear(hidden, num_classes, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(F.relu(linear(x, self.fc1)).square())

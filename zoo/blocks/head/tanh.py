@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Classes, Rate, Width
 from zoo.slots.table import register
 
@@ -31,21 +31,12 @@ class TanhHead(nn.Module):
 
     follows = ("drop",)
 
-    def __init__(
-        self,
-        dim: Width,
-        num_classes: Classes,
-        *,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Linear)
+    def __init__(self, dim: Width, num_classes: Classes, *, drop: Rate = 0.0, **options):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.fc1 = Linear(dim, dim, init="lecun", **dd)
+        self.fc1 = Linear(dim, dim, init="lecun", **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(dim, num_classes, init=init, **dd)
+        self.fc2 = Linear(dim, num_classes, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = linear(x, self.fc1).tanh()

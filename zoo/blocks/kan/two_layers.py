@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from zoo.blocks.linear import hidden_width
+from zoo.blocks.linear import Linear, hidden_width
 from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import Rate, Ratio, Width
+from zoo.blocks.options import pop_options_of, with_options_of
+from zoo.checks.ranges import Rate, Width
 from zoo.slots import SlotLike, build_block
 
 
@@ -26,24 +27,16 @@ class TwoLayers(Mixer):
 
     follows = ("drop",)
 
+    @with_options_of(hidden_width, Linear, without=["init"], ratio=0.5)
     def __init__(
-        self,
-        dim: Width,
-        layer: Callable[..., nn.Module],
-        *,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        norm: SlotLike = "layernorm",
-        drop: Rate = 0.0,
-        device=None,
-        dtype=None,
+        self, dim: Width, layer: Callable[..., nn.Module], *, norm: SlotLike = "layernorm", drop: Rate = 0.0, **options
     ):
         super().__init__()
-        hidden, dd = hidden_width(type(self).__name__, dim, ratio, hidden), {"device": device, "dtype": dtype}
-        self.fc1 = layer(dim, hidden, **dd)
-        self.norm = build_block("norm", norm, hidden, **dd)
+        hidden = hidden_width(type(self).__name__, dim, **pop_options_of(hidden_width, options))
+        self.fc1 = layer(dim, hidden, **options)
+        self.norm = build_block("norm", norm, hidden, **options)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
-        self.fc2 = layer(hidden, dim, **dd)
+        self.fc2 = layer(hidden, dim, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.norm(self.fc1(x)))))

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux
-from zoo.blocks.init import InitLike
 from zoo.blocks.kernels import cost, guard
 from zoo.blocks.kernels.symbolic import as_leaf, is_symbol
+from zoo.blocks.linear import Linear
 from zoo.blocks.mixer import trait
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.mixers import MixerExperts
 from zoo.blocks.moe.routing import Routing, count_choices, join, make_plan
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Count, Length, Rate, Width
 from zoo.slots import SlotLike, build_block, parse_slot
 from zoo.slots.table import blocks_of, register
@@ -59,6 +60,7 @@ class MoE(nn.Module):
 
     has_aux = True
 
+    @with_options_of(Linear)
     def __init__(
         self,
         dim: Width,
@@ -72,15 +74,13 @@ class MoE(nn.Module):
         group: Count | None = None,
         act: SlotLike | None = None,
         drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
         self.group = group
-        dd = {"device": device, "dtype": dtype}
-        defaults = {"drop": drop, "init": init} | ({} if act is None else {"act": act})
-        self.router = build_block("router", router, dim, num_experts, top_k, defaults={"init": init}, **dd)
+        dd, init = placement(options), {"init": options["init"]}
+        defaults = {"drop": drop, **init} | ({} if act is None else {"act": act})
+        self.router = build_block("router", router, dim, num_experts, top_k, defaults=init, **dd)
         self.dispatch = build_block("dispatch", dispatch, **dd)
         self.experts = build_experts(experts, dim, num_experts, defaults, dd)
         self.experts.active_fraction = self.router.active / num_experts  # what zoo.count_flops reads

@@ -1,12 +1,12 @@
 """Convolutional stems: overlapping windows of the image instead of separate patches."""
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from zoo.blocks.conv import Conv2d
-from zoo.blocks.images import check_batch, conv_grid
-from zoo.blocks.init import InitLike
+from zoo.blocks.conv import Conv2d, Strided
+from zoo.blocks.images import check_batch
 from zoo.blocks.kernels.images import conv_image
-from zoo.checks.ranges import Channels, KernelSize, Padding, Side, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Channels, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
 
@@ -14,7 +14,7 @@ fx.wrap("check_batch")
 
 
 @register("stem", "conv")
-class ConvStem(nn.Module):
+class ConvStem(Strided):
     """One strided convolution with overlapping windows, and a norm.
 
     Args:
@@ -25,6 +25,7 @@ class ConvStem(nn.Module):
     Shape: ``(B, in_chans, H, W) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
 
     Example:
+        >>> import torch
         >>> ConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
         torch.Size([2, 8, 7, 8])
 
@@ -37,28 +38,12 @@ class ConvStem(nn.Module):
 
     follows = ("init",)
 
-    def __init__(
-        self,
-        in_chans: Channels,
-        dim: Width,
-        *,
-        kernel_size: KernelSize = 7,
-        stride: Side = 4,
-        padding: Padding = 2,
-        norm: SlotLike = "none",
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        self.in_chans, self.stride, self.geometry = in_chans, stride, (kernel_size, stride, padding)
-        dd = {"device": device, "dtype": dtype}
-        self.proj = Conv2d(in_chans, dim, kernel_size, stride, padding, init=init, **dd)
-        self.norm = build_block("norm", norm, dim, **dd)
-
-    def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Number of positions down and across."""
-        return conv_grid(img_size, *self.geometry)
+    @with_options_of(Strided, Conv2d, kernel_size=7, stride=4, padding=2)
+    def __init__(self, in_chans: Channels, dim: Width, *, norm: SlotLike = "none", **options):
+        super().__init__(**pop_options_of(Strided, options))
+        self.in_chans = in_chans
+        self.proj = Conv2d(in_chans, dim, *self.geometry, **options)
+        self.norm = build_block("norm", norm, dim, **placement(options))
 
     def forward(self, x: Tensor) -> Tensor:
         check_batch(x, self.in_chans, self.geometry)

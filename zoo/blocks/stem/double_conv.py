@@ -4,8 +4,8 @@ from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, conv_grid
-from zoo.blocks.init import InitLike
 from zoo.blocks.kernels.images import conv_image
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Channels, Width
 from zoo.slots import SlotLike, build_act, build_block
 from zoo.slots.table import register
@@ -27,6 +27,7 @@ class DoubleConvStem(nn.Module):
     Shape: ``(B, in_chans, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)``.
 
     Example:
+        >>> import torch
         >>> DoubleConvStem(3, 8)(torch.randn(2, 3, 32, 30)).shape
         torch.Size([2, 8, 8, 8])
 
@@ -40,25 +41,18 @@ class DoubleConvStem(nn.Module):
 
     stride = 4
 
+    @with_options_of(Conv2d)
     def __init__(
-        self,
-        in_chans: Channels,
-        dim: Width,
-        *,
-        norm: SlotLike = "layernorm",
-        act: SlotLike = "gelu",
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        self, in_chans: Channels, dim: Width, *, norm: SlotLike = "layernorm", act: SlotLike = "gelu", **options
     ):
         super().__init__()
         self.in_chans = in_chans
-        dd = {"device": device, "dtype": dtype}
+        dd = placement(options)
         middle = max(1, dim // 2)
-        self.proj = Conv2d(in_chans, middle, *HALVING, init=init, **dd)
+        self.proj = Conv2d(in_chans, middle, *HALVING, **options)
         self.norm1 = build_block("norm", norm, middle, **dd)
         self.act = build_act(act, **dd)
-        self.conv = Conv2d(middle, dim, *HALVING, init=init, **dd)
+        self.conv = Conv2d(middle, dim, *HALVING, **options)
         self.norm2 = build_block("norm", norm, dim, **dd)
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:

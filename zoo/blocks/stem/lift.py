@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Channels, Seed, Side, Width
 from zoo.slots.table import register
 
@@ -39,6 +39,7 @@ class Lift(nn.Module):
 
     follows = ("init",)
 
+    @with_options_of(Linear)
     def __init__(
         self,
         in_chans: Channels,
@@ -46,10 +47,8 @@ class Lift(nn.Module):
         *,
         kind: Literal["random", "trained", "none"] = "random",
         seed: Seed = 0,
-        init: InitLike = "trunc_normal",
         img_size: tuple[Side, Side],
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
         self.shape = (in_chans, *img_size)
@@ -60,10 +59,10 @@ class Lift(nn.Module):
             )
         self.kind, self.seed = kind, seed
         if kind == "random":
-            self.register_buffer("projection", torch.empty(dim, features, device=device, dtype=dtype), persistent=False)
+            self.register_buffer("projection", torch.empty(dim, features, **placement(options)), persistent=False)
             self.reset_parameters()
         elif kind == "trained":
-            self.proj = Linear(features, dim, init=init, device=device, dtype=dtype)
+            self.proj = Linear(features, dim, **options)
 
     def reset_parameters(self) -> None:
         """Rebuild the random projection from its seed."""

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from zoo.blocks.conv import Conv2d
 from zoo.blocks.images import check_batch, check_room, to_pair
-from zoo.blocks.init import InitLike
 from zoo.blocks.kernels.images import patch_conv
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Channels, Sides, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
@@ -43,6 +43,7 @@ class PatchEmbed(nn.Module):
 
     follows = ("init", "patch_size")
 
+    @with_options_of(Conv2d, init="torch")
     def __init__(
         self,
         in_chans: Channels,
@@ -51,15 +52,13 @@ class PatchEmbed(nn.Module):
         patch_size: Sides = 16,
         norm: SlotLike = "none",
         remainder: Literal["refuse", "drop", "pad"] = "refuse",
-        init: InitLike = "torch",
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
         self.patch_size = to_pair(patch_size, "patch_size")
         self.in_chans, self.remainder = in_chans, remainder
-        self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, init=init, device=device, dtype=dtype)
-        self.norm = build_block("norm", norm, dim, device=device, dtype=dtype)
+        self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, **options)
+        self.norm = build_block("norm", norm, dim, **placement(options))
 
     @property
     def stride(self) -> int:

@@ -6,17 +6,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from zoo.blocks.kernels.attention import attend
-from zoo.blocks.linear import Linear, leave, linear
-from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import Count, Rate, Width
+from zoo.blocks.linear import leave, linear
+from zoo.blocks.options import with_options_of
+from zoo.blocks.token.heads import SelfAttention
+from zoo.checks.ranges import Width
 from zoo.slots import OfKind, SlotLike
 from zoo.slots.table import register
 
 fx.wrap("attend")
 
+AttentionInit = Annotated[SlotLike, OfKind("init", "mimetic")]
+
 
 @register("token_mixer", "attention")
-class Attention(Mixer):
+class Attention(SelfAttention):
     """Multi-head self-attention, every position with every other, in one fused call.
 
     Args:
@@ -44,34 +47,13 @@ class Attention(Mixer):
     Raises: ValueError if `dim` is not a multiple of `heads`.
     """
 
-    follows = ("init", "drop", "attn_drop")
-
+    title = "attention"
     mixes_prefix = True
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        heads: Count | None = None,
-        head_dim: Width = 64,
-        qkv_bias: bool = True,
-        proj_bias: bool = True,
-        attn_drop: Rate = 0.0,
-        drop: Rate = 0.0,
-        init: Annotated[SlotLike, OfKind("init", "mimetic")] = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        if heads is None:
-            heads = next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-        if dim % heads:
-            raise ValueError(f"attention of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
-        self.heads, self.attn_drop, self.init = heads, attn_drop, init
-        qkv_init, proj_init = (leave, leave) if init == "mimetic" else ((init,) * 3, init)
-        self.qkv = Linear(dim, 3 * dim, qkv_bias, init=qkv_init, device=device, dtype=dtype)
-        self.proj = Linear(dim, dim, proj_bias, init=proj_init, device=device, dtype=dtype)
-        self.drop = nn.Dropout(drop) if drop > 0 else None
+    @with_options_of(SelfAttention, head_dim=64)
+    def __init__(self, dim: Width, *, init: AttentionInit = "trunc_normal", **options):
+        super().__init__(dim, init=leave if init == "mimetic" else init, **options)
+        self.init = init
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

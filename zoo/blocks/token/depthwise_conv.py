@@ -3,8 +3,8 @@
 from torch import Tensor, fx
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
-from zoo.blocks.init import InitLike
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import OddSide, Width
 from zoo.slots.table import register
 
@@ -36,18 +36,10 @@ class DepthwiseConv(Mixer):
 
     follows = ("init",)
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        kernel_size: OddSide = 7,
-        bias: bool = True,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(DepthwiseConv2d, without=["dilation"])
+    def __init__(self, dim: Width, *, kernel_size: OddSide = 7, **options):
         super().__init__()
-        self.conv = DepthwiseConv2d(dim, kernel_size, bias=bias, init=init, device=device, dtype=dtype)
+        self.conv = DepthwiseConv2d(dim, kernel_size, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_nhwc(self.conv, as_image(x)).reshape(x.shape)

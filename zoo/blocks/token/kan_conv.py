@@ -35,6 +35,7 @@ class KANConv2d(Edges, nn.Module):
     Shape: ``(B, H, W, in_channels) -> (B, ceil(H / stride), ceil(W / stride), out_channels)``.
 
     Example:
+        >>> import torch
         >>> KANConv2d(4, 6, 3, basis="rbf", num=5, stride=2)(torch.randn(2, 5, 4, 4)).shape
         torch.Size([2, 3, 2, 6])
 
@@ -137,6 +138,7 @@ class KANConv(Mixer):
     Shape: ``(B, *S, dim) -> (B, *S, dim)``, one or two position dimensions of any size.
 
     Example:
+        >>> import torch
         >>> KANConv(8, basis="fourier(num_frequencies=3)")(torch.randn(2, 6, 9, 8)).shape
         torch.Size([2, 6, 9, 8])
 

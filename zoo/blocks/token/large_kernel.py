@@ -6,10 +6,10 @@ from typing import Annotated
 import torch
 from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
-from zoo.blocks.init import InitLike
+from zoo.blocks.conv import Conv2d, DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.mixer import Mixer
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks import Interval
 from zoo.checks.ranges import Odd, Size, Width
 from zoo.slots.table import register
@@ -28,6 +28,9 @@ BRANCHES = {
     17: ((5, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
 }
 LARGEST = max(BRANCHES)
+
+LargeSide = Annotated[int, Size(3, 1023), Odd()]
+SqueezeRatio = Annotated[float, Interval(0, 1024)]  # 0 for no squeeze-and-excitation
 
 
 def branches_of(kernel_size: int) -> tuple[tuple[int, int], ...]:
@@ -76,23 +79,15 @@ class LargeKernel(Mixer):
 
     follows = ("init",)
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        kernel_size: Annotated[int, Size(3, 1023), Odd()] = 13,
-        se_ratio: Annotated[float, Interval(0, 1024)] = 0.25,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Conv2d)
+    def __init__(self, dim: Width, *, kernel_size: LargeSide = 13, se_ratio: SqueezeRatio = 0.25, **options):
         super().__init__()
 
         def conv(side: int, dilation: int = 1) -> nn.Module:
-            return DepthwiseConv2d(dim, side, dilation=dilation, bias=False, init=init, device=device, dtype=dtype)
+            return DepthwiseConv2d(dim, side, dilation=dilation, bias=False, **options)
 
         def bn() -> nn.Module:
-            return nn.BatchNorm2d(dim, device=device, dtype=dtype)
+            return nn.BatchNorm2d(dim, **placement(options))
 
         small = branches_of(kernel_size)
         self.deployed = False
@@ -103,7 +98,7 @@ class LargeKernel(Mixer):
         )
         self.norm = bn()
         width = max(1, int(dim * se_ratio))
-        self.se = SqueezeExcite(dim, width, init=init, device=device, dtype=dtype) if se_ratio > 0 else None
+        self.se = SqueezeExcite(dim, width, **options) if se_ratio > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
         image = as_image(x)
@@ -178,10 +173,11 @@ class SqueezeExcite(nn.Module):
     Cost: 2 x dim x hidden MACs a sample.
     """
 
-    def __init__(self, dim: Width, hidden: int, *, init: InitLike = "trunc_normal", device=None, dtype=None):
+    @with_options_of(Linear)
+    def __init__(self, dim: Width, hidden: int, **options):
         super().__init__()
-        self.down = Linear(dim, hidden, init=init, device=device, dtype=dtype)
-        self.up = Linear(hidden, dim, init=init, device=device, dtype=dtype)
+        self.down = Linear(dim, hidden, **options)
+        self.up = Linear(hidden, dim, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.flatten(1, -2)

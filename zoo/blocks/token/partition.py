@@ -9,19 +9,6 @@ from zoo.blocks.kernels.symbolic import settle_sizes
 MASKED = -100.0  # what Swin's authors add to the scores of positions that are no neighbours
 
 
-def head_count(dim: int, heads: int | None, head_dim: int, what: str) -> int:
-    """`heads`; or the most heads that divide `dim` and are at least `head_dim` wide, or one.
-
-    Raises:
-        ValueError: `heads` does not divide `dim`.
-    """
-    if heads is None:
-        return next(n for n in range(max(1, dim // head_dim), 0, -1) if dim % n == 0)
-    if dim % heads:
-        raise ValueError(f"{what} of dim {dim} cannot have {heads} heads; give heads= a divisor of dim")
-    return heads
-
-
 def image_of_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """``(B, *S, C)`` with as many position dimensions as a grid, as ``(B, H, W, C)``.
 

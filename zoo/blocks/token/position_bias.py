@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear
+from zoo.blocks.options import with_options_of
 
 
 def relative_index(window: tuple[int, int], device=None) -> Tensor:
@@ -60,12 +60,9 @@ class OffsetMlp(nn.Sequential):
     Cost: 512 x (2 + heads) MACs an offset.
     """
 
-    def __init__(self, heads: int, *, bounded: bool = True, init: InitLike = "trunc_normal", device=None, dtype=None):
-        super().__init__(
-            Linear(2, 512, init=init, device=device, dtype=dtype),
-            nn.ReLU(),
-            Linear(512, heads, bias=False, init=init, device=device, dtype=dtype),
-        )
+    @with_options_of(Linear)
+    def __init__(self, heads: int, *, bounded: bool = True, **options):
+        super().__init__(Linear(2, 512, **options), nn.ReLU(), Linear(512, heads, bias=False, **options))
         self[0].no_decay = self[2].no_decay = ("weight",)
         self.bounded = bounded
 

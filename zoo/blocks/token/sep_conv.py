@@ -3,10 +3,10 @@
 from torch import Tensor, fx, nn
 
 from zoo.blocks.conv import DepthwiseConv2d, as_image, conv_nhwc
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import OddSide, Rate, Ratio, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import OddSide, Rate, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
@@ -42,26 +42,16 @@ class SepConv(Mixer):
 
     follows = ("init", "act", "drop")
 
+    @with_options_of(hidden_width, DepthwiseConv2d, without=["hidden", "dilation"], ratio=2.0, bias=False)
     def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 2.0,
-        kernel_size: OddSide = 7,
-        act: SlotLike = "star_relu",
-        bias: bool = False,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        self, dim: Width, *, kernel_size: OddSide = 7, act: SlotLike = "star_relu", drop: Rate = 0.0, **options
     ):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        hidden = hidden_width("sep_conv", dim, ratio, None)
-        self.pwconv1 = Linear(dim, hidden, bias, init=init, **dd)
-        self.act = build_act(act, **dd)
-        self.dwconv = DepthwiseConv2d(hidden, kernel_size, bias=bias, init=init, **dd)
-        self.pwconv2 = Linear(hidden, dim, bias, init=init, **dd)
+        hidden = hidden_width("sep_conv", dim, **pop_options_of(hidden_width, options))
+        self.pwconv1 = Linear(dim, hidden, **options)
+        self.act = build_act(act, **placement(options))
+        self.dwconv = DepthwiseConv2d(hidden, kernel_size, **options)
+        self.pwconv2 = Linear(hidden, dim, **options)
         self.drop = nn.Dropout(drop) if drop > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:

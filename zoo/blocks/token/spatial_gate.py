@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, TokenLinear, linear, linear_act_halves
 from zoo.blocks.mixer import Mixer
 from zoo.blocks.norm import LayerNorm
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Grid, Rate, Ratio, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
@@ -43,17 +43,9 @@ class SpatialGate(Mixer):
 
     needs_grid = True
 
+    @with_options_of(Linear, init="xavier")
     def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 6.0,
-        act: SlotLike = "gelu",
-        drop: Rate = 0.0,
-        init: InitLike = "xavier",
-        grid: Grid,
-        device=None,
-        dtype=None,
+        self, dim: Width, *, ratio: Ratio = 6.0, act: SlotLike = "gelu", drop: Rate = 0.0, grid: Grid, **options
     ):
         super().__init__()
         hidden = int(ratio * dim)
@@ -62,15 +54,15 @@ class SpatialGate(Mixer):
                 f"spatial_gate splits its hidden width int({ratio} * {dim}) = {hidden} in two; choose a ratio "
                 "that makes it even and at least 2"
             )
-        dd = {"device": device, "dtype": dtype}
+        dd = placement(options)
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)
-        self.fc1 = Linear(dim, hidden, init=init, **dd)
-        self.act = build_act(act, device=device, dtype=dtype)
+        self.fc1 = Linear(dim, hidden, **options)
+        self.act = build_act(act, **dd)
         self.norm = LayerNorm(hidden // 2, eps=1e-5, **dd)
         self.gate = TokenLinear(tokens, tokens, init="open_gate", **dd)
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden // 2, dim, init=init, **dd)
+        self.fc2 = Linear(hidden // 2, dim, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import TokenLinear, hidden_width
 from zoo.blocks.mixer import Mixer
-from zoo.checks.ranges import Grid, Rate, Ratio, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Grid, Rate, Width
 from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
@@ -41,29 +41,19 @@ class TokenMlp(Mixer):
 
     needs_grid = True
 
+    @with_options_of(hidden_width, TokenLinear, ratio=0.5)
     def __init__(
-        self,
-        dim: Width,
-        *,
-        ratio: Ratio = 0.5,
-        hidden: Width | None = None,
-        act: SlotLike = "gelu",
-        gated: bool = False,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
-        grid: Grid,
-        device=None,
-        dtype=None,
+        self, dim: Width, *, act: SlotLike = "gelu", gated: bool = False, drop: Rate = 0.0, grid: Grid, **options
     ):
         super().__init__()
-        hidden = hidden_width("token_mlp", dim, ratio, hidden)
+        hidden = hidden_width("token_mlp", dim, **pop_options_of(hidden_width, options))
         tokens = torch.Size(grid).numel()
         self.grid, self.gated = tuple(grid), gated
-        width, init1 = (2 * hidden, (init, "open_gate")) if gated else (hidden, init)
-        self.fc1 = TokenLinear(tokens, width, init=init1, device=device, dtype=dtype)
-        self.act = build_act(act, device=device, dtype=dtype)
+        first = {"init": (options["init"], "open_gate")} if gated else {}
+        self.fc1 = TokenLinear(tokens, 2 * hidden if gated else hidden, **(options | first))
+        self.act = build_act(act, **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = TokenLinear(hidden, tokens, init=init, device=device, dtype=dtype)
+        self.fc2 = TokenLinear(hidden, tokens, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape
@@ -107,11 +97,12 @@ class ResMlpLinear(Mixer):
 
     needs_grid = True
 
-    def __init__(self, dim: Width, *, init: InitLike = "trunc_normal", grid: Grid, device=None, dtype=None):
+    @with_options_of(TokenLinear)
+    def __init__(self, dim: Width, *, grid: Grid, **options):
         super().__init__()
         tokens = torch.Size(grid).numel()
         self.grid = tuple(grid)
-        self.proj = TokenLinear(tokens, tokens, init=init, device=device, dtype=dtype)
+        self.proj = TokenLinear(tokens, tokens, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x.flatten(1, -2)).view(x.shape)

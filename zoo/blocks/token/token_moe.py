@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, MetaBlock
-from zoo.blocks.init import InitLike
+from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.linear import Linear, TokenLinear, hidden_width, linear, resample_tokens
 from zoo.blocks.mixer import Mixer, trait
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routers.remap import Remap
-from zoo.blocks.options import with_options_of
-from zoo.checks.ranges import Count, Grid, Rate, Ratio, Width
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Count, Grid, Ratio, Width
 from zoo.slots import SlotLike, build_block
 from zoo.slots.table import register
 
@@ -54,11 +54,12 @@ class TokenMoE(Mixer):
     has_aux = True
     mixture = "moe"  # what the options of this mixer's slot describe, for surgery on it
 
-    @with_options_of(MoE, without=["experts", "shared"], num_experts=4, top_k=1, act="gelu")
-    def __init__(self, dim: Width, *, ratio: Ratio = 0.5, hidden: Width | None = None, grid: Grid, **options):
+    @with_options_of(hidden_width, MoE, without=["experts", "shared"], ratio=0.5, num_experts=4, top_k=1, act="gelu")
+    def __init__(self, dim: Width, *, grid: Grid, **options):
         super().__init__()
         self.grid = tuple(grid)
-        experts = {"name": "mlp", "hidden": hidden_width("token_moe", dim, ratio, hidden)}
+        hidden = hidden_width("token_moe", dim, **pop_options_of(hidden_width, options))
+        experts = {"name": "mlp", "hidden": hidden}
         self.moe = MoE(torch.Size(grid).numel(), experts=experts, **options)
 
     @property
@@ -143,6 +144,7 @@ class ReRepresent(Mixer):
     needs_grid = True
     within = {"token_mixer": "block.token_mixer", "channel_mixer": "block.channel_mixer"}  # where the slots' mixers are
 
+    @with_options_of(Mlp, without=["hidden", "bias", "fc2_bias"])
     def __init__(
         self,
         dim: Width,
@@ -152,22 +154,19 @@ class ReRepresent(Mixer):
         token_mixer: SlotLike = "token_moe(ratio=0.25)",
         channel_mixer: SlotLike = "moe(num_experts=4, top_k=1, experts='mlp(ratio=2)')",
         norm: SlotLike = "layernorm",
-        act: SlotLike = "gelu",
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
         grid: Grid,
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
         positions, width = torch.Size(grid).numel(), int(ratio * dim)
         tokens = max(1, positions // 2) if tokens is None else tokens
         if tokens < 1 or width < 1:
             raise ValueError(f"re_represent has {tokens} positions and {width} channels within; it needs 1 of each")
-        self.grid, dd = tuple(grid), {"device": device, "dtype": dtype}
-        defaults = {"act": act, "drop": drop, "init": init}
-        self.fewer_tokens = TokenLinear(positions, tokens, init=init, **dd)
-        self.more_channels = Linear(dim, width, init=init, **dd)
+        self.grid, dd = tuple(grid), placement(options)
+        defaults = {name: options[name] for name in self.follows}
+        maps = {"init": options["init"], **dd}
+        self.fewer_tokens = TokenLinear(positions, tokens, **maps)
+        self.more_channels = Linear(dim, width, **maps)
         self.block = MetaBlock(
             width,
             token_mixer=build_block("token_mixer", token_mixer, width, defaults=defaults, grid=(tokens,), **dd),
@@ -175,8 +174,8 @@ class ReRepresent(Mixer):
             norm=partial(build_block, "norm", norm, **dd),
         )
         self.has_aux = self.block.has_aux
-        self.fewer_channels = Linear(width, dim, init=init, **dd)
-        self.more_tokens = TokenLinear(tokens, positions, init=init, **dd)
+        self.fewer_channels = Linear(width, dim, **maps)
+        self.more_tokens = TokenLinear(tokens, positions, **maps)
 
     @property
     def keywords(self) -> frozenset[str]:

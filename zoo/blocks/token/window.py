@@ -8,21 +8,22 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, fx, nn
 
 from zoo.blocks.images import to_pair
-from zoo.blocks.init import InitLike, init_
+from zoo.blocks.init import init_
 from zoo.blocks.kernels.linear import product
 from zoo.blocks.kernels.windows import attend_windows, in_chunks, window_biases
-from zoo.blocks.linear import Linear, is_bare, linear
+from zoo.blocks.linear import is_bare, linear
+from zoo.blocks.options import placement, with_options_of
 from zoo.blocks.tables import Tables
+from zoo.blocks.token.heads import SelfAttention
 from zoo.blocks.token.partition import (
     cut_windows,
-    head_count,
     image_of_grid,
     merge_windows,
     shift_masks,
     window_order,
 )
 from zoo.blocks.token.position_bias import OffsetMlp, log_offsets, relative_index
-from zoo.checks.ranges import Count, Grid, Index, Rate, Sides, Width
+from zoo.checks.ranges import Grid, Index, Sides, Width
 from zoo.slots.table import register
 
 for _name in ("attend_windows", "cut_windows", "image_of_grid", "merge_windows", "window_biases"):
@@ -52,7 +53,7 @@ def places_of(
 
 
 @register("token_mixer", "window")
-class WindowAttention(Tables):
+class WindowAttention(SelfAttention, Tables):
     """Multi-head self-attention within windows, with a bias for each offset between two positions.
 
     Args:
@@ -84,33 +85,26 @@ class WindowAttention(Tables):
         `cosine` and `continuous`.
     """
 
-    follows = ("init", "drop", "attn_drop")
-
+    title = "window attention"
     needs_grid = True
     any_grid = True
     cuts_grid = True
     no_decay = ("relative_position_bias_table", "logit_scale", "q_bias", "v_bias")
     shifted = False
 
+    @with_options_of(SelfAttention, without=["proj_bias"])
     def __init__(
         self,
         dim: Width,
         *,
         window_size: Sides = 7,
-        heads: Count | None = None,
-        head_dim: Width = 32,
         qkv_bias: bool = True,
         cosine: bool = False,
         continuous: bool = False,
         pretrained_window: Index = 0,
-        attn_drop: Rate = 0.0,
-        drop: Rate = 0.0,
-        init: InitLike = "trunc_normal",
         grid: Grid,
-        device=None,
-        dtype=None,
+        **options,
     ):
-        super().__init__()
         if cosine and continuous:
             raise ValueError("window attention is cosine=True or continuous=True, not both; leave one out")
         if pretrained_window and not (cosine or continuous):
@@ -118,20 +112,16 @@ class WindowAttention(Tables):
                 f"window attention with a table of biases cannot use pretrained_window={pretrained_window}; "
                 "leave it out or add cosine=True"
             )
-        self.heads, self.attn_drop = head_count(dim, heads, head_dim, "window attention"), attn_drop
-        self.pretrained_window = pretrained_window
+        super().__init__(dim, qkv_bias=qkv_bias and not cosine, **options)
+        self.pretrained_window, dd = pretrained_window, placement(options)
         self._place(grid, window_size)
-        dd = {"device": device, "dtype": dtype}
-        self.qkv = Linear(dim, 3 * dim, qkv_bias and not cosine, init=(init,) * 3, **dd)
-        self.proj = Linear(dim, dim, init=init, **dd)
-        self.drop = nn.Dropout(drop) if drop > 0 else None
         self.relative_position_bias_table = self.logit_scale = self.cpb_mlp = self.q_bias = self.v_bias = None
         if cosine:
             self.logit_scale = nn.Parameter(torch.empty(self.heads, 1, 1, **dd))
             if qkv_bias:
                 self.q_bias, self.v_bias = (nn.Parameter(torch.empty(dim, **dd)) for _ in "qv")
         if cosine or continuous:
-            self.cpb_mlp = OffsetMlp(self.heads, bounded=cosine, init=init, **dd)
+            self.cpb_mlp = OffsetMlp(self.heads, bounded=cosine, init=options["init"], **dd)
         else:
             self.relative_position_bias_table = nn.Parameter(torch.empty(self._offsets(), self.heads, **dd))
         self.reset_parameters()

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 from zoo.blocks.init import InitLike, init_
 from zoo.blocks.kernels.windows import in_chunks
-from zoo.blocks.linear import resample_tokens
+from zoo.blocks.linear import Linear, resample_tokens
 from zoo.blocks.mixer import Mixer
-from zoo.blocks.token.partition import cut_windows, head_count, image_of_grid
-from zoo.checks.ranges import Count, Grid, Side, Width
+from zoo.blocks.options import pop_options_of, with_options_of
+from zoo.blocks.token.heads import head_count
+from zoo.blocks.token.partition import cut_windows, image_of_grid
+from zoo.checks.ranges import Grid, Side, Width
 from zoo.slots.table import register
 
 fx.wrap("image_of_grid")
@@ -24,11 +26,12 @@ class HeadwiseTokenLinear(nn.Module):
     Cost: tokens x tokens MACs a head and column.
     """
 
-    def __init__(self, heads: int, tokens: int, *, init: InitLike = "trunc_normal", device=None, dtype=None):
+    @with_options_of(Linear)
+    def __init__(self, heads: int, tokens: int, *, init: InitLike = "trunc_normal", **dd):
         super().__init__()
         self.heads, self.init = heads, init
-        self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(heads * tokens, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, **dd))
+        self.bias = nn.Parameter(torch.empty(heads * tokens, **dd))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -82,24 +85,13 @@ class WindowMlp(Mixer):
     cuts_grid = True
     shifted = False
 
-    def __init__(
-        self,
-        dim: Width,
-        *,
-        window_size: Side = 7,
-        heads: Count | None = None,
-        head_dim: Width = 32,
-        init: InitLike = "trunc_normal",
-        grid: Grid,
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(head_count, HeadwiseTokenLinear)
+    def __init__(self, dim: Width, *, window_size: Side = 7, grid: Grid, **options):
         super().__init__()
-        self.window_size, self.heads = window_size, head_count(dim, heads, head_dim, "window_mlp")
+        self.window_size = window_size
+        self.heads = head_count("window_mlp", dim, **pop_options_of(head_count, options))
         self._place(grid)
-        self.spatial_mlp = HeadwiseTokenLinear(
-            self.heads, math.prod(self.window), init=init, device=device, dtype=dtype
-        )
+        self.spatial_mlp = HeadwiseTokenLinear(self.heads, math.prod(self.window), **options)
 
     def _place(self, grid: tuple[int, ...]) -> None:
         self.grid, shortest = tuple(grid), min(grid)

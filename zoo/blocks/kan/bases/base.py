@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kernels.functions import cached_rows
-from zoo.checks.ranges import GridRange, Width
+from zoo.blocks.options import with_options_of
+from zoo.checks.ranges import Functions, GridRange, Width
 
 CHUNK = 2**19  # values held at a time on the CPU, so that the steps of a formula meet in the cache of a core
 
@@ -31,7 +32,7 @@ class Basis(nn.Module):
     base = "silu"
     no_decay: tuple[str, ...] = ()
 
-    def __init__(self, features: Width):
+    def __init__(self, features: Width, *, device=None, dtype=None):
         super().__init__()
         self.features = features
 
@@ -87,6 +88,28 @@ class Basis(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num={self.num}, features={self.features}"
+
+
+class Spaced(Basis):
+    """Functions that are evenly spaced over a range, with both its ends.
+
+    Args:
+        num: Number of functions.
+        grid_range: The first and the last place.
+
+    Attributes:
+        title: What errors call the basis.
+
+    Shape: ``(*, features) -> (*, num, features)``.
+    Raises: ValueError for ends in the wrong order.
+    """
+
+    title: str
+
+    @with_options_of(Basis)
+    def __init__(self, features: Width, *, num: Functions = 8, grid_range: GridRange = (-2.0, 2.0), **options):
+        super().__init__(features, **options)
+        self.num, self.grid_range = num, range_ends(self.title, grid_range)
 
 
 def range_ends(basis: str, grid_range: GridRange) -> tuple[float, float]:

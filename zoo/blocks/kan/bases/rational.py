@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kan.bases.base import Basis
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Degree, Spread, Width
 from zoo.slots.table import register
 
@@ -41,16 +42,15 @@ class Rational(Basis):
     base = "none"
     no_decay = ("denominator",)
 
-    def __init__(
-        self, features: Width, *, degrees: tuple[Degree, Degree] = (5, 4), limit: Spread = 8.0, device=None, dtype=None
-    ):
-        super().__init__(features)
+    @with_options_of(Basis)
+    def __init__(self, features: Width, *, degrees: tuple[Degree, Degree] = (5, 4), limit: Spread = 8.0, **dd):
+        super().__init__(features, **dd)
         m, n = degrees
         if max(m, n) * math.log10(limit) > 30:
             raise ValueError(f"rational has limit={limit}; to the power {max(m, n)} it must be below 1e30")
         self.degrees, self.limit = (m, n), float(limit)
         self.num, self.macs = m + 1, m + n
-        self.denominator = nn.Parameter(torch.empty(n, features, device=device, dtype=dtype))
+        self.denominator = nn.Parameter(torch.empty(n, features, **dd))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

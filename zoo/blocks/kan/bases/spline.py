@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.blocks.kan.bases.base import Basis, finite, range_ends, wide
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.reading import reading
+from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import GridRange, GridSize, Order, Width
 from zoo.slots.table import register
 
@@ -72,20 +73,14 @@ class Spline(Basis):
     Raises: ValueError for a grid without intervals, a negative order or ends in the wrong order.
     """
 
+    @with_options_of(Basis)
     def __init__(
-        self,
-        features: Width,
-        *,
-        grid_size: GridSize = 5,
-        order: Order = 3,
-        grid_range: GridRange = (-1.0, 1.0),
-        device=None,
-        dtype=None,
+        self, features: Width, *, grid_size: GridSize = 5, order: Order = 3, grid_range: GridRange = (-1.0, 1.0), **dd
     ):
-        super().__init__(features)
+        super().__init__(features, **dd)
         self.order, self.grid_range, self.macs = order, range_ends("spline", grid_range), order * (order + 1)
-        dtype = wide(dtype or torch.get_default_dtype())
-        knots = torch.empty(features, grid_size + 2 * order + 1, device=device, dtype=dtype)
+        dd["dtype"] = wide(dd["dtype"] or torch.get_default_dtype())
+        knots = torch.empty(features, grid_size + 2 * order + 1, **dd)
         self.register_buffer("knots", knots)
         self.reset_parameters()
 

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kan.bases.base import Basis, range_ends
-from zoo.checks.ranges import Functions, GridRange, Width
+from zoo.blocks.kan.bases.base import Spaced
+from zoo.blocks.options import placement, with_options_of
+from zoo.checks.ranges import Width
 from zoo.slots.table import register
 
 FAR = 40.0  # exp(-FAR^2 / 2) is zero in every precision
@@ -36,7 +37,7 @@ WAVELETS: dict[str, tuple[Callable, Callable, int]] = {
 
 
 @register("basis", "wavelet")
-class Wavelet(Basis):
+class Wavelet(Spaced):
     """One wavelet, dilated and moved: ``psi(rate * (x - translation))``, both trained for each function and feature.
 
     Far from its place each is zero, so that all are for large numbers.
@@ -63,23 +64,15 @@ class Wavelet(Basis):
     """
 
     base = "none"
+    title = "wavelet"
     no_decay = ("rate", "translation")
 
-    def __init__(
-        self,
-        features: Width,
-        *,
-        num: Functions = 8,
-        kind: Literal[tuple(WAVELETS)] = "mexican_hat",
-        grid_range: GridRange = (-2.0, 2.0),
-        device=None,
-        dtype=None,
-    ):
-        super().__init__(features)
-        self.num, self.kind, self.grid_range = num, kind, range_ends("wavelet", grid_range)
-        self.macs = WAVELETS[kind][2] * num
-        self.rate = nn.Parameter(torch.empty(num, features, device=device, dtype=dtype))
-        self.translation = nn.Parameter(torch.empty(num, features, device=device, dtype=dtype))
+    @with_options_of(Spaced)
+    def __init__(self, features: Width, *, kind: Literal[tuple(WAVELETS)] = "mexican_hat", **options):
+        super().__init__(features, **options)
+        self.kind, self.macs = kind, WAVELETS[kind][2] * self.num
+        self.rate = nn.Parameter(torch.empty(self.num, features, **placement(options)))
+        self.translation = nn.Parameter(torch.empty(self.num, features, **placement(options)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.init import InitLike, init_
 from zoo.blocks.kernels import grouped
 from zoo.blocks.kernels.experts import mixture
-from zoo.blocks.linear import hidden_width, is_bare
+from zoo.blocks.linear import Linear, hidden_width, is_bare
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.routing import Plan
-from zoo.blocks.options import with_options_of
-from zoo.checks.ranges import Count, Rate, Ratio, Width
-from zoo.slots import SlotLike, build_act
+from zoo.blocks.options import placement, pop_options_of, with_options_of
+from zoo.checks.ranges import Count, Rate, Width
+from zoo.slots import build_act
 from zoo.slots.table import register
 
 
@@ -26,6 +27,7 @@ class GroupedLinear(nn.Module):
     Cost: in_features x out_features MACs a row.
     """
 
+    @with_options_of(Linear)
     def __init__(
         self,
         num_experts: Count,
@@ -33,15 +35,14 @@ class GroupedLinear(nn.Module):
         out_features: Width,
         bias: bool = True,
         *,
-        init: InitLike | tuple[InitLike, ...] = "trunc_normal",
+        init: InitLike = "trunc_normal",
         same: bool = False,
-        device=None,
-        dtype=None,
+        **dd,
     ):
         super().__init__()
         self.init, self.same = init, same
-        self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(num_experts, out_features, device=device, dtype=dtype)) if bias else None
+        self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features, **dd))
+        self.bias = nn.Parameter(torch.empty(num_experts, out_features, **dd)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -100,31 +101,16 @@ class MlpExperts(Experts):
 
     gated = False
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        *,
-        ratio: Ratio = 4.0,
-        hidden: Width | None = None,
-        act: SlotLike = "gelu",
-        bias: bool = True,
-        fc2_bias: bool | None = None,
-        drop: Rate = 0.0,
-        hidden_drop: Rate = 0.0,
-        same: bool = False,
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Mlp, GroupedLinear)
+    def __init__(self, dim: Width, num_experts: Count, *, hidden_drop: Rate = 0.0, **options):
         super().__init__()
-        hidden = hidden_width(type(self).__name__, dim, ratio, hidden)
-        dd = {"device": device, "dtype": dtype}
-        width, init1 = (2 * hidden, (init, init)) if self.gated else (hidden, init)
-        self.fc1 = GroupedLinear(num_experts, dim, width, bias, init=init1, same=same, **dd)
-        self.act = build_act(act, **dd)
-        fc2_bias = bias if fc2_bias is None else fc2_bias
-        self.fc2 = GroupedLinear(num_experts, hidden, dim, fc2_bias, init=init, same=same, **dd)
+        hidden = hidden_width(type(self).__name__, dim, **pop_options_of(hidden_width, options))
+        maps = pop_options_of(GroupedLinear, options) | placement(options)
+        bias, fc2_bias, drop = options["bias"], options["fc2_bias"], options["drop"]
+        first = {"init": (maps["init"],) * 2} if self.gated else {}
+        self.fc1 = GroupedLinear(num_experts, dim, 2 * hidden if self.gated else hidden, bias, **(maps | first))
+        self.act = build_act(options["act"], **placement(options))
+        self.fc2 = GroupedLinear(num_experts, hidden, dim, bias if fc2_bias is None else fc2_bias, **maps)
         rate = 1 - (1 - drop) * (1 - hidden_drop)
         self.hidden_drop = nn.Dropout(rate) if rate > 0 else None
         self.drop = nn.Dropout(drop) if drop > 0 else None

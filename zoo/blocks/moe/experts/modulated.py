@@ -3,14 +3,13 @@
 from torch import Tensor
 
 from zoo.blocks.channel.mlp import Mlp
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, linear
 from zoo.blocks.moe.experts.base import Experts
 from zoo.blocks.moe.experts.grouped import GroupedLinear
 from zoo.blocks.moe.routing import Plan
-from zoo.blocks.options import with_options_of
+from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Count, Width
-from zoo.slots import SlotLike, build_act
+from zoo.slots import build_act
 from zoo.slots.table import register
 
 
@@ -45,23 +44,13 @@ class ModulatedExperts(Experts):
     follows = ("init", "act", "drop")
 
     @with_options_of(Mlp, without=["bias", "fc2_bias"])
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        *,
-        act: SlotLike = "gelu",
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-        **options,
-    ):
+    def __init__(self, dim: Width, num_experts: Count, **options):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.trunk = Linear(dim, 2 * dim, init=(init, init), **dd)
-        self.act = build_act(act, **dd)
-        self.modulation = GroupedLinear(num_experts, dim, 2 * dim, init=(init, init), **dd)
-        self.adaptor = Mlp(dim, act=act, init=init, **dd, **options)
+        dd, inits = placement(options), (options["init"],) * 2
+        self.trunk = Linear(dim, 2 * dim, init=inits, **dd)
+        self.act = build_act(options["act"], **dd)
+        self.modulation = GroupedLinear(num_experts, dim, 2 * dim, init=inits, **dd)
+        self.adaptor = Mlp(dim, **options)
 
     @property
     def num_experts(self) -> int:

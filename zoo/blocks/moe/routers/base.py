@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.base import Aux
-from zoo.blocks.init import InitLike
 from zoo.blocks.linear import Linear, is_bare
 from zoo.blocks.moe import losses
 from zoo.blocks.moe.collectives import Processes
 from zoo.blocks.moe.routing import Routing
+from zoo.blocks.options import with_options_of
 from zoo.checks import shown, unknown
 from zoo.checks.ranges import Count, Width
+
+Names = str | tuple[str, ...]
 
 
 class Router(nn.Module):
@@ -47,17 +49,8 @@ class Router(nn.Module):
     LOSSES = ("balance", "importance", "z", "concentration")
     processes: Processes | None = None  # those whose tokens the losses are taken over in training
 
-    def __init__(
-        self,
-        dim: Width,
-        num_experts: Count,
-        top_k: Count,
-        *,
-        losses: str | tuple[str, ...] = ("balance", "z"),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
-    ):
+    @with_options_of(Linear)
+    def __init__(self, dim: Width, num_experts: Count, top_k: Count, *, losses: Names = ("balance", "z"), **options):
         super().__init__()
         losses = (losses,) if isinstance(losses, str) else tuple(losses)
         for name in losses:
@@ -69,7 +62,7 @@ class Router(nn.Module):
             raise ValueError(f"top_k is {top_k} of {num_experts} experts; it must be at most the number of experts")
         self.num_experts, self.top_k, self.losses = num_experts, top_k, losses
         self.active = top_k
-        self.gate = self._make_gate(dim, init=init, device=device, dtype=dtype)
+        self.gate = self._make_gate(dim, **options)
 
     @property
     def over(self) -> Processes | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zoo.blocks.init import InitLike
 from zoo.blocks.mixer import trait
+from zoo.blocks.moe.routers.base import Router
 from zoo.blocks.moe.routing import Routing
+from zoo.blocks.options import placement, with_options_of
 from zoo.blocks.protocol import own
 from zoo.blocks.tables import Tables
 from zoo.checks.ranges import Count, Index, Width
@@ -48,6 +49,7 @@ class Remap(Tables):
     follows = ("init",)
     reports = ("stat/load",)
 
+    @with_options_of(Router, without=["losses"])
     def __init__(
         self,
         dim: Width,
@@ -58,9 +60,7 @@ class Remap(Tables):
         scored: Count | None = None,
         kept: tuple[Index, ...] | None = None,
         split: tuple[Index, ...] = (),
-        init: InitLike = "trunc_normal",
-        device=None,
-        dtype=None,
+        **options,
     ):
         super().__init__()
         kept = tuple(range(num_experts - len(split)) if kept is None else kept)
@@ -73,12 +73,12 @@ class Remap(Tables):
             if source not in range(place):
                 raise ValueError(f"remap splits expert {place} off {source}, which must be one of the {place} before")
         self.num_experts, self.top_k, self.kept, self.split = num_experts, top_k, kept, tuple(split)
-        dd = {"device": device, "dtype": dtype}
-        self.router = build_block("router", router, dim, scored, top_k, defaults={"init": init}, **dd)
+        dd, init = placement(options), {"init": options["init"]}
+        self.router = build_block("router", router, dim, scored, top_k, defaults=init, **dd)
         self.active = min(self.router.active, num_experts)
         self.table = None
         if len(kept) < scored:
-            self.set_tables(table=torch.empty(scored + 1, dtype=torch.long, device=device))
+            self.set_tables(table=torch.empty(scored + 1, dtype=torch.long, device=dd["device"]))
         self.register_buffer("planes", torch.empty(len(split), dim, **dd) if split else None)
         self.register_buffer("offsets", torch.empty(len(split), **dd) if split else None)
         self.reset_parameters()
