@@ -87,7 +87,7 @@ def kind_of(x: object) -> str:
     return f"an object of type {type(x).__module__}.{type(x).__qualname__}".replace(" builtins.", " ")
 
 
-def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
+def to_pair(size: int | Sequence[int], label: str = "size") -> tuple[int, int]:
     """A positive (height, width), from itself or from one side of a square.
 
     Raises:
@@ -96,5 +96,5 @@ def to_pair(size: int | Sequence[int], what: str = "size") -> tuple[int, int]:
     size = size.tolist() if isinstance(size, np.ndarray) else unboxed(size)
     pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(f"{what} is {shown(size)}; it must be a positive integer or (height, width) of two")
+        raise ValueError(f"{label} is {shown(size)}; it must be a positive integer or (height, width) of two")
     return pair
