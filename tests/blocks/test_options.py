@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import pickle
+import typing
 from typing import Literal
 
 import pytest
@@ -88,7 +89,7 @@ def test_options_of_any_name_are_handed_on_where_a_source_takes_them():
 
     assert str(inspect.signature(Open)) == "(dim, *, bias: bool = True, **options)"
     assert str(inspect.signature(Closed)) == "(dim, *, bias: bool = True)"
-    assert Open(3, grid_size=5).rest == {"grid_size": 5}
+    assert Open(3, grid_size=5).rest == {"bias": True, "grid_size": 5}
     with pytest.raises(TypeError, match="unexpected keyword argument 'grid_size'"):
         Closed(3, grid_size=5)
 
@@ -158,3 +159,34 @@ def test_a_router_from_outside_writes_its_own_options_down():
             zoo.create_block("router", "first(weight=2.0)", 8, num_experts=4, top_k=1)
     finally:
         del zoo.slots.table._BLOCKS["router"]["first"]
+
+
+def test_options_that_were_not_given_have_their_defaults():
+    def layer(inputs, *, init: str = "zeros", scale: float = 1.0, drop: float, device=None): ...
+
+    class Block:
+        @with_options_of(layer, scale=2.0)
+        def __init__(self, dim, *, device="cpu", **rest):
+            self.rest = rest
+
+    assert Block(3, drop=0.5).rest == {"init": "zeros", "scale": 2.0, "drop": 0.5}
+    assert Block(3, drop=0.5, init="ones").rest["init"] == "ones"
+    with pytest.raises(TypeError, match="Block: missing a required (keyword-only )?argument: 'drop'"):
+        Block(3)
+
+
+def test_a_function_takes_the_options_of_another():
+    def layer(inputs: int, outputs: int, *, bias: bool = True, device=None): ...
+
+    @with_options_of(layer)
+    def head(*args, scale: float = 1.0, **options) -> tuple:
+        return args, scale, options
+
+    signature = "(inputs: int, outputs: int, *, scale: float = 1.0, bias: bool = True, device=None) -> tuple"
+    assert str(inspect.signature(head)) == signature
+    assert typing.get_type_hints(head)["return"] is tuple
+    assert head(1, outputs=2) == ((1,), 1.0, {"outputs": 2, "bias": True, "device": None})
+    with pytest.raises(TypeError, match="head: got an unexpected keyword argument 'stride'"):
+        head(1, 2, stride=2)
+    with pytest.raises(TypeError, match="head: missing a required argument: 'inputs'"):
+        head()

@@ -270,7 +270,7 @@ def test_a_model_that_misses_an_argument_says_which(tmp_path):
 
 def test_a_constructor_keeps_its_signature_and_its_modules_all_their_uses():
     takes = inspect.signature(Mlp).parameters
-    assert list(takes)[:2] == ["dim", "ratio"] and takes["ratio"].default == 4.0
+    assert list(takes)[:2] == ["dim", "act"] and takes["ratio"].default == 4.0
     assert Mlp.__init__.__qualname__ == "Mlp.__init__"
     block, x = Mlp(8), torch.randn(2, 8)
     for same in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), torch.fx.symbolic_trace(block)):

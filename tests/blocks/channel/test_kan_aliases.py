@@ -15,7 +15,7 @@ from zoo.checks.ranges import Frequencies, Width
 from zoo.slots import options_of
 from zoo.slots.table import blocks_of
 
-OF_KAN = ["base", "bias", "ratio", "hidden", "norm", "drop"]
+OF_KAN = ["base", "bias", "norm", "drop", "ratio", "hidden"]
 
 
 def model_of(slot) -> nn.Module:

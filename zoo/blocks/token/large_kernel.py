@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import Conv2d, DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
+from zoo.blocks.conv import DepthwiseConv2d, as_image, batchnorm_affine, conv_nhwc, convolve, depthwise_nhwc
 from zoo.blocks.linear import Linear, is_bare, linear
 from zoo.blocks.mixer import Mixer
 from zoo.blocks.options import placement, with_options_of
@@ -79,7 +79,7 @@ class LargeKernel(Mixer):
 
     follows = ("init",)
 
-    @with_options_of(Conv2d)
+    @with_options_of(DepthwiseConv2d, without=["dilation", "bias"])
     def __init__(self, dim: Width, *, kernel_size: LargeSide = 13, se_ratio: SqueezeRatio = 0.25, **options):
         super().__init__()
 

@@ -15,7 +15,7 @@ from zoo.blocks.options import with_options_of
 from zoo.checks import shown, unknown
 from zoo.checks.ranges import Count, Width
 
-Names = str | tuple[str, ...]
+Names = str | tuple[str, ...]  # of losses
 
 
 class Router(nn.Module):
