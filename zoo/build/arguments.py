@@ -9,7 +9,6 @@ import numpy as np
 
 from zoo.checks import allows_none, check_argument, shown, unboxed, unknown
 from zoo.skeletons.model import Model
-from zoo.slots.table import kind_of
 
 FEATURE_ARGUMENTS = {  # timm's builder takes these
     "features_only": bool | None,
@@ -31,13 +30,8 @@ def passed_arguments(model: type[Model], arguments: Mapping[str, Any]) -> dict[s
     }
     if type(only := arguments.get("features_only")) is int and only in (0, 1):
         arguments["features_only"] = bool(only)
-    return {key: value for key, value in arguments.items() if value is not None or _may_be_none(model, key, hints)}
-
-
-def _may_be_none(model: type[Model], argument: str, hints: Mapping[str, Any]) -> bool:
-    if argument in model.slots:
-        return kind_of(model.slots[argument]).optional
-    return allows_none(hints.get(argument))
+    can_be_none = lambda key: key in model.slots or allows_none(hints.get(key))
+    return {key: value for key, value in arguments.items() if value is not None or can_be_none(key)}
 
 
 def check_arguments(
@@ -50,7 +44,7 @@ def check_arguments(
         TypeError: A value has the wrong type.
     """
     known = model.argument_hints()
-    hints = {**known, **beside}
+    hints = {name: hint for name, hint in {**known, **beside}.items() if hint is not None}
     for key, value in arguments.items():
         if key not in known and key not in beside:
             raise ValueError(unknown(f"{name} has no argument {shown(key)}", key, known, "arguments"))

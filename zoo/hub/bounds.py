@@ -115,7 +115,7 @@ def culprit(
         return None
     start = time.monotonic()
     changed = [key for key, value in arguments.items() if key in own and own[key] not in (value, _side(value))]
-    for key in sorted(changed, key=lambda key: type(arguments[key]) is not int):  # these are most often what is wrong
+    for key in sorted(changed, key=lambda key: not _is_size(arguments[key])):  # these are most often what is wrong
         if time.monotonic() - start > PATIENCE:
             break
         try:
@@ -130,3 +130,8 @@ def culprit(
 def _side(value: Any) -> Any:
     """The value for all sides of a list that has the same for each."""
     return value[0] if isinstance(value, list) and value and all(side == value[0] for side in value) else value
+
+
+def _is_size(value: object) -> bool:
+    """Whether a value is a whole number, or several."""
+    return all(type(one) is int for one in (value if isinstance(value, (list, tuple)) else [value]))

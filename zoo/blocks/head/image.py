@@ -15,7 +15,7 @@ class ImageHead(nn.Module):
     Args:
         num_classes: Nothing to an image; it is taken since heads are built alike.
         size: Channels, height and width of the image.
-        init: A scheme of `zoo.blocks.init`.
+        init: A scheme of `zoo.blocks.init`; outputs begin with about the variance of the features.
 
     Shape: ``(B, dim) -> (B, channels, height, width)``.
 
@@ -31,7 +31,7 @@ class ImageHead(nn.Module):
 
     makes_image = True  # in place of logits
 
-    @with_options_of(Linear)
+    @with_options_of(Linear, init="xavier")
     def __init__(self, dim: Width, num_classes: Classes, *, size: tuple[Channels, Side, Side], **options):
         super().__init__()
         self.size = tuple(size)
