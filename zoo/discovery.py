@@ -32,7 +32,9 @@ def modules_of(package: str) -> tuple[ModuleType, ...]:
         name = names.pop(0)
         try:
             module = importlib.import_module(name)
-        except Exception as error:  # whatever a file may raise when it is run
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a file may raise when it is run, a script's exit too
             warnings.warn(f"{name} is left out: {in_a_line(error, package)}", stacklevel=2)
             continue
         modules.append(module)

@@ -245,6 +245,10 @@ class Family:
             if not isinstance(getattr(self, name), (list, tuple)):
                 raise TypeError(f"its {name} is a {type(getattr(self, name)).__name__}; it must be a list or a tuple")
         for variant, arguments in self.variants.items():
+            if not isinstance(variant, str) or not variant.isidentifier():
+                raise TypeError(
+                    f"its variant {shown(variant)} has no name that Python could; use letters, digits and _"
+                )
             if not isinstance(arguments, Mapping):
                 raise TypeError(f"its variant {shown(variant)} is a {type(arguments).__name__}; write dict(dim=…, …)")
         for name, kind in (("published", Published), ("counted", Counted)):

@@ -1,6 +1,8 @@
 """The stack of blocks that skeletons share, without the interface of images; arguments, slots and their shorthands."""
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import zoo
 from zoo.blocks.base import mean_losses
+from zoo.blocks.init import TruncNormal
 from zoo.checks.ranges import Depth, Width
 from zoo.skeletons.blocks import BlockArguments, BlockModel
 from zoo.skeletons.hierarchical import Hierarchical
@@ -146,3 +149,56 @@ def test_a_scheme_has_options(tmp_path):
     assert zoo.create_model(f"local-dir:{tmp_path}").config["init"] == "trunc_normal(std=0.5)"
     with pytest.raises(ValueError, match="trunc_normal has no option 'sdt'; did you mean 'std'"):
         zoo.create_model("vit_test", init="trunc_normal(sdt=0.5)")
+
+
+def test_what_a_user_says_of_a_slot_goes_before_what_a_folder_says_in_short():
+    """An earlier zoo saved options of slots as arguments of their own."""
+    folder = f"local-dir:{Path(__file__).parents[1] / 'data' / 'folders' / 'isotropic'}"
+    options = {"embed": "class_and_position(class_token=False)", "stem": "patch(init='xavier')", "head": "linear"}
+    model = zoo.create_model(folder, pretrained=False, global_pool="avg", **options)
+    assert [model.config[name] for name in options] == [[parse_slot(text)] for text in options.values()]
+    assert zoo.create_model(folder, pretrained=False, head_init="zeros").config["head"][0].options["init"] == "zeros"
+
+
+def test_an_option_said_twice_is_an_error():
+    with pytest.raises(ValueError, match="vit_test: head_init='lecun' and head=.* are both given, and differ in init"):
+        zoo.create_model("vit_test", head="linear(init='xavier')", head_init="lecun")
+
+
+@pytest.mark.parametrize("name", ["init", "head", "head_init", "stem_init", "class_token"])
+def test_none_is_no_argument_where_a_model_has_its_own(name):
+    assert zoo.create_model("vit_test", **{name: None}).config == zoo.create_model("vit_test").config
+
+
+def test_a_head_is_checked_though_none_is_built():
+    with pytest.raises(ValueError, match="head linear has no option 'foo'"):
+        zoo.create_model("vit_test", head="linear(foo=1)", num_classes=0)
+
+
+def test_blocks_of_ones_own_say_what_a_skeleton_needs():
+    class Plain(nn.Module):
+        def __init__(self, *sizes, device=None, dtype=None):
+            super().__init__()
+
+        def forward(self, x):
+            return x
+
+    assert zoo.create_model("mixer_test", embed=Plain)(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(TypeError, match="stem .*Plain.* without grid.*let that give the grid that it makes"):
+        zoo.create_model("mixer_test", stem=Plain)
+    with pytest.raises(TypeError, match="downsample .*Plain.* without grid"):
+        zoo.create_model("swin_test", downsample=Plain)
+
+
+def test_a_patch_size_in_a_stems_slot_moves_with_the_model(tmp_path):
+    model = zoo.create_model("vit_test", stem="patch(patch_size=8)")
+    model.set_input_size(patch_size=4)
+    zoo.save_pretrained(model, tmp_path)
+    assert zoo.create_model(f"local-dir:{tmp_path}").stem.patch_size == (4, 4)
+
+
+def test_a_slot_cannot_set_what_belongs_to_the_model():
+    with pytest.raises(ValueError, match="head image has no option 'size'"):
+        zoo.create_model("hourglass_test", head="image(size=(5, 3, 2))")
+    scheme = functools.partial(TruncNormal, std=0.5)
+    assert zoo.create_model("vit_test", init=scheme, dim=64).blocks[0].channel_mixer.fc1.weight.std() > 0.4

@@ -234,3 +234,37 @@ def test_a_kind_that_is_not_declared_is_an_error():
     with pytest.raises(ValueError, match="'norm' is declared already, otherwise"):
         declare(Kind("norm", "something else"))
     assert declare(KINDS["norm"]) is KINDS["norm"]
+
+
+def test_a_name_of_zoos_own_stays_zoos(run):
+    clash = '''
+from torch import nn
+
+from zoo.slots import register_block
+
+
+@register_block("channel_mixer", "mlp")
+class Mine(nn.Module):
+    """Another perceptron."""
+'''
+    code = 'import zoo; print(type(zoo.create_model("vit_test").blocks[0].channel_mixer).__module__)'
+    text = run(code, {"clash": clash})
+    assert text.startswith("zoo.blocks.channel.mlp")
+    assert "parts_of_mine.clash.Mine is left out: channel_mixer 'mlp' is zoo's own name" in text
+
+
+def test_a_file_that_ends_the_process_ends_nothing(run):
+    text = run("import zoo; print(len(zoo.list_models()) > 100)", {"script": "import sys\nsys.exit(3)"})
+    assert text.startswith("True") and "parts_of_mine.script is left out: SystemExit: 3" in text
+
+
+def test_a_family_may_ask_for_another_while_it_is_read(run):
+    family = '''
+"""Mine: ViT, smaller."""
+
+from zoo.registry import families
+
+FAMILY = families()["vit"].derive(variants={"mine_test": dict(dim=32, depth=1, img_size=32)})
+'''
+    code = 'import zoo; print(zoo.list_models("mine*", include_tests=True), len(zoo.list_models()) > 100)'
+    assert run(code, {"mine": family}) == "['mine_test'] True"

@@ -14,6 +14,7 @@ import torch
 from timm.layers import lecun_normal_, trunc_normal_
 from torch import Tensor, nn
 
+from zoo.checks import callee
 from zoo.checks.ranges import Deviation
 from zoo.slots import OfKind, SlotLike, build_block
 from zoo.slots.table import register
@@ -153,7 +154,7 @@ def init_(weight: Tensor, bias: Tensor | None, scheme: Init) -> None:
     Raises:
         ValueError: A scheme is unknown.
     """
-    if callable(scheme) and not isinstance(scheme, type):
+    if callable(scheme) and not isinstance(callee(scheme), type):
         scheme(weight, bias)
         return
     schemes = scheme if isinstance(scheme, tuple) else (scheme,)

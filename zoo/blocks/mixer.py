@@ -61,6 +61,7 @@ class Part(nn.Module):
         input_size: The size of one sample, (channels, height, width) or (numbers,).
         pretrained_cfg: A model's configuration, as timm has it.
         stride: Of a stem, pixels from one position to the next; None for what its grid says.
+        num_prefix_tokens: Of an embedding, tokens that it puts before those of the grid.
         makes_image: Of a head, it gives images in place of logits.
         per_pixel: Its outputs are one a pixel.
     """
@@ -71,6 +72,7 @@ class Part(nn.Module):
     input_size: tuple[int, ...] | None = None
     pretrained_cfg: dict[str, Any] | None = None
     stride: int | None = None
+    num_prefix_tokens: int = 0
     makes_image: bool = False
     per_pixel: bool = False
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.checks import allows_none, check_argument, shown, unboxed, unknown
 from zoo.skeletons.model import Model
+from zoo.slots.table import kind_of
 
 FEATURE_ARGUMENTS = {  # timm's builder takes these
     "features_only": bool | None,
@@ -30,8 +31,13 @@ def passed_arguments(model: type[Model], arguments: Mapping[str, Any]) -> dict[s
     }
     if type(only := arguments.get("features_only")) is int and only in (0, 1):
         arguments["features_only"] = bool(only)
-    can_be_none = lambda key: key in model.slots or allows_none(hints.get(key))
-    return {key: value for key, value in arguments.items() if value is not None or can_be_none(key)}
+    return {key: value for key, value in arguments.items() if value is not None or _can_be_none(model, key, hints)}
+
+
+def _can_be_none(model: type[Model], argument: str, hints: Mapping[str, Any]) -> bool:
+    if argument in model.slots:
+        return not kind_of(model.slots[argument]).assumed
+    return argument not in model.shorthands and allows_none(hints.get(argument))
 
 
 def check_arguments(

@@ -9,8 +9,9 @@ from typing import Any
 from timm.models import PretrainedCfg
 
 from zoo.build.arguments import FEATURE_ARGUMENTS, check_arguments, check_complete, passed_arguments
+from zoo.checks import shown
 from zoo.family import Family
-from zoo.skeletons.model import Model, short_value
+from zoo.skeletons.model import Model, expanded, short_value, slot_of
 from zoo.slots import copied, with_others
 
 
@@ -79,6 +80,8 @@ def check_request(variant: Variant, overrides: Mapping[str, Any]) -> Request:
     if model.vision and len(cfg.input_size) != 3:
         raise ValueError(f"{arch} takes images, so its input_size must be (channels, height, width)")
     features = {key: overrides.pop(key) for key in FEATURE_ARGUMENTS if key in overrides}
+    _check_shorthands(arch, model, overrides)
+    arguments = expanded(model, arguments)  # now, so that a slot of the user's own replaces all of it
     own = {key: p.default for key, p in inspect.signature(model).parameters.items()} | arguments
     own |= {key: short_value(model, key, arguments) for key in model.shorthands if key in overrides}
     return Request(
@@ -91,6 +94,23 @@ def check_request(variant: Variant, overrides: Mapping[str, Any]) -> Request:
         changed={k: v for k, v in overrides.items() if v != own[k]},
         features=_checked_features(arch, model, features),
     )
+
+
+def _check_shorthands(arch: str, model: type[Model], overrides: Mapping[str, Any]) -> None:
+    """Check that a user does not set an option twice: in a slot, and under a name of its own.
+
+    Raises:
+        ValueError: The two differ.
+    """
+    for name in model.shorthands.keys() & overrides.keys():
+        argument, option = model.shorthands[name].split(".")
+        if argument in overrides:
+            twice = slot_of(model, argument, overrides).options
+            if twice.get(option, overrides[name]) != overrides[name]:
+                raise ValueError(
+                    f"{arch}: {name}={shown(overrides[name])} and {argument}={shown(overrides[argument])} are both "
+                    f"given, and differ in {option}; leave one out"
+                )
 
 
 def _checked_features(arch: str, model: type[Model], features: Mapping[str, Any]) -> Mapping[str, Any]:

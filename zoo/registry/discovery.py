@@ -15,7 +15,7 @@ from zoo.family import Family
 NAME = "FAMILY"  # the attribute that makes a module a family's file
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache  # what a file finds that asks while it is read itself is replaced by the whole
 def families() -> Mapping[str, Family]:
     """Every family by name, in alphabetical order: those of `zoo.models`, and of packages from outside.
 

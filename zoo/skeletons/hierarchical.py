@@ -15,6 +15,7 @@ from zoo.checks.ranges import Depths, Sides, Widths
 from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
 from zoo.skeletons.checkpointing import run_block
 from zoo.skeletons.image import ImageArguments, ImageModel, NewSize
+from zoo.skeletons.model import check_offers
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 
@@ -112,6 +113,7 @@ class Hierarchical(ImageModel):
             down = None
             if slot is not None:
                 down = build_block("downsample", slot, dims[i - 1], dims[i], defaults=arguments.followed, **place)
+                check_offers(down, "grid", f"downsample {slot}", "the grid that it makes of a grid")
                 grid = down.grid(grid)
             stages.append(Stage(down, stack.blocks(i, grid)))
         self.stages = nn.Sequential(*stages)

@@ -18,12 +18,14 @@ from zoo.checks import check_type, shown, unboxed
 from zoo.checks.ranges import Channels, Classes, ImageSides, RateBelowOne
 from zoo.skeletons.blocks import BlockArguments, BlockModel
 from zoo.skeletons.inputs import check_images
+from zoo.skeletons.model import block_at, check_offers, single_slot
 from zoo.skeletons.undo import all_or_nothing
-from zoo.slots import Slot, SlotLike, SlotsLike, build_block, parse_slot
-from zoo.slots.table import find_block, follows
+from zoo.slots import OfKind, Slot, SlotsLike, build_block
+from zoo.slots.table import follows
 
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
+HEAD = OfKind("head")
 
 Levels = int | Sequence[int]  # of feature maps: so many of the last, or their indices
 NewSize = int | Sequence[int] | None  # that a model is moved to: one for both sides or (height, width); None keeps it
@@ -115,6 +117,7 @@ class ImageModel(BlockModel):
         self.config |= {"img_size": self.img_size, "patch_size": patch_size, "stem": [slot]}
         followed = {**followed, "patch_size": patch_size}
         self.stem = build_block("stem", slot, self.in_chans, dim, defaults=followed, img_size=self.img_size, **place)
+        check_offers(self.stem, "grid", f"stem {slot}", "the grid that it makes of (height, width) of an image")
         self.grid = self.stem.grid(self.img_size)
 
     def _set_patch_size(self, patch_size: NewSize) -> None:
@@ -130,6 +133,9 @@ class ImageModel(BlockModel):
         self.config["img_size"] = img_size
         if patch_size is not None:
             self.config["patch_size"] = to_pair(patch_size, "patch_size")
+            (slot,) = self.config["stem"]
+            if "patch_size" in slot.options:
+                self.config["stem"] = [Slot(slot.name, {**slot.options, "patch_size": patch_size}, slot.factory)]
         self._traits = {**vars(self).get("_traits", {}), "img_size": img_size}  # where timm's data pipeline looks
 
     # --- Head ---------------------------------------------------------------------------------------------------------
@@ -139,6 +145,7 @@ class ImageModel(BlockModel):
         self.num_features = self.head_hidden_size = dim
         self.drop_rate, self.pool_first = arguments.drop_rate, arguments.pool_first
         self.config["head"] = [single_slot(arguments.head, "head")]
+        HEAD.check("head", self.config["head"][0])  # though without classes none is built
         self._set_classifier(arguments.num_classes, arguments.global_pool, **place)
         own = follows(self._head_class())
         self.head_drop = nn.Dropout(self.drop_rate) if self.drop_rate > 0 and "drop" not in own else None
@@ -146,8 +153,7 @@ class ImageModel(BlockModel):
             self.reparameterize()
 
     def _head_class(self) -> Any:
-        slot = self.config["head"][0]
-        return slot.factory if slot.name is None else find_block("head", slot.name, "head")
+        return block_at(type(self), "head", self.config["head"][0])
 
     @property
     def makes_image(self) -> bool:
@@ -387,8 +393,3 @@ class ImageModel(BlockModel):
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that this model was made for."""
         return (self.in_chans, *self.img_size)
-
-
-def single_slot(value: SlotLike | Sequence[SlotLike], argument: str) -> Slot:
-    """The slot of an argument that has only one, which a list may hold."""
-    return parse_slot(value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, argument)

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from zoo.blocks.base import PatchesOnly
 from zoo.blocks.images import to_pair
-from zoo.blocks.mixer import trait
+from zoo.blocks.mixer import Part, trait
 from zoo.checks.ranges import Depth, Scale, Sides, Width
 from zoo.skeletons.blocks import PER_BLOCK
-from zoo.skeletons.image import ImageArguments, ImageModel, NewSize, single_slot
+from zoo.skeletons.image import ImageArguments, ImageModel, NewSize
+from zoo.skeletons.model import single_slot
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import SlotsLike, build_block
 
@@ -76,7 +77,7 @@ class Isotropic(ImageModel):
         embed = single_slot(arguments.embed, "embed")
         self.config["embed"] = [embed]
         self.tokens = build_block("embed", embed, dim, grid=self.grid, **place)
-        self.num_prefix_tokens = 0 if self.tokens is None else self.tokens.num_prefix_tokens
+        self.num_prefix_tokens = trait(self.tokens, "num_prefix_tokens", Part)
         stack = self._stack(arguments, [dim], [depth], **place)
         self.blocks = nn.Sequential(*stack.blocks(0, self.grid))
         if self.num_prefix_tokens:

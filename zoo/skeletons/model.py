@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -83,8 +83,8 @@ class Model(DecayMarks):
         known = {name: hints.get(name) for name in inspect.signature(cls).parameters}
         for name, place in cls.shorthands.items():
             argument, option = place.split(".")
-            block = blocks_of(cls.slots[argument])[slot_of(cls, argument, {}).name]
-            known[name] = hints_of(block)[option]
+            block = block_at(cls, argument, slot_of(cls, argument, {}))
+            known[name] = None if block is None else hints_of(block).get(option)
         return known
 
     def get_classifier(self) -> nn.Module:
@@ -148,7 +148,7 @@ def _signature(arguments: type) -> inspect.Signature:
 def expanded(model: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with each shorthand as an option of its slot.
 
-    A shorthand that the slot's block has no such option for is left out: `zoo.build.arguments.check_taken` refuses it
+    A shorthand that the slot's block has no such option for is left out: `zoo.build.effect.check_effect` refuses it
     where a user asked for it, and a configuration that has them all can be read.
 
     Example:
@@ -161,28 +161,32 @@ def expanded(model: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]
     for name, value in short.items():
         argument, option = model.shorthands[name].split(".")
         slot = slot_of(model, argument, arguments)
-        if option in options_at(model, argument, slot):
+        block = block_at(model, argument, slot)
+        if block is not None and option in options_of(block):
             arguments[argument] = Slot(slot.name, {**slot.options, option: value}, slot.factory, argument)
     return arguments
 
 
 def slot_of(model: type[Model], argument: str, arguments: Mapping[str, Any]) -> Slot:
     """The one slot that an argument is among some arguments, or by default."""
-    slot = arguments.get(argument, inspect.signature(model).parameters[argument].default)
-    return parse_slot(slot[0] if isinstance(slot, (list, tuple)) and len(slot) == 1 else slot, argument)
+    return single_slot(arguments.get(argument, inspect.signature(model).parameters[argument].default), argument)
 
 
-def options_at(model: type[Model], argument: str, slot: Slot) -> list[str]:
-    """Names of the options of the block that a slot names; none for a block that is unknown or left out."""
-    block = slot.factory if slot.name is None else blocks_of(model.slots[argument]).get(slot.name)
-    return [] if block is None else options_of(block)
+def single_slot(value: Any, argument: str) -> Slot:
+    """The slot of an argument that has only one, which a list may hold."""
+    return parse_slot(value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, argument)
+
+
+def block_at(model: type[Model], argument: str, slot: Slot) -> Callable[..., nn.Module] | None:
+    """What builds the block of a slot; None for a block that is unknown or left out."""
+    return slot.factory if slot.name is None else blocks_of(model.slots[argument]).get(slot.name)
 
 
 def option_of(model: type[Model], argument: str, slot: Slot, option: str) -> Any:
     """The value of an option of the block that a slot names, or its default; None if it has no such option."""
-    if option in slot.options or option not in options_at(model, argument, slot):
+    block = block_at(model, argument, slot)
+    if option in slot.options or block is None or option not in options_of(block):
         return slot.options.get(option)
-    block = slot.factory if slot.name is None else blocks_of(model.slots[argument])[slot.name]
     return inspect.signature(block).parameters[option].default
 
 
@@ -190,3 +194,13 @@ def short_value(model: type[Model], name: str, arguments: Mapping[str, Any]) -> 
     """What a shorthand stands for among some arguments: an option of a slot."""
     argument, option = model.shorthands[name].split(".")
     return option_of(model, argument, slot_of(model, argument, expanded(model, arguments)), option)
+
+
+def check_offers(block: nn.Module, method: str, title: str, meaning: str) -> None:
+    """Check that a block has a method that a skeleton calls.
+
+    Raises:
+        TypeError: It has not.
+    """
+    if not offers(block, method):
+        raise TypeError(f"{title} is a {type(block).__name__} without {method}(…); let that give {meaning}")

@@ -64,7 +64,6 @@ class Stack(Model):
     Arguments = StackArguments
     slots = {"layer": "layer", "act": "act", "norm": "norm"}
     vision = False
-    slots = {"layer": "basis", "act": "act", "norm": "norm"}
     works_with = {"act": ("layer=none",)}
 
     def _build(self, arguments: StackArguments, **place) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zoo.checks import MANY, printable, shown
-from zoo.slots.slot import Slot, SlotLike, SlotsLike, copied, dump_slots, parse_slot  # noqa: F401 - the one slot and its text
-from zoo.slots.table import register as register_block  # noqa: F401 - public as zoo.register_block
+from zoo.slots.slot import Slot, SlotLike, copied, parse_slot
 
 # A model takes a `SlotLike`, a list of them, or a mapping with EXCHANGES.
 EXCHANGES = ("every", "at")  # in this order

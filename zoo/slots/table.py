@@ -3,9 +3,10 @@
 A kind of block is declared once, by whoever builds blocks of it; the table itself knows none.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -25,12 +26,14 @@ class Kind:
         name: What it is called in `register`, `create_block` and `list_blocks`.
         about: What blocks of it do, in a sentence.
         optional: Whether a slot may be ``none``, which leaves the block out.
+        assumed: Whether None in its place stands for no argument at all, so that a model has its own.
         makes: The class of what is built; a callable that is no module, such as a scheme of initialisation, says so.
     """
 
     name: str
     about: str
     optional: bool = False
+    assumed: bool = False
     makes: type = nn.Module
 
 
@@ -79,14 +82,24 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
     def add(cls: T) -> T:
         known = _BLOCKS[kind].setdefault(name, cls)
+        if known is not cls and _is_own(cls) and not _is_own(known):  # a package from outside was read before
+            warnings.warn(
+                f"{known.__module__}.{known.__qualname__} is left out: {kind} {shown(name)} is zoo's own name",
+                stacklevel=2,
+            )
+            known = cls
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
                 f"{kind} {shown(name)} is taken by {known.__module__}.{known.__qualname__}; choose another name"
             )
-        _BLOCKS[kind][name] = block = checked(cls) if cls.__module__.startswith("zoo.") else cls
+        _BLOCKS[kind][name] = block = checked(cls) if _is_own(cls) else cls
         return block
 
     return add
+
+
+def _is_own(block: Callable[..., Any]) -> bool:
+    return block.__module__.startswith("zoo.")
 
 
 def blocks_of(kind: str) -> dict[str, Callable[..., Any]]:
@@ -137,7 +150,7 @@ def find_class(name: str) -> type[nn.Module]:
     raise AttributeError(f"module 'zoo.blocks' has no attribute {shown(name)}")
 
 
-@lru_cache(maxsize=1)
+@cache  # what a file finds that asks while it is read itself is replaced by the whole
 def _modules() -> tuple:
     """Every module below `zoo.blocks`: a new block is one more file, and nothing else is edited.
 

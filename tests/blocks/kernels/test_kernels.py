@@ -26,7 +26,7 @@ from zoo.blocks.moe.routing import Plan
 MODULES = {
     info.name: importlib.import_module(f"zoo.blocks.kernels.{info.name}")
     for info in pkgutil.iter_modules(zoo.blocks.kernels.__path__)
-    if info.name != "rational_triton"  # needs a GPU's compiler; tests/test_gr_kan.py runs it
+    if info.name != "rational_triton"  # needs a GPU's compiler; tests/blocks/channel/test_gr_kan.py runs it
 }
 # By module and name, the plain twin; those that are not called `plain_…` by hand.
 TWINS = {
