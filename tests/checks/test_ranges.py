@@ -27,7 +27,7 @@ from zoo.tools.catalogue import page
 
 BLOCKS = [(kind, name) for kind in KINDS for name in blocks_of(kind)]
 SKELETONS = {family.model: next(v for v in family.variants if v.endswith("_test")) for family in families().values()}
-NEEDED = dict(in_chans=3, in_dim=8, num_experts=4, top_k=2, img_size=(8, 8), num_classes=5, size=(3, 8, 8))
+NEEDED = dict(in_chans=3, in_dim=8, num_experts=4, top_k=2, img_size=(8, 8), num_classes=5, img_shape=(3, 8, 8))
 NEEDED |= dict(in_features=8, out_features=4)
 
 

@@ -198,7 +198,7 @@ def test_a_patch_size_in_a_stems_slot_moves_with_the_model(tmp_path):
 
 
 def test_a_slot_cannot_set_what_belongs_to_the_model():
-    with pytest.raises(ValueError, match="head image has no option 'size'"):
-        zoo.create_model("hourglass_test", head="image(size=(5, 3, 2))")
+    with pytest.raises(ValueError, match="head image has no option 'img_shape'"):
+        zoo.create_model("hourglass_test", head="image(img_shape=(5, 3, 2))")
     scheme = functools.partial(TruncNormal, std=0.5)
     assert zoo.create_model("vit_test", init=scheme, dim=64).blocks[0].channel_mixer.fc1.weight.std() > 0.4

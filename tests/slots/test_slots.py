@@ -281,7 +281,7 @@ INPUTS = {
     "head": (2, 8),
     "layer": (2, 8),
 }
-MORE = {"lift": dict(img_size=(32, 32)), "image": dict(size=(3, 8, 8))}
+MORE = {"lift": dict(img_size=(32, 32)), "image": dict(img_shape=(3, 8, 8))}
 
 
 def made(kind: str, name: str, **more) -> nn.Module | None:

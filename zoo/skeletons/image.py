@@ -173,9 +173,9 @@ class ImageModel(BlockModel):
         if not num_classes and not image:
             self.head = nn.Identity()
             return
-        size, drop = (self.in_chans, *self.img_size), {"drop": self.drop_rate}
+        shape, drop = (self.in_chans, *self.img_size), {"drop": self.drop_rate}
         self.head = build_block(
-            "head", self.config["head"][0], self.num_features, num_classes, defaults=drop, size=size, **place
+            "head", self.config["head"][0], self.num_features, num_classes, defaults=drop, img_shape=shape, **place
         )
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

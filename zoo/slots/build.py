@@ -12,7 +12,7 @@ from zoo.slots.slot import Slot, SlotLike, parse_slot
 from zoo.slots.table import KINDS, blocks_of, declared_by, find_block, follows, is_known, kind_of
 from zoo.slots.use import USE, watched
 
-OF_THE_MODEL = ("grid", "img_size", "size", "device", "dtype")  # arguments that no slot may set
+OF_THE_MODEL = ("grid", "img_size", "img_shape", "device", "dtype")  # arguments that no slot may set
 RANKS = frozenset({1, 2})  # what a token mixer works on that does not say so in `spatial`: sequences and images
 
 
