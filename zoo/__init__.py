@@ -5,8 +5,7 @@ import zoo
 model = zoo.create_model("mixer_s16_224", channel_mixer="glu", num_classes=10)
 """
 
-import importlib as _importlib
-
+from zoo.discovery import lazily as _lazily
 from zoo.timm_bridge import register_with_timm as _register_with_timm
 from zoo.version import __version__ as __version__
 
@@ -32,14 +31,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    return getattr(_importlib.import_module(f"zoo.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazily("zoo", _PUBLIC)
 
 
 _register_with_timm()

@@ -13,12 +13,30 @@ import functools
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 from zoo.checks import in_a_line
 
 GROUP = "zoo"  # of entry points, whose values are names of packages or modules
+
+
+def lazily(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose public names are imported when they are first asked for.
+
+    Args:
+        package: Its name.
+        places: By public name, the module below the package that has it.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{places[name]}"), name)
+
+    return __getattr__, lambda: sorted(places)
 
 
 def modules_of(package: str) -> tuple[ModuleType, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from zoo.slots import RANKS
+
 
 class Mixer(nn.Module):
     """A token mixer, ``(B, *S, C) -> (B, *S, C)``, or a channel mixer, ``(*, C) -> (*, C)``.
@@ -44,7 +46,7 @@ class Mixer(nn.Module):
     cuts_grid: bool = False
     mixes_prefix: bool = False
     per_position: bool = True
-    spatial: frozenset[int] = frozenset({1, 2})
+    spatial: frozenset[int] = RANKS
     deployed: bool = False
     no_decay: tuple[str, ...] = ()
     mixture: str | None = None

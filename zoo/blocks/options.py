@@ -51,8 +51,8 @@ def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults:
             try:
                 signature.bind(*args, **options)
             except TypeError as error:
-                what = type(args[0]) if init.__name__ == "__init__" else init
-                raise TypeError(f"{what.__name__}: {error}") from None
+                owner = type(args[0]) if init.__name__ == "__init__" else init
+                raise TypeError(f"{owner.__name__}: {error}") from None
             return init(*args, **(filled | options))
 
         hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}

@@ -47,9 +47,9 @@ def after_step(model: nn.Module, aux: Entries) -> None:
         ValueError: `aux` has not as many entries of a statistic as the model has modules that report it.
     """
     shares = entries_of(model, aux, lambda module: own(module, "after_step") is not None)
-    found = mean_over_processes([entry for _, part in shares for entry in part.values()])
+    means = mean_over_processes([entry for _, part in shares for entry in part.values()])
     for module, part in shares:
-        module.after_step({key: found.pop(0) for key in part})
+        module.after_step({key: means.pop(0) for key in part})
 
 
 def phases_of(model: nn.Module) -> set[str]:
@@ -126,9 +126,9 @@ def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
 
 def mean_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
     """Each of the tensors as its mean over all processes, in one exchange; as they are where there is but one."""
-    found = sum_over_processes(values)
+    sums = sum_over_processes(values)
     several = values and distributed.is_available() and distributed.is_initialized()
-    return [value / distributed.get_world_size() for value in found] if several else found
+    return [value / distributed.get_world_size() for value in sums] if several else sums
 
 
 def _asked(module: nn.Module, seen: set[nn.Module] | None = None) -> Iterator[nn.Module]:

@@ -6,7 +6,7 @@
 Needs the packages of `pip install 'zoo[train]'`; a module with a data set or a task of one's own imports none of them.
 """
 
-import importlib as _importlib
+from zoo.discovery import lazily as _lazily
 
 _PUBLIC = {
     "Classifier": "heads.classifier",
@@ -25,11 +25,4 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'zoo.training' has no attribute {name!r}")
-    return getattr(_importlib.import_module(f"zoo.training.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazily("zoo.training", _PUBLIC)
