@@ -1,9 +1,11 @@
 """What every model of zoo has in common, whatever it takes."""
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import nn
@@ -77,7 +79,8 @@ class Model(DecayMarks):
         return [*inspect.signature(cls).parameters, *cls.shorthands]
 
     @classmethod
-    def argument_hints(cls) -> dict[str, Any]:
+    @functools.cache  # every creation asks three times
+    def argument_hints(cls) -> Mapping[str, Any]:
         """The annotation of each argument by its name, of shorthands too; None for a device and a dtype."""
         hints = hints_of(cls)
         known = {name: hints.get(name) for name in inspect.signature(cls).parameters}
@@ -85,7 +88,7 @@ class Model(DecayMarks):
             argument, option = place.split(".")
             block = block_at(cls, argument, slot_of(cls, argument, {}))
             known[name] = None if block is None else hints_of(block).get(option)
-        return known
+        return MappingProxyType(known)
 
     def get_classifier(self) -> nn.Module:
         """What makes the outputs of features: a linear map, a perceptron, a layer; an identity without classes."""
