@@ -1,8 +1,11 @@
 """What the tests share: the registry's names, seeded models, checkpoints in timm's layout."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,7 @@ register_with_timm(include_tests=True)  # what timm can do with a model is tried
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
-torch.set_num_threads(
-    1
-)  # the tests run in as many processes as there are cores; threads would only wait for each other
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores; threads would wait for each other
 sys.path.insert(0, str(ROOT))  # for `recipes` and `benchmarks`, which are not installed
 
 ALL_VARIANTS = zoo.list_models(include_tests=True)
@@ -78,6 +79,29 @@ def assert_fresh(name: str, page: str) -> None:
     """
     stored, fresh = entries((ROOT / name).read_text("utf-8")), entries(page)
     assert not [key for key, text in stored.items() if fresh.get(key) != text], f"{name} is old; run `make card`"
+
+
+def outside(folder: Path, package: str, files: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
+    """Writes a package that is none of zoo's and that an entry point names; gives what runs programs beside it.
+
+    A program runs in an interpreter of its own, in `folder`, and must not fail.
+    """
+    for name in {f"{package}/{file}" for file in ("__init__.py", *files)}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(files.get(name.partition("/")[2], "").lstrip(), "utf-8")
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[zoo]\nany = {package}\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+
+    def run(program: str, *flags: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, *flags, "-c", program]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
 
 
 def losses_of_twenty_steps(path: Path, folder: Path) -> list[float]:

@@ -1,15 +1,13 @@
 """Families as data: nothing changes them, one derives from another, and they are found wherever they stand."""
 
 import copy
-import os
 import pickle
-import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import outside
 
 import zoo
 from zoo.family import Counted, Family, Published, released
@@ -289,14 +287,6 @@ OUTSIDE = file(
 def test_a_package_from_outside_holds_a_family_of_known_blocks(tmp_path):
     """One file of less than 60 lines and an entry point: listed, known to timm, created, saved and opened by name."""
     assert OUTSIDE.count("\n") <= 60
-    package, info = tmp_path / "outer_models" / "nested", tmp_path / "outer-1.0.dist-info"
-    package.mkdir(parents=True)
-    info.mkdir()
-    for folder in (package, package.parent):
-        (folder / "__init__.py").write_text("")
-    (package / "outer.py").write_text(OUTSIDE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outer\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[zoo]\nouter = outer_models\n")
     code = """
 import timm, torch, zoo
 assert zoo.list_models("outer*") == ["outer_small", "outer_tiny"], zoo.list_models("outer*")
@@ -312,14 +302,8 @@ again = zoo.create_model("local-dir:saved").eval()
 assert torch.equal(model(x), again(x)) and again.num_features == 16
 print("outside")
 """
-    out = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:zoo", "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-    )
-    assert out.stdout.strip() == "outside", out.stderr
+    run = outside(tmp_path, "outer_models", {"nested/__init__.py": "", "nested/outer.py": OUTSIDE})
+    assert run(code, "-W", "error::UserWarning:zoo").stdout.strip() == "outside"
 
 
 # --- Layouts of keys --------------------------------------------------------------------------------------------------

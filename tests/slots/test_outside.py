@@ -1,9 +1,7 @@
 """A package from outside the tree, one file a part: each is known by its name to slots, models, pages and folders."""
 
-import subprocess
-import sys
-
 import pytest
+from conftest import outside
 
 PARTS = {
     "mixer": '''
@@ -196,22 +194,11 @@ KINDS = {
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs code beside a package that an entry point names; gives what was printed."""
+    """Runs code beside a package of some parts; gives what was printed."""
 
-    def run(code: str, parts: dict[str, str], *options: str) -> str:
-        package, info = tmp_path / "parts_of_mine", tmp_path / "parts_of_mine-1.0.dist-info"
-        package.mkdir()
-        info.mkdir()
-        (package / "__init__.py").write_text("")
-        for name, text in parts.items():
-            (package / f"{name}.py").write_text(text.lstrip())
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parts-of-mine\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[zoo]\nmine = parts_of_mine\n")
-        code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{code}"
-        command = [sys.executable, *options, "-c", code]
-        out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-        assert out.returncode == 0, out.stderr
-        return out.stdout.strip() + out.stderr
+    def run(code: str, parts: dict[str, str], *flags: str) -> str:
+        done = outside(tmp_path, "parts_of_mine", {f"{name}.py": text for name, text in parts.items()})(code, *flags)
+        return done.stdout.strip() + done.stderr
 
     return run
 

@@ -1,15 +1,12 @@
 """Data sets, tasks, heads and what mixers do in a training: one file each, from outside too."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import outside
 from torch import distributed, nn
 from trainings import kill_at
 
@@ -32,8 +29,7 @@ from zoo.training.runs.records import append_record, read_records
 # --- A package from outside -------------------------------------------------------------------------------------------
 
 PACKAGE = {
-    "strange/__init__.py": "",
-    "strange/stripes.py": '''\
+    "stripes.py": '''\
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -61,7 +57,7 @@ class Stripes(DataSet):
             splits[part] = TensorSplit(images, labels, num_classes=2)
         return splits
 ''',
-    "strange/margin.py": '''\
+    "margin.py": '''\
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,7 +84,7 @@ class Margin(Task):
         hinge = F.multi_margin_loss(outputs, targets, reduction="none")
         return {"hinge": hinge, "right": (outputs.argmax(-1) == targets).float()}
 ''',
-    "strange/gated.py": '''\
+    "gated.py": '''\
 import torch
 from torch import nn
 
@@ -121,7 +117,7 @@ class GatedMlp(nn.Module):
         assert phase == "freeze"
         self.frozen.fill_(1)
 ''',
-    "strange/mean_head.py": '''\
+    "mean_head.py": '''\
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -147,7 +143,7 @@ class TwiceHead(Head):
         features, aux = trunk.forward_features(x, return_aux=True, **given)
         return module(trunk.forward_head(features, pre_logits=True)), aux
 ''',
-    "strange/unfrozen.py": """\
+    "unfrozen.py": """\
 from dataclasses import dataclass
 
 from zoo.training.data.base import DataSet
@@ -160,7 +156,7 @@ class Unfrozen(DataSet):
     def load(self):
         return {}
 """,
-    "strange/taken.py": """\
+    "taken.py": """\
 from dataclasses import dataclass
 
 from zoo.training.data.base import DataSet
@@ -173,9 +169,8 @@ class Other(DataSet):
     def load(self):
         return {}
 """,
-    "strange-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n",
-    "strange-1.0.dist-info/entry_points.txt": "[zoo]\nany = strange\n",
-    "recipe.yaml": """\
+}
+RECIPE = """\
 task: {name: margin}
 model:
   name: mixer_test
@@ -187,28 +182,15 @@ train:
 optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
 schedule: {name: constant}
 expect: {metric: test/right, status: untested}
-""",
-}
+"""
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """Runs a program, in a process of its own that knows the package, in the folder of it."""
+    """Runs a program, in a process of its own that knows the package, in a folder with the recipe."""
     folder = tmp_path_factory.mktemp("outside")
-    for name, text in PACKAGE.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, "utf-8")
-    paths = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-
-    def run(program: str) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        return done
-
-    return run
+    (folder / "recipe.yaml").write_text(RECIPE, "utf-8")
+    return outside(folder, "strange", PACKAGE)
 
 
 def test_a_package_from_outside_is_trained_by_its_names(python):

@@ -1,5 +1,7 @@
 """Linear maps over channels and over tokens, each with its published initialisation."""
 
+import functools
+
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -56,11 +58,17 @@ def leave(weight: Tensor, bias: Tensor | None) -> None:
 
 def make_layer(cls: type[nn.Module], init: Init, *args, device, dtype, **kwargs) -> nn.Module:
     """A layer of torch's, filled by a scheme alone: torch's own initialisation is not drawn before."""
-    device = torch.get_default_device() if device is None else device
-    layer = nn.utils.skip_init(cls, *args, device=device, dtype=dtype, **kwargs)
+    layer = _undrawn(cls)(*args, device=device, dtype=dtype, **kwargs)
+    layer.__class__ = cls
     layer.init = init
     initialise(layer)
     return layer
+
+
+@functools.cache
+def _undrawn(cls: type[nn.Module]) -> type[nn.Module]:
+    """A class whose layers hold unwritten memory; `torch.nn.utils.skip_init` draws on meta, which takes longer."""
+    return type(cls.__name__, (cls,), {"reset_parameters": lambda self: None})
 
 
 def initialise(module: nn.Module) -> None:

@@ -45,14 +45,20 @@ def with_options_of(*sources: Callable, without: Sequence[str] = (), **defaults:
         own = inspect.signature(init).parameters
         taken = [p for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and name not in own]
         filled = {p.name: p.default for p in taken if p.default is not p.empty}
+        in_order = [p for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        needed = sum(p.default is p.empty for p in in_order)
+        by_name = signature.parameters.keys() - {p.name for p in in_order[:needed]}
+        required = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
 
         @functools.wraps(init)
         def with_options(*args, **options):
-            try:
-                signature.bind(*args, **options)
-            except TypeError as error:
-                owner = type(args[0]) if init.__name__ == "__init__" else init
-                raise TypeError(f"{owner.__name__}: {error}") from None
+            fits = needed <= len(args) <= len(in_order) and required <= options.keys() <= by_name
+            if not fits:  # or is given in another way than usual; to bind it takes longer
+                try:
+                    signature.bind(*args, **options)
+                except TypeError as error:
+                    owner = type(args[0]) if init.__name__ == "__init__" else init
+                    raise TypeError(f"{owner.__name__}: {error}") from None
             return init(*args, **(filled | options))
 
         hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
