@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from types import MappingProxyType
@@ -54,6 +55,9 @@ class Published:
     def __str__(self) -> str:
         figures = _figures(self)
         return f"{figures} ({self.source})" if figures and self.source else figures
+
+
+PLACES = r"hf-hub:[^/]+/[^/]+(/.+)?|https?://.+"
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,14 @@ class Family:
                 if not isinstance(figures, kind):
                     refused = f"its {name}[{shown(row)}] is a {type(figures).__name__}"
                     raise TypeError(f"{refused}; it must be a {kind.__name__}")
+        for row, figures in self.published.items():
+            place, size = figures.weights, figures.img_size
+            if place is not None and not re.fullmatch(PLACES, str(place)):
+                refused = f"its published[{shown(row)}] has weights={shown(place)}, which is no place of weights"
+                raise ValueError(f"{refused}; write hf-hub:owner/name, hf-hub:owner/name/file or a URL")
+            if size is not None and not (isinstance(size, int) and size > 0):
+                refused = f"its published[{shown(row)}] has img_size={shown(size)}, which is no side of images"
+                raise ValueError(f"{refused}; write a positive whole number, or None")
         for rule in self.rules:
             if not isinstance(rule, Rule):
                 raise TypeError(f"its rules hold a {type(rule).__name__}; make rules by rename, stack and drop")

@@ -184,6 +184,8 @@ def test_families_that_are_others_with_changes_have_their_model_and_rules():
             "no variant for 'tmp_test.v1'; did you mean 'temp_te",
         ),
         (dict(cfg=dict(mean=3)), TypeError, "its cfg: mean is 3"),
+        (dict(published={"temp_test.v1": Published(weights="hf-hub:foo")}), ValueError, "which is no place of weights"),
+        (dict(published={"temp_test.v1": Published(img_size="big")}), ValueError, "which is no side of images"),
     ],
     ids=str,
 )

@@ -72,6 +72,25 @@ def test_layers_that_select_report_it():
     assert aux["loss/selection"].item() == pytest.approx(0.5)
 
 
+class Doubled(torch.nn.Linear):
+    """A layer of a user's, which reports something."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+    def report(self):
+        return {"loss/weight": self.weight.square().sum()}
+
+
+def test_a_class_is_a_layer_and_a_class_of_functions_a_basis():
+    model = zoo.create_model("kan_test", layer=Doubled)
+    assert [type(layer) for layer in model.chain()] == [Doubled] * len(model.chain())
+    _, aux = model(torch.randn(2, 3), return_aux=True)
+    expected = torch.stack([layer.weight.square().sum() for layer in model.chain()]).mean()
+    assert torch.allclose(aux["loss/weight"], expected)
+    assert type(zoo.create_model("kan_test", layer=zoo.blocks.Fourier).head) is KANLinear
+
+
 def test_layers_of_different_kinds_and_their_options():
     model = zoo.create_model("kan_test", hidden=[6, 5], layer=["spline(grid_size=3, order=2)", "none", "fourier"])
     kinds = [type(module).__name__ for module in (*model.body, model.head)]

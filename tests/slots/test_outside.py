@@ -1,6 +1,9 @@
 """A package from outside the tree, one file a part: each is known by its name to slots, models, pages and folders."""
 
+import functools
+
 import pytest
+import torch
 from conftest import outside
 
 PARTS = {
@@ -221,6 +224,8 @@ def test_a_kind_that_is_not_declared_is_an_error():
     with pytest.raises(ValueError, match="'norm' is declared already, otherwise"):
         declare(Kind("norm", "something else"))
     assert declare(KINDS["norm"]) is KINDS["norm"]
+    with pytest.raises(TypeError, match="norm 'mine' is a partial, which has no name of its own; register a class"):
+        zoo.register_block("norm", "mine")(functools.partial(torch.nn.LayerNorm, eps=1e-3))
 
 
 def test_a_name_of_zoos_own_stays_zoos(run):

@@ -93,7 +93,8 @@ def offers(module: nn.Module | None, method: str) -> bool:
     """Whether a module has an optional method, and not a child of that name.
 
     Those of mixers are ``reparameterize`` and ``set_window_size``; any module may have ``reset_parameters``, which
-    draws its own parameters anew, and ``chain``, which lists the modules that it applies one after the other.
+    draws its own parameters anew, and ``chain``, which lists the modules that it applies one after the other; a
+    ``layer`` may have ``report``, which gives its auxiliary outputs beside its forward pass.
     """
     own = getattr(module, method, None)
     return callable(own) and not isinstance(own, nn.Module)

@@ -116,7 +116,7 @@ def reporters(model: nn.Module, key: str) -> list[nn.Module]:
 
 def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
     """Each of the tensors as its sum over all processes, in one exchange; as they are where there is but one."""
-    if not values or not (distributed.is_available() and distributed.is_initialized()):
+    if not values or not _several():
         return list(values)
     total = torch.cat([value.flatten() for value in values])
     distributed.all_reduce(total)
@@ -127,8 +127,12 @@ def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
 def mean_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
     """Each of the tensors as its mean over all processes, in one exchange; as they are where there is but one."""
     sums = sum_over_processes(values)
-    several = values and distributed.is_available() and distributed.is_initialized()
-    return [value / distributed.get_world_size() for value in sums] if several else sums
+    return [value / distributed.get_world_size() for value in sums] if _several() else sums
+
+
+def _several() -> bool:
+    """Whether there may be other processes."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def _asked(module: nn.Module, seen: set[nn.Module] | None = None) -> Iterator[nn.Module]:

@@ -1,15 +1,17 @@
 """Stack: layers from vectors to vectors, one behind the other; the skeleton of models for functions and tables."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
+from zoo.blocks.kan.bases.base import Basis
 from zoo.blocks.kan.linear import KANLinear
-from zoo.blocks.kan.select import SelectKANLinear
 from zoo.blocks.kernels.symbolic import is_symbol, settled
 from zoo.blocks.linear import Linear, is_bare, linear
-from zoo.checks import check_type, unboxed
+from zoo.blocks.mixer import offers
+from zoo.checks import callee, check_type, unboxed
 from zoo.checks.ranges import Channels, Classes, RateBelowOne, Widths
 from zoo.skeletons.inputs import check_vectors
 from zoo.skeletons.model import Model
@@ -87,7 +89,7 @@ class Stack(Model):
         bias = {} if self.config["bias"] is None else {"bias": self.config["bias"]}
         if slot.name == "none":
             return Linear(in_features, out_features, init="torch", **bias, **dd)
-        if slot.name in blocks_of("layer"):
+        if slot.name in blocks_of("layer") or (slot.name is None and not _is_basis(slot.factory)):
             return build_block("layer", slot, in_features, out_features, **bias, **dd)
         return KANLinear(in_features, out_features, slot, **bias, **dd)
 
@@ -126,7 +128,7 @@ class Stack(Model):
         return x
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, Aux]:
-        """The outputs, and on request what layers that select report: ``loss/selection`` and ``stat/selection``.
+        """The outputs, and on request what layers report: those that select ``loss/selection`` and ``stat/selection``.
 
         Raises:
             TypeError, ValueError: As `forward_features`.
@@ -138,4 +140,9 @@ class Stack(Model):
         x = linear(x, self.head)
         if not return_aux:
             return x
-        return x, mean_losses(merge_aux([m.gates.aux() for m in self.chain() if isinstance(m, SelectKANLinear)]))
+        return x, mean_losses(merge_aux([layer.report() for layer in self.chain() if offers(layer, "report")]))
+
+
+def _is_basis(factory: Callable[..., nn.Module]) -> bool:
+    cls = callee(factory)
+    return isinstance(cls, type) and issubclass(cls, Basis)

@@ -76,11 +76,17 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
     Raises:
         ValueError: The kind was not declared, or another class has the name already.
+        TypeError: It is no class and no function, but a partial, say.
     """
     if kind not in _KINDS:
         raise ValueError(f"kind {shown(kind)} is not one of {', '.join(_KINDS)}; zoo.slots.table.declare makes another")
 
     def add(cls: T) -> T:
+        if not hasattr(cls, "__qualname__"):
+            raise TypeError(
+                f"{kind} {shown(name)} is a {type(cls).__name__}, which has no name of its own; register a class or a "
+                "function, a subclass with other defaults for instance"
+            )
         known = _BLOCKS[kind].setdefault(name, cls)
         if known is not cls and _is_own(cls) and not _is_own(known):  # a package from outside was read before
             warnings.warn(

@@ -333,6 +333,19 @@ def test_the_page_of_keys_is_what_the_dataclasses_say():
     assert_fresh("docs/recipe.md", reference.page())
 
 
+def test_the_smallest_recipe_of_the_page_is_one_and_nothing_of_it_can_be_left_out(tmp_path):
+    path = tmp_path / "smallest.yaml"
+    path.write_text(reference.SMALLEST, "utf-8")
+    assert reference.SMALLEST in reference.page() and load_recipe(path).schedule.name == "cosine"
+    whole = yaml.safe_load(reference.SMALLEST)
+    for section, keys in whole.items():
+        for key in keys.keys() - {"kwargs"}:
+            less = {name: value for name, value in keys.items() if name != key}
+            path.write_text(yaml.safe_dump(whole | {section: less}), "utf-8")
+            with pytest.raises(RecipeError, match=key):
+                load_recipe(path)
+
+
 def test_the_page_says_of_every_key_what_it_means_and_of_every_number_its_range():
     for cls in DATACLASSES:
         for field in dataclasses.fields(cls):

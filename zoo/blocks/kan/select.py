@@ -289,6 +289,10 @@ class SelectKANLinear(Selectable, KANLinear):
             return super().forward(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    def report(self) -> Aux:
+        """``loss/selection`` and ``stat/selection``, see `Gates.aux`."""
+        return self.gates.aux()
+
 
 def names(bases: Sequence[SlotLike]) -> list[str]:
     """How the report names the spaces: their slots."""
@@ -329,4 +333,4 @@ class SelectKAN(TwoLayers):
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         if is_symbol(x):
             return as_leaf(self, x)
-        return super().forward(x), merge_aux([self.fc1.gates.aux(), self.fc2.gates.aux()])
+        return super().forward(x), merge_aux([self.fc1.report(), self.fc2.report()])

@@ -1,4 +1,4 @@
-"""Stems, from an image to a grid of vectors, and the tokens and position embeddings added to it."""
+"""A stem of patches: each is mapped to a vector."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.moe.routers.remap import Remap
-from zoo.blocks.moe.routers.sigmoid import Sigmoid
-from zoo.blocks.protocol import reporters, sum_over_processes
+from zoo.blocks.protocol import own, reporters, sum_over_processes
 
 
 @torch.no_grad()
@@ -27,6 +25,7 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
         rate: Step of the biases, instead of the routers' own.
 
     Example:
+        >>> from zoo.blocks.moe.routers.sigmoid import Sigmoid
         >>> router = Sigmoid(8, 3, 1, rate=0.5)
         >>> rebalance(router, {"stat/load": torch.tensor([0.5, 0.25, 0.25])})
         >>> router.bias
@@ -39,7 +38,7 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
         ValueError: The loads in `aux` are not those of the model's routers.
     """
     routers = reporters(model, "stat/load")
-    if not any(isinstance(_scoring(router), Sigmoid) for router in routers):
+    if not any(own(router, "balance") for router in routers):
         return
     loads = aux.get("stat/load", ())
     loads = (loads,) if isinstance(loads, Tensor) else loads
@@ -49,16 +48,6 @@ def rebalance(model: nn.Module, aux: Mapping[str, Tensor | tuple[Tensor, ...]], 
             f"aux has the loads of layers with {loaded} experts and the model has layers with {known}; give what "
             "model(x, return_aux=True) returned"
         )
-    pairs = [pair for pair in zip(routers, loads, strict=True) if isinstance(_scoring(pair[0]), Sigmoid)]
-    routers, loads = zip(*pairs, strict=True)
+    routers, loads = zip(*(pair for pair in zip(routers, loads, strict=True) if own(pair[0], "balance")), strict=True)
     for router, load in zip(routers, sum_over_processes(loads), strict=True):
-        while isinstance(router, Remap):  # some experts were removed or split
-            router, load = router.router, router.scored_load(load)
         router.balance(load, rate)
-
-
-def _scoring(router: nn.Module) -> nn.Module:
-    """The router that scores, where experts were removed or split since."""
-    while isinstance(router, Remap):
-        router = router.router
-    return router

@@ -104,9 +104,17 @@ class Remap(Tables):
         return self._after_step if own(self.router, "after_step") else None
 
     def _after_step(self, aux: Mapping[str, Tensor]) -> None:
-        self.router.after_step({**aux, "stat/load": self.scored_load(aux["stat/load"])})
+        self.router.after_step({**aux, "stat/load": self._scored_load(aux["stat/load"])})
 
-    def scored_load(self, load: Tensor) -> Tensor:
+    @property
+    def balance(self) -> Callable[[Tensor, float | None], None] | None:
+        """What moves the biases of the router inside, by the load of the experts here; None if it has none."""
+        return self._balance if own(self.router, "balance") else None
+
+    def _balance(self, load: Tensor, rate: float | None = None) -> None:
+        self.router.balance(self._scored_load(load), rate)
+
+    def _scored_load(self, load: Tensor) -> Tensor:
         """The load of the experts that the router inside knows, of the load of those that are here."""
         known = list(self.kept)
         for source in self.split:
