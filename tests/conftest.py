@@ -2,10 +2,11 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def seeded():
     torch.manual_seed(0)
     yield
     torch.set_grad_enabled(True)
+
+
+def sampled(names: Iterable[str], of_each_family: int) -> list:
+    """Parameters of a test: of each family's names so many, drawn by a fixed seed; the others are for slow tests."""
+    names = sorted(names)
+    by_family: dict[str, list[str]] = {}
+    for name in names:
+        by_family.setdefault(family_of(name.split(".")[0]).name, []).append(name)
+    chosen = set()
+    for family, members in by_family.items():
+        chosen |= set(random.Random(family).sample(members, min(of_each_family, len(members))))
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def randomised(model: torch.nn.Module, std: float = 0.05) -> torch.nn.Module:

@@ -8,7 +8,7 @@ import zoo
 
 TOKEN_MIXERS = zoo.list_blocks("token_mixer")
 CHANNEL_MIXERS = zoo.list_blocks("channel_mixer")
-PER_PAIR = 4  # channel mixers that a token mixer meets in a family; the others are left to the slow tests
+PER_PAIR = 2  # channel mixers that a token mixer meets in a family; the others are left to the slow tests
 
 
 def train_a_step(model: torch.nn.Module) -> None:
@@ -31,8 +31,8 @@ def check_round_trip(model: torch.nn.Module, folder) -> None:
     assert torch.equal(again(x), model(x))
 
 
-def check_pairs(name: str, token_mixer: str, channel_mixers: list[str], counted: str, folder) -> None:
-    """Each pair is built, trained, saved and loaded, and one of them counted, in a family."""
+def check_pairs(name: str, token_mixer: str, channel_mixers: list[str], counted: str | None, folder) -> None:
+    """Each pair is built, trained, saved and loaded in a family, and one of them counted."""
     for channel_mixer in channel_mixers:
         model = zoo.create_model(name, token_mixer=token_mixer, channel_mixer=channel_mixer)
         train_a_step(model)
@@ -51,7 +51,8 @@ def some_channel_mixers(name: str, token_mixer: str) -> list[str]:
 @pytest.mark.parametrize("name", TEST_VARIANTS)
 def test_cross_product(name, token_mixer, tmp_path):
     chosen = some_channel_mixers(name, token_mixer)
-    check_pairs(name, token_mixer, chosen, chosen[0], tmp_path)
+    counted = (TOKEN_MIXERS.index(token_mixer) + TEST_VARIANTS.index(name)) % 4 == 0
+    check_pairs(name, token_mixer, chosen, chosen[0] if counted else None, tmp_path)
 
 
 @pytest.mark.slow
