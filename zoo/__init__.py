@@ -18,6 +18,7 @@ _PUBLIC = {
     "register_block": "slots",
     "block_info": "tools.catalogue",
     "save_pretrained": "hub",
+    "count_costs": "costs",
     "count_flops": "costs",
     "upcycle": "tools.moe.upcycle",
     "prune_experts": "tools.moe.surgery",

@@ -1,40 +1,40 @@
 """Parameters and multiply-accumulates of a model, by module and by operator, without running it."""
 
 import re
-import warnings
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zoo.blocks.kernels import private
 from zoo.blocks.kernels.cost import while_counting
 from zoo.blocks.mixer import Part, trait
-from zoo.checks import check_type, printable, shown, unboxed
-from zoo.costs.report import FlopReport
-from zoo.costs.rules import NO_ARITHMETIC, RULES, Rule
+from zoo.checks import check_type, printable, shown
+from zoo.costs import dispatch, jit
+from zoo.costs.counts import Counts
+from zoo.costs.inputs import Call, Inputs, call_of
+from zoo.costs.report import CostReport, FlopReport
 from zoo.costs.twin import inner, twin_of
-from zoo.skeletons.image import ImageModel
+from zoo.costs.work import Work
 from zoo.storage.locks import Turns
-from zoo.weights.pretrained import SIZE
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # importing fvcore compiles two loss functions by the deprecated torch.jit.script
-    from fvcore.nn.jit_analysis import JitModelAnalysis
+# One thread follows a model at a time: fvcore changes the filters of warnings, which all share, and two at once would
+# put back each other's. Forward passes need not wait.
+_FOLLOWING = Turns()
 
-# One thread traces at a time: fvcore changes the filters of warnings, which all share, and two at once would put back
-# each other's. Forward passes need not wait.
-_TRACING = Turns()
-
-Inputs = Tensor | Sequence[Tensor] | None
+META = torch.device("meta")
+Engine = Literal["jit", "dispatch"] | None
+HIDDEN = {"lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "cdist"}  # products that torch.jit sees in one piece
 
 
 def count_flops(
-    model: nn.Module, input_size: Sequence[int] | None = None, *, inputs: Inputs = None, batch_size: int | None = None
+    model: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    inputs: Inputs = None,
+    batch_size: int | None = None,
+    engine: Engine = None,
 ) -> FlopReport:
     """Count parameters and multiply-accumulates (MACs) of a model in eval mode. FLOPs are twice the MACs.
 
@@ -47,8 +47,9 @@ def count_flops(
     know. Left out are what only moves or views data, arithmetic on single numbers such as sizes, and work that no
     output depends on.
 
-    The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is traced on
-    the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's device.
+    The model is neither run nor changed: a copy of its structure, with its hooks but without its weights, is followed
+    on the meta device. Only if that is not possible is the copy, which then shares the weights, run on the model's
+    device. For what backward passes and memory cost see `count_costs`.
 
     A module of which one token uses only a part, such as the experts of a mixture, says so in ``active_fraction``, the
     share of the parameters in it that one token uses; it is 1 if absent.
@@ -60,9 +61,12 @@ def count_flops(
         model: A module on any device, of any dtype, in any mode.
         input_size: Shape of one sample, ``(C, H, W)`` for an image; by default ``model.input_size``, or else
             ``model.pretrained_cfg["input_size"]``.
-        inputs: The tensors that the model is called with, instead of `input_size`.
+        inputs: What the model is called with, instead of `input_size`: a tensor, several in a list, or a mapping of its
+            arguments by name. They may be on meta; where values matter, zeros stand in then.
         batch_size: Number of samples traced, 1 by default; with `inputs` the number of samples in these, by default the
             size of the first dimension of the first. All totals are divided by it and rounded.
+        engine: ``jit`` traces by fvcore, ``dispatch`` watches each operator as it runs, which counts the same and also
+            work that no output depends on. By default the first, and the other where that cannot be.
 
     Example:
         >>> count_flops(nn.Linear(8, 4), (8,)).macs
@@ -70,79 +74,121 @@ def count_flops(
 
     Raises:
         ValueError: The input size is not known, or given twice, there is no sample, an active fraction is not in
-            (0, 1], or the model cannot be traced on this input.
+            (0, 1], or the model cannot be followed on this input.
         TypeError: The model is no module, a size is no sequence of whole numbers, or an input no tensor.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"count_flops takes a module, such as one of zoo.create_model, not {shown(model)}, a {type(model).__name__}"
-        )
-    model, batch_size = inner(model), unboxed(batch_size)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ValueError(f"batch_size is {shown(batch_size)}; it must be a number of samples, 1 or more")
-    if inputs is None:
-        shape = (batch_size or 1, *_input_size(model, input_size))
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        inputs = (_without_values(shape, next(floats, None)),)
-    elif input_size is not None:
-        raise ValueError("count_flops takes input_size or inputs, not both")
-    inputs = _tensors(inputs)
-    batch_size = batch_size or (inputs[0].shape[0] if inputs[0].dim() else 1)
-    if not batch_size:
-        raise ValueError("inputs hold a batch of no samples, and costs are those of one; give at least one")
+    model, call = _asked(model, "count_flops", input_size, inputs, batch_size)
+    check_type("engine", engine, Engine)
+    counts, twin = _first_that_works(model, call, engine)
+    return FlopReport(**_fields(counts, twin, call))
 
-    analysis, model = _analyse(model, inputs)
-    by_module = {name: round(macs / batch_size) for name, macs in analysis.by_module().items()}
-    uncounted: dict[str, int] = {}
-    for name, count in analysis.unsupported_ops().items():
-        uncounted[_short_name(name)] = uncounted.get(_short_name(name), 0) + count
-    params = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
-    return FlopReport(
-        params=params[""],
-        active_params=_active_params(model),
-        macs=by_module[""],
-        by_module=by_module,
-        params_by_module=params,
-        by_operator={name: round(macs / batch_size) for name, macs in analysis.by_operator().items() if macs},
-        uncounted=uncounted,
-        input_shapes=tuple(tuple(x.shape) for x in inputs),
-        batch_size=batch_size,
+
+def count_costs(
+    model: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    inputs: Inputs = None,
+    batch_size: int | None = None,
+    training: bool = True,
+) -> CostReport:
+    """Count all that a model costs: MACs forward and backward, other arithmetic, memory traffic, kept activations.
+
+    What `count_flops` says, and more, from running a copy of the model on meta under torch's dispatch mode, once in
+    eval mode without gradients and once in training mode with its backward pass:
+
+    - Backward: what autograd runs for the parameters that are trainable. Attention is taken as a fused kernel does it,
+      which computes the scores a second time: five products for two forward.
+    - Activations: the bytes that the forward pass in training keeps for the backward pass, each piece of memory once,
+      without parameters, buffers and inputs. Of activation checkpointing nothing is taken off: it is left out.
+    - Traffic: the bytes that each operator of the forward pass in eval mode reads and writes, as if it ran alone. What
+      a compiler fuses moves less. Weights are read once a batch, so that the traffic of a sample falls with the batch.
+    - Other arithmetic: see `zoo.costs.elementwise`.
+
+    Args:
+        model, input_size, inputs: As for `count_flops`.
+        batch_size: Likewise. A model that cannot be trained on one sample, as batch norms of single positions cannot,
+            is trained on two where neither this nor `inputs` is given. All figures are those of one sample.
+        training: Whether to run the second pass; without it there is neither backward nor activations.
+
+    Example:
+        >>> report = count_costs(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)), (8,))
+        >>> report.macs, report.backward_macs, report.activation_bytes
+        (192, 256, 128)
+
+    Raises:
+        ValueError: As `count_flops`; or the model cannot be run in training mode on this input.
+        TypeError: As `count_flops`.
+    """
+    model, call = _asked(model, "count_costs", input_size, inputs, batch_size)
+    check_type("training", training, bool)
+    run, twin = _attempts(model, call, [lambda twin, call: dispatch.run(twin, call.args, call.keywords)])
+    names = [name for name, _ in twin.named_modules()]
+    back: dict[str, dict] = dict(backward={}, backward_by_module={}, activations_by_module={})
+    unknown = run.forward.unknown
+    if training:
+        trained, samples = _trained(model, call, input_size if inputs is None and batch_size is None else ())
+        unknown = unknown + trained.forward.unknown + trained.backward.unknown
+        kept = trained.kept_by_module(names)
+        back = dict(
+            backward=_each(trained.backward.by_operator(), samples),
+            backward_by_module=_each(trained.backward.by_module(names), samples),
+            activations_by_module={name: round(size / samples) for name, size in kept.items()},
+        )
+    return CostReport(
+        **_fields(run.forward.counts(names), twin, call),
+        **back,
+        unknown=dict(unknown),
+        trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        forward=_each(run.forward.by_operator(), call.samples),
+        forward_by_module=_each(run.forward.by_module(names), call.samples),
     )
 
 
-def _input_size(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
-    """The size of one sample: what the caller asks for, or else what the model says of itself."""
-    config = trait(model, "pretrained_cfg", Part) or {}
-    if isinstance(input_size, Tensor):
-        raise TypeError(f"input_size is a tensor of shape {tuple(input_size.shape)}; give a tensor as inputs=")
-    input_size = input_size.tolist() if isinstance(input_size, np.ndarray) else unboxed(input_size)
-    if input_size is not None:
-        check_type("input_size", input_size, SIZE)
-    size = next((s for s in (input_size, trait(model, "input_size", Part), config.get("input_size")) if s), None)
-    if size is None:
-        raise ValueError(f"{type(model).__name__} does not tell its input size; give input_size=(C, H, W) or inputs=")
-    if input_size and isinstance(model, ImageModel) and (len(input_size) != 3 or input_size[0] != model.in_chans):
-        raise ValueError(
-            f"input_size is {shown(input_size)}; it must be that of one image, ({model.in_chans}, height, width), and "
-            "the number of images is batch_size="
-        )
-    return tuple(size)
+def _trained(model: nn.Module, call: Call, size: Sequence[int] | None) -> tuple[dispatch.Run, int]:
+    """A training step, and of how many samples: those of the call, or two of a size, since norms may need them.
 
-
-def _without_values(shape: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+    Args:
+        size: That of a sample, None for the model's own; empty where the number of samples is not ours to choose.
+    """
+    step = lambda twin, call: dispatch.run(twin, call.args, call.keywords, backward=True)
     try:
-        return torch.empty(shape, dtype=dtype, device="meta")
-    except RuntimeError:  # what torch says of more bytes than it counts
-        raise ValueError(f"an input of shape {shown(shape)} is larger than any memory; give smaller sizes") from None
+        return _attempts(model, call, [step], training=True)[0], call.samples
+    except ValueError:
+        if size == ():
+            raise
+        return _attempts(model, call_of(model, size, None, 2), [step], training=True)[0], 2
 
 
-def _tensors(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-    if not isinstance(inputs, Sequence) or not all(isinstance(x, Tensor) for x in inputs):
-        raise TypeError(f"inputs is {shown(inputs)}; it must be a tensor, or a list of those that the model takes")
-    if not inputs:
-        raise ValueError("inputs is empty; give the tensors that the model is called with")
-    return tuple(inputs)
+def _asked(model: nn.Module, function: str, input_size, inputs: Inputs, batch_size) -> tuple[nn.Module, Call]:
+    """The model without what stands around it, and what it is called with."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function} takes a module, such as one of zoo.create_model, not {shown(model)}, a {type(model).__name__}"
+        )
+    model = inner(model)
+    return model, call_of(model, input_size, inputs, batch_size)
+
+
+def _fields(counts: Counts, twin: nn.Module, call: Call) -> dict[str, Any]:
+    """What every report says, of a copy of the model: parameters, and the counts of one sample."""
+    params = {name: sum(p.numel() for p in module.parameters()) for name, module in twin.named_modules()}
+    each = lambda counter: {name: round(macs / call.samples) for name, macs in counter.items()}
+    return dict(
+        params=params[""],
+        active_params=_active_params(twin),
+        params_by_module=params,
+        macs=each(counts.by_module)[""],
+        by_module=each(counts.by_module),
+        by_operator=each(counts.by_operator),
+        uncounted=dict(counts.uncounted),
+        input_shapes=call.shapes,
+        batch_size=call.samples,
+    )
+
+
+def _each(work: Mapping[str, Work], samples: int) -> dict[str, Work]:
+    """That of one sample."""
+    return {name: of_all / samples for name, of_all in work.items()}
 
 
 def _active_params(model: nn.Module) -> int:
@@ -159,70 +205,43 @@ def _active_params(model: nn.Module) -> int:
     return round(sum(p.numel() * fraction for p, fraction in active.items()))
 
 
-def _short_name(name: str) -> str:
-    """torch's own operators without namespace, and `relu_` as `relu`; others as they are."""
-    return name[6:].strip("_") if name.startswith("aten::") else name
+# --- Engines ----------------------------------------------------------------------------------------------------------
 
 
-class _MacAnalysis(JitModelAnalysis):
-    """fvcore's analysis of a traced model, with zoo's rules and zoo's list of what does no arithmetic."""
+def _first_that_works(model: nn.Module, call: Call, engine: Engine) -> tuple[Counts, nn.Module]:
+    """What a forward pass costs by an engine, and the copy of the model that it followed."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
-        super().__init__(model, inputs)
-        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        self.set_op_handle(**{name: partial(_counted, name, rule) for name, rule in RULES.items()})
+    def follow(twin: nn.Module, call: Call, engine: str) -> Counts:
+        if engine == "jit":
+            return jit.trace(twin, call)
+        run = dispatch.run(twin, call.args, call.keywords)
+        return run.forward.counts([name for name, _ in twin.named_modules()])
 
-    def _should_ignore_node(self, node) -> bool:
-        # fvcore's own list has relu, clamp, max and others that compute.
-        if node.kind() in NO_ARITHMETIC:
-            return node.kind() != "prim::Constant" or _is_scalar(next(node.outputs()))
-        return node.kind().startswith("aten::") and all(map(_is_scalar, (*node.inputs(), *node.outputs())))
-
-
-def _counted(name: str, rule: Rule, inputs: list, outputs: list) -> Counter:
-    return Counter({_short_name(name): rule([_value(v) for v in inputs], [_value(v) for v in outputs])})
+    engines = [engine] if engine else ["jit", "dispatch"]
+    counts, twin = _attempts(model, call, [(partial(follow, engine=name)) for name in engines])
+    if engine is None and HIDDEN & counts.uncounted.keys():
+        counts, twin = _attempts(model, call, [partial(follow, engine="dispatch")])
+    return counts, twin
 
 
-def _value(value):
-    """A value of the traced graph as a rule sees it (see `zoo.costs.rules`)."""
-    if value.isCompleteTensor():
-        return torch.Size(value.type().sizes())
-    if value.node().kind() in ("prim::ListConstruct", "prim::TupleConstruct"):
-        return [_value(v) for v in value.node().inputs()]
-    return value.toIValue()
-
-
-def _is_scalar(value) -> bool:
-    kind = value.type().kind()
-    return value.type().sizes() == [] if kind == "TensorType" else kind != "ListType"
-
-
-def _analyse(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[_MacAnalysis, nn.Module]:
-    """The analysis, and the copy of the model that it is of."""
+def _attempts(model: nn.Module, call: Call, ways: Sequence[Callable], training: bool = False) -> tuple[Any, nn.Module]:
+    """The first of several ways to follow a model that succeeds: on meta, and where none does, on its own device."""
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     by_value = any(trait(module, "cost_by_value", Part) for module in model.modules())
-    for device in [home] if by_value else dict.fromkeys((torch.device("meta"), home)):
-        try:
-            return _trace(model, inputs, device)
-        except Exception as failure:
-            error = failure
-    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    reason = re.sub(r"\btensor\((\d+)\)", r"\1", str(error))  # the tracer's sizes are tensors
+    failure = None
+    for device in [home] if by_value else dict.fromkeys((META, home)):
+        for way in ways:
+            # Not in inference mode: a convolution is made up of other calls there, of which nothing is seen.
+            with torch.inference_mode(False), while_counting(), _FOLLOWING.mine():
+                try:
+                    twin = twin_of(model, device == META, training)
+                    return way(twin, call.on(device)), twin
+                except Exception as error:
+                    failure = failure or error
+    reason = re.sub(r"\btensor\((\d+)\)", r"\1", str(failure))  # the tracer's sizes are tensors
     raise ValueError(
-        f"{type(model).__name__} cannot be traced on input of shape {printable(shapes)} "
-        f"({type(error).__name__}: {printable(reason)}); "
+        f"{type(model).__name__} cannot be traced on input of shape {printable(', '.join(map(str, call.shapes)))} "
+        f"({type(failure).__name__}: {printable(reason)}); "
         "give input_size= or inputs= that its forward takes, and leave out TorchScript, reentrant checkpointing and "
         "functions outside of modules that torch.compile has compiled"
-    ) from error
-
-
-def _trace(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[_MacAnalysis, nn.Module]:
-    on_meta = device.type == "meta"
-    # Not in inference mode: a convolution is made up of other calls there, of which the tracer records none.
-    with torch.inference_mode(False), torch.no_grad(), while_counting(), _TRACING.mine():
-        inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True) for x in inputs)
-        twin = twin_of(model, on_meta)
-        analysis = _MacAnalysis(twin, inputs)
-        with private.MetaConvolutions() if on_meta and private.MetaConvolutions else nullcontext():
-            analysis.total()
-    return analysis, twin
+    ) from failure

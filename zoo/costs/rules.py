@@ -62,6 +62,12 @@ _MOVEMENT = """
     scatter scatter_ select_scatter slice_scatter index_copy index_copy_ index_fill index_fill_
     masked_fill masked_fill_ masked_scatter masked_scatter_ where
     dropout dropout_ feature_dropout alpha_dropout
+    _unsafe_view _reshape_alias _conj _neg_view resolve_conj resolve_neg lift _to_copy slice_backward select_backward
+    unfold_backward unsafe_chunk narrow_copy view_copy permute_copy clone_ set_ resize_ resize_as_ new_empty_strided
+    empty_permuted promote_types item _local_scalar_dense is_nonzero equal diagonal_scatter as_strided_scatter
+    slice_copy select_copy _unsafe_index _unsafe_masked_index take_ put_ index_copy_ embedding_renorm_ im2col_backward
+    constant_pad_nd_ reflection_pad2d_backward replication_pad2d_backward upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
 """  # the dropouts do nothing in eval mode, in which a model is counted
 
 # Views, copies, casts, constants and questions about shapes. Nothing that adds, multiplies or compares belongs here:
@@ -92,7 +98,10 @@ def _matmul(inputs: list, outputs: list) -> int:
     return outputs[0].numel() * inputs[0][-1]
 
 
-@register_flop_rule("aten::addmm", "aten::addmm_", "aten::baddbmm", "aten::baddbmm_", "aten::addmv", "aten::addmv_")
+@register_flop_rule(
+    *("aten::addmm", "aten::addmm_", "aten::baddbmm", "aten::baddbmm_", "aten::addmv", "aten::addmv_"),
+    "aten::_addmm_activation",
+)
 def _add_matmul(inputs: list, outputs: list) -> int:
     return _matmul(inputs[1:], outputs)
 
@@ -128,23 +137,63 @@ def _convolution(inputs: list, outputs: list) -> int:
     return (x if transposed else outputs[0]).numel() * weight[1:].numel()
 
 
-@register_flop_rule(
+@register_flop_rule("aten::convolution")
+def _convolution_as_it_runs(inputs: list, outputs: list) -> int:
+    return _convolution(inputs, outputs)
+
+
+@register_flop_rule("aten::convolution_backward")
+def _convolution_backward(inputs: list, outputs: list) -> int:
+    grad, x, weight = inputs[:3]
+    transposed, wanted = inputs[7], inputs[10]
+    return (x if transposed else grad).numel() * weight[1:].numel() * sum(wanted[:2])
+
+
+_KERNELS = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+ATTENTION = (
     "aten::scaled_dot_product_attention",
     "aten::_scaled_dot_product_attention_math",
-    "aten::_scaled_dot_product_flash_attention",
-    "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_efficient_attention",
-    "aten::_scaled_dot_product_cudnn_attention",
+    *(f"aten::_scaled_dot_product_{kernel}" for kernel in _KERNELS),
 )
+ATTENTION_BACKWARD = (
+    "aten::scaled_dot_product_attention_backward",
+    *(f"aten::_scaled_dot_product_{kernel}_backward" for kernel in _KERNELS),
+)
+
+
+@register_flop_rule(*ATTENTION)
 def _attention(inputs: list, outputs: list) -> int:
     query, key, value = inputs[:3]
     return outputs[0][:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+@register_flop_rule(*ATTENTION_BACKWARD)
+def _attention_backward(inputs: list, outputs: list) -> int:
+    # The scores are computed again, and each of the two products has two products for its gradients.
+    grad, query, key, value = inputs[:4]
+    return grad[:-1].numel() * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
+@register_flop_rule("zoo::grouped_linear")
+def _grouped_linear(inputs: list, outputs: list) -> int:
+    return inputs[0].numel() * inputs[1][-2]
+
+
+@register_flop_rule("zoo::grouped_linear_backward")
+def _grouped_linear_backward(inputs: list, outputs: list) -> int:
+    return 2 * inputs[0].numel() * inputs[2][-1]
 
 
 @register_flop_rule("zoo::evaluation")  # what modules trace for functions evaluated element by element
 def _evaluation(inputs: list, outputs: list) -> int:
     x, _, macs = inputs
     return x.numel() * macs
+
+
+@register_flop_rule("zoo::evaluation_backward")  # the derivatives, and the gradient of each output times its own
+def _evaluation_backward(inputs: list, outputs: list) -> int:
+    grad, x, macs = inputs
+    return x.numel() * macs + grad.numel()
 
 
 @register_flop_rule("aten::einsum")
@@ -202,3 +251,18 @@ def _fft_rule(kind: str, rank: str) -> Rule:
 for _kind in _FFTS:
     for _rank in ("", "2", "n"):
         register_flop_rule(f"aten::fft_{_kind}{_rank}")(_fft_rule(_kind, _rank))
+
+
+def _fft_as_it_runs(kind: str) -> Rule:
+    def rule(inputs: list, outputs: list) -> int:
+        whole = outputs[0] if kind == "c2r" else inputs[0]  # the side on which no half is left out
+        points = math.prod(whole[d] for d in inputs[1])
+        work = 2.5 if kind == "c2c" else 1.25
+        return round(whole.numel() * work * math.log2(points)) if points else 0
+
+    rule.__qualname__ = f"_fft_{kind}"
+    return rule
+
+
+for _kind in ("c2c", "r2c", "c2r"):
+    register_flop_rule(f"aten::_fft_{_kind}")(_fft_as_it_runs(_kind))

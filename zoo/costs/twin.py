@@ -13,8 +13,10 @@ from zoo.blocks.kernels import private
 from zoo.blocks.mixer import offers
 
 
-def twin_of(model: nn.Module, on_meta: bool) -> nn.Module:
+def twin_of(model: nn.Module, on_meta: bool, training: bool = False) -> nn.Module:
     """A copy of the structure in eval mode, whose tensors are empty on meta, or else share or copy the originals.
+
+    For training it is in training mode, and its parameters have gradients if those of the original do.
 
     Of what wraps a module the copy has the module alone, and of a compiled method the method.
     """
@@ -26,11 +28,12 @@ def twin_of(model: nn.Module, on_meta: bool) -> nn.Module:
                 twin = torch.empty_like(tensor, device="meta", requires_grad=False)
             else:
                 twin = tensor.detach() if is_parameter else tensor.detach().clone()
-            memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if is_parameter else twin
+            needs_grad = training and tensor.requires_grad
+            memo[id(tensor)] = nn.Parameter(twin, requires_grad=needs_grad) if is_parameter else twin
     for module in _inner_first(model, {}):
         if (core := inner(module)) is not module:
             memo[id(module)] = copy.deepcopy(core, memo)
-    twin = copy.deepcopy(model, memo).eval()
+    twin = copy.deepcopy(model, memo).train(training)
     for module in twin.modules():
         _uncompile(module, memo)
         _unfuse(module)

@@ -44,3 +44,26 @@ def evaluation(x: Tensor, outputs: int, macs: int) -> Tensor:
 @evaluation.register_fake
 def _(x: Tensor, outputs: int, macs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs, x.shape[-1])
+
+
+@torch.library.custom_op("zoo::evaluation_backward", mutates_args=())
+def evaluation_backward(grad: Tensor, x: Tensor, macs: int) -> Tensor:
+    """Stands for the gradient with respect to the numbers: the derivatives, which cost what the values do."""
+    return torch.zeros_like(x)
+
+
+@evaluation_backward.register_fake
+def _(grad: Tensor, x: Tensor, macs: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx, inputs: tuple, output: Tensor) -> None:
+    x, _, ctx.macs = inputs
+    ctx.save_for_backward(x)
+
+
+def _pull_back(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    return evaluation_backward(grad, *ctx.saved_tensors, ctx.macs), None, None
+
+
+evaluation.register_autograd(_pull_back, setup_context=_save)

@@ -12,7 +12,7 @@ data and call nothing.
 """
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -207,6 +207,19 @@ else:
             if func is _CONVOLUTION.default:
                 return convolution(*args[:9])
             return func(*args, **(kwargs or {}))
+
+
+SCHEMA = "_schema"  # where an operator that a dispatch mode sees keeps the names and defaults of its arguments
+
+
+def in_order(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments of a call in the order of the operator's schema, with its defaults; as they came without one."""
+    schema = getattr(operator, SCHEMA, None)
+    if schema is None:
+        return [*args, *kwargs.values()]
+    rest = schema.arguments[len(args) :]
+    default = lambda a: a.default_value if a.has_default_value() else None
+    return [*args, *(kwargs[a.name] if a.name in kwargs else default(a) for a in rest)]
 
 
 # --- What stands around modules ---------------------------------------------------------------------------------------
