@@ -10,7 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
 PLOT = ["matplotlib>=3.8"]
-DEV = TRAIN + PLOT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6"]
+DEV = TRAIN + PLOT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
 
 setup(
     name="zoo",

@@ -85,3 +85,50 @@ def test_torchvisions(name):
     check(
         torchvision.models.get_model(name, weights=None).eval().to("meta"), x=torch.empty(2, 3, 224, 224, device="meta")
     )
+
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+SMALL = dict(hidden_size=32, num_hidden_layers=2, vocab_size=99)
+HEADS = dict(**SMALL, intermediate_size=64, num_attention_heads=4)
+LATENT = dict(kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8)
+GROUPS = dict(n_routed_experts=8, n_group=2, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=16)
+TRANSFORMERS = {
+    "Bert": HEADS,
+    "Mixtral": dict(**HEADS, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2),
+    "Mamba": dict(**SMALL, state_size=8),
+    "DeepseekV3": dict(**HEADS, **LATENT, **GROUPS, num_key_value_heads=4, first_k_dense_replace=1),
+}
+
+
+def formula(name: str, tokens: int) -> int:
+    """MACs of a sequence by hand: maps, experts that are chosen and shared, both products of attention."""
+    dim, hidden, scores = 32, 64, 2 * tokens * tokens
+    if name == "Bert":
+        return 2 * (tokens * (4 * dim * dim + 2 * dim * hidden) + scores * dim) + dim * dim  # and the pooler
+    if name == "Mixtral":
+        maps = 2 * dim * dim + 2 * dim * 16 + 4 * dim
+        return 2 * (tokens * (maps + 2 * 3 * dim * hidden) + scores * dim)
+    queries, keys = dim * 8 + 8 * 4 * 12, dim * (8 + 4) + 8 * 4 * (8 + 8)
+    maps = queries + keys + 4 * 8 * dim
+    attention = tokens * maps + tokens * tokens * 4 * (12 + 8)
+    return 2 * attention + tokens * (3 * dim * hidden + 8 * dim + (2 + 1) * 3 * dim * 16)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers(name):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(**TRANSFORMERS[name])
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    ids = torch.randint(0, 99, (2, 16))
+    report = count_costs(model, inputs={"input_ids": ids})
+    assert report.macs == zoo.count_flops(model, inputs=ids).macs and not report.unknown
+    if name != "Mamba":
+        assert report.macs == formula(name, 16)
+    theirs = torchs(model, {"input_ids": ids})
+    ours = report.forward
+    products = sum(ours[n].macs for n in ("mm", "bmm", "addmm", "convolution") if n in ours)
+    assert (
+        products
+        == sum(n for o, n in theirs.items() if o in ("aten.mm", "aten.bmm", "aten.addmm", "aten.convolution")) / 2
+    )
