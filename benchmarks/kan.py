@@ -22,15 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from memory import peak_bytes
 from timing import forward_of, medians, step_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
+from zoo.bench.memory import peak_bytes
 from zoo.blocks.kan.linear import KANLinear
 
 HERE = Path(__file__).resolve().parent
+CPU = torch.device("cpu")
 PARTS = ("layers", "memory", "rational", "training")
 
 
@@ -163,11 +164,12 @@ def bench_memory(rounds: int, rows: int = 1024, width: int = 256) -> None:
     for name in names:
         parameters = [p for p in layers[name].parameters() if p.requires_grad]
         grad_of = lambda y, parameters=parameters: torch.autograd.grad(y.sum(), parameters, allow_unused=True)
-        peaks[name] = peak_bytes(lambda name=name, grad_of=grad_of: grad_of(layers[name](x.clone().requires_grad_())))
+        step = lambda name=name, grad_of=grad_of: grad_of(layers[name](x.clone().requires_grad_()))
+        peaks[name] = peak_bytes(step, CPU)
     for name, peak in peaks.items():
         print(f"| {name} | {peak / 1e6:.0f} | {peaks['zoo spline'] / peak:.2f} |")
     layer, x = KANLinear(512, 512), torch.rand(65536, 512) * 2 - 1
-    peak = peak_bytes(lambda: layer(x))
+    peak = peak_bytes(lambda: layer(x), CPU)
     print(f"\nOne forward pass of 65,536 rows, 512 -> 512, kept for a backward pass: {peak / 1e9:.2f} GB.")
 
 

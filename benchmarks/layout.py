@@ -20,7 +20,7 @@ PACKAGE = ROOT / "zoo"
 # for, stands above them all.
 ROOMS = (
     "zoo",
-    *("training", "tools", "costs", "timm_bridge", "create", "hub", "build", "registry", "models", "family"),
+    *("training", "tools", "bench", "costs", "timm_bridge", "create", "hub", "build", "registry", "models", "family"),
     *("skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
 )
 

@@ -6,31 +6,15 @@ is the same on every run, and counts no libraries and no pages that the allocato
 """
 
 import argparse
-import itertools
-import json
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
 from torch.nn import functional as F
 
 import zoo
+from zoo.bench.memory import peak_bytes
 
 MODELS = ("swin_tiny_patch4_window7_224",)
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Bytes at the peak of a call, beyond those before it."""
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text("utf-8"))["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
-    return max(itertools.accumulate(change for _, change in changes))
 
 
 def peak_of_a_step(model: torch.nn.Module, batch: int) -> int:
@@ -38,7 +22,7 @@ def peak_of_a_step(model: torch.nn.Module, batch: int) -> int:
     model.train()
     x = torch.randn(batch, *model.pretrained_cfg["input_size"])
     target = torch.randint(0, model.num_classes, (batch,))
-    peak = peak_bytes(lambda: F.cross_entropy(model(x), target).backward())
+    peak = peak_bytes(lambda: F.cross_entropy(model(x), target).backward(), torch.device("cpu"))
     model.zero_grad()
     return peak
 

@@ -7,29 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zoo.bench.timing import take_turns
+
 Calls = dict[str, Callable[[], object]]
 
 
 def rounds_of(calls: Calls, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each call in each round, after two rounds that do not count.
+    """Seconds of each call in each round of turns, see `zoo.bench.timing.take_turns`.
 
-    The calls take turns, and each round begins with another one: what comes after a call that frees much memory pays
-    for having it mapped again, so it must not always be the same. With one thread the clock counts processor time,
-    otherwise wall time; a GPU is waited for.
+    With one thread on a CPU the clock counts processor time, which other work on the machine leaves alone.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 and device == "cpu" else time.perf_counter
-    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 2):
-        turn = number % len(calls)
-        for name, call in [*calls.items()][turn:] + [*calls.items()][:turn]:
-            wait()
-            start = clock()
-            call()
-            wait()
-            if number > 1:
-                times[name].append(clock() - start)
-    return times
+    alone = torch.get_num_threads() == 1 and device == "cpu"
+    clock = time.process_time if alone else time.perf_counter
+    return {name: list(times) for name, times in take_turns(calls, rounds, torch.device(device), clock).items()}
 
 
 def medians(calls: Calls, rounds: int) -> dict[str, float]:

@@ -209,6 +209,10 @@ else:
             return func(*args, **(kwargs or {}))
 
 
+# Documented as AOTInductor's way, under a private module; `zoo.bench` leaves that way out without them.
+aoti_compile = _of_torch("torch._inductor.aoti_compile_and_package")
+aoti_load = _of_torch("torch._inductor.aoti_load_package")
+
 SCHEMA = "_schema"  # where an operator that a dispatch mode sees keeps the names and defaults of its arguments
 
 

@@ -1,0 +1,186 @@
+"""Speed of models, side by side in one process: latency, throughput, memory, and the share of the machine's ceiling."""
+
+import copy
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.bench.ceiling import matmul_ceiling
+from zoo.bench.memory import peak_bytes
+from zoo.bench.place import DTYPES, device_of, input_size_of, with_threads
+from zoo.bench.report import Contender, SpeedReport, Timing
+from zoo.bench.timing import take_turns
+from zoo.bench.ways import WAYS, Call, Precision, Unavailable
+from zoo.checks import Interval, check_type, printable, shown, unknown
+from zoo.costs import count_costs, count_flops
+from zoo.create import create_model
+
+Candidates = str | Sequence[str] | Mapping[str, nn.Module]
+LEARNABLE = ("eager", "compile")  # the ways that have a backward pass
+
+
+def compare(
+    candidates: Candidates,
+    *,
+    ways: Sequence[str] = ("eager",),
+    precisions: Sequence[Precision] = ("fp32",),
+    batch_sizes: Sequence[Annotated[int, Interval(1, 2**20)]] = (1,),
+    training: bool = False,
+    memory: bool = False,
+    device: str = "cpu",
+    threads: Annotated[int, Interval(1, 2**12)] | None = None,
+    rounds: Annotated[int, Interval(1, 10**6)] = 15,
+) -> SpeedReport:
+    """Time models, each in several ways, in turns: noise of the machine hits all alike, so that ratios are honest.
+
+    For each batch size all contenders are built first, warmed up, and then called one after the other in every round.
+    A contender that cannot be built here is named in the report with the reason. What each computes is compared with
+    the same model in eager mode and fp32: the report has the difference.
+
+    Args:
+        candidates: Names of zoo's models, ``timm:<name>`` for timm's own; or modules by names of your own, which say
+            their ``input_size`` or have a ``pretrained_cfg``.
+        ways: Names of `zoo.bench.WAYS`.
+        precisions: Of ``fp32``, ``bf16``, ``int8``.
+        batch_sizes: Numbers of samples.
+        training: Time a training step (forward, cross entropy or mean square, backward) and not a forward pass.
+        memory: Measure the peak memory of the contenders that run in PyTorch, too.
+        device: ``cpu`` or ``cuda``, with an index or without.
+        threads: Number of threads on the CPU, for every way; by default torch's own.
+        rounds: Number of rounds that count.
+
+    Example:
+        >>> report = compare(["mixer_test", "vit_test"], rounds=3)
+        >>> [row.contender.candidate for row in report.rows]
+        ['mixer_test', 'vit_test']
+        >>> report.ratio(report.rows[1]).median > 0
+        True
+
+    Raises:
+        ValueError: A name, a way, a precision or a device is unknown, or nothing could be built.
+        TypeError: A candidate is no module.
+    """
+    for name, value in (("batch_sizes", batch_sizes), ("rounds", rounds), ("threads", threads)):
+        check_type(name, value, compare.__annotations__[name])
+    check_type("precisions", precisions, Sequence[Precision])
+    for one in ways:
+        if one not in WAYS:
+            raise ValueError(unknown(f"way {shown(one)}", one, WAYS, "ways"))
+    place, models = device_of(device), _models(candidates)
+    rows, skipped = [], {}
+    with with_threads(threads) as number:
+        ceilings = {
+            dtype: matmul_ceiling(dtype, place)
+            for dtype in dict.fromkeys(DTYPES[precision] for precision in precisions)
+        }
+        for batch_size in batch_sizes:
+            calls, facts = {}, {}
+            for contender, build in _contenders(models, ways, precisions, batch_size, training, place, number):
+                try:
+                    calls[contender], facts[contender] = build()
+                except Exception as error:  # whatever a compiler or a runtime may raise
+                    first = (str(error).splitlines() or [""])[0]
+                    reason = first if isinstance(error, Unavailable) else f"{type(error).__name__}: {first}"
+                    skipped[contender] = printable(reason, 200)
+            keys = {str(i): contender for i, contender in enumerate(calls)}
+            times = (
+                take_turns({key: calls[contender] for key, contender in keys.items()}, rounds, place) if keys else {}
+            )
+            for key, contender in keys.items():
+                peak = None
+                if memory and contender.way in LEARNABLE:
+                    peak = peak_bytes(calls[contender], place)
+                rows.append(
+                    Timing(contender, times[key], *facts[contender], ceilings[DTYPES[contender.precision]], peak)
+                )
+    if not rows:
+        raise ValueError("nothing could be built: " + "; ".join(f"{c}: {why}" for c, why in skipped.items()))
+    return SpeedReport(tuple(rows), skipped, _conditions(place, number, rounds, training))
+
+
+def _contenders(
+    models: Mapping[str, nn.Module],
+    ways: Sequence[str],
+    precisions: Sequence[Precision],
+    batch_size: int,
+    training: bool,
+    device: torch.device,
+    threads: int,
+) -> Iterator[tuple[Contender, Callable[[], tuple[Call, tuple[int, float]]]]]:
+    """Every contender of a batch size, and what builds its call, its MACs a batch and its difference."""
+    for candidate, model in models.items():
+        size = input_size_of(candidate, model)
+        x = torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0)).to(device)
+        model = model.to(device)
+        for way in ways:
+            for precision in precisions:
+                contender = Contender(candidate, way, precision, batch_size)
+                build = _step if training else _forward
+                yield contender, lambda a=(model, x, way, precision, threads), build=build: build(*a)
+
+
+def _forward(
+    model: nn.Module, x: Tensor, way: str, precision: Precision, threads: int
+) -> tuple[Call, tuple[int, float]]:
+    model = model.eval()
+    with torch.inference_mode():
+        expected = model(x).float()
+    torch.compiler.reset()  # or sizes that models before this one had would count as variable
+    call = WAYS[way](model, x, precision, threads)
+    found = call().float().to(expected.device)
+    error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+    return call, (count_flops(model, inputs=x).macs * len(x), error)
+
+
+def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: int) -> tuple[Call, tuple[int, float]]:
+    if way not in LEARNABLE:
+        raise Unavailable(f"{way} has no backward pass")
+    if precision == "int8":
+        raise Unavailable("int8 has no backward pass")
+    costs = count_costs(model, inputs=x)
+    model = copy.deepcopy(model).train().to(DTYPES[precision])
+    x = x.to(DTYPES[precision])
+    torch.compiler.reset()
+    forward = torch.compile(model, fullgraph=True) if way == "compile" else model
+
+    def call() -> Tensor:
+        y = forward(x)
+        loss = F.cross_entropy(y, y.new_zeros(len(y), dtype=torch.long)) if y.dim() == 2 else y.square().mean()
+        loss.backward()
+        model.zero_grad()
+        return loss.detach()
+
+    call()
+    return call, ((costs.macs + costs.backward_macs) * len(x), float("nan"))
+
+
+def _models(candidates: Candidates) -> dict[str, nn.Module]:
+    """Modules by name, in fp32 on the CPU, with the weights that they begin with."""
+    if isinstance(candidates, Mapping):
+        for name, model in candidates.items():
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"candidate {shown(name)} is a {type(model).__name__}; it must be a module")
+        return dict(candidates)
+    names = [candidates] if isinstance(candidates, str) else list(candidates)
+    make = lambda name: timm.create_model(name[5:]) if name.startswith("timm:") else create_model(name)
+    return {name: _without_zeros(make(name)) for name in names}
+
+
+@torch.no_grad()
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """The model with noise in the parameters that begin at zero: heads that do would make all outputs alike."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            parameter.normal_(std=0.02)
+    return model
+
+
+def _conditions(device: torch.device, threads: int, rounds: int, training: bool) -> str:
+    place = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
+    what = "a training step" if training else "a forward pass"
+    return f"{what}, {place}, torch {torch.__version__}, timm {timm.__version__}, {rounds} rounds in turns"

@@ -1,0 +1,59 @@
+"""Calls that take turns in one process, and what their times say."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+WARM_UP = 2  # rounds that do not count
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of each call in each round, by a clock.
+
+    Each round begins with another call: what comes after one that frees much memory pays for having it mapped again,
+    so it must not always be the same. A GPU is waited for.
+    """
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + WARM_UP):
+        turn = number % len(calls)
+        for name, call in [*calls.items()][turn:] + [*calls.items()][:turn]:
+            wait()
+            start = clock()
+            call()
+            wait()
+            if number >= WARM_UP:
+                times[name].append(clock() - start)
+    return {name: tuple(seconds) for name, seconds in times.items()}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the quartiles around it."""
+
+    low: float
+    median: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of one value or more."""
+    if len(values) == 1:
+        return Spread(*values * 3)
+    return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that a share of all do not exceed."""
+    return sorted(values)[min(len(values) - 1, round(share * (len(values) - 1)))]

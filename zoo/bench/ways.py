@@ -1,0 +1,160 @@
+"""Ways to run a model: each makes a call of a model and a batch, by a compiler or a runtime that may not be there.
+
+A way is a function ``(model, x, precision, threads) -> call``; the model is in eval mode and in fp32, and the call
+gives the outputs as a tensor. To add one, decorate a function by `way`.
+"""
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.blocks.kernels import private
+
+Precision = Literal["fp32", "bf16", "int8"]
+Call = Callable[[], Tensor]
+Way = Callable[[nn.Module, Tensor, Precision, int], Call]
+WAYS: dict[str, Way] = {}
+
+
+class Unavailable(Exception):
+    """A way that cannot be gone here, with the reason."""
+
+
+def way(name: str) -> Callable[[Way], Way]:
+    """Decorator that makes a way known by a name."""
+
+    def add(function: Way) -> Way:
+        WAYS[name] = function
+        return function
+
+    return add
+
+
+@way("eager")
+def eager(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """PyTorch as it is; int8 by torch's dynamic quantisation of linear maps."""
+    return _in_torch(*_cast(model, x, precision))
+
+
+@way("compile")
+def compiled(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """`torch.compile`, the whole model in one graph."""
+    model, x = _cast(model, x, _compilable(precision))
+    return _in_torch(torch.compile(model, fullgraph=True), x)
+
+
+@way("compile_frozen")
+def compiled_with_weights(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """`torch.compile` with the weights as constants, which it may lay out anew: for inference alone."""
+    model, x = _cast(model, x, _compilable(precision))
+    return _in_torch(torch.compile(model, fullgraph=True, options={"freezing": True}), x)
+
+
+@way("aot_inductor")
+def aot_inductor(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """`torch.export`, compiled ahead of time into a library."""
+    if private.aoti_compile is None or private.aoti_load is None:
+        raise Unavailable("this torch has no AOTInductor")
+    model, x = _cast(model, x, _compilable(precision))
+    program = _exported(model, x)
+    with tempfile.TemporaryDirectory() as folder:
+        run = private.aoti_load(private.aoti_compile(program, package_path=str(Path(folder) / "model.pt2")))
+    return _in_torch(run, x)
+
+
+@way("onnxruntime")
+def onnxruntime(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """ONNX Runtime on the CPU; int8 by its dynamic quantisation."""
+    ort = _imported("onnxruntime", "onnxscript")
+    if precision == "bf16":
+        raise Unavailable("ONNX Runtime has few operators in bf16 on a CPU")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = _onnx_file(model, x, folder)
+        if precision == "int8":
+            from onnxruntime.quantization import quantize_dynamic
+
+            quantize_dynamic(path, path := str(Path(folder) / "int8.onnx"))
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x.cpu().numpy()}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+@way("openvino")
+def openvino(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
+    """OpenVINO on the CPU, by its latency hint."""
+    ov = _imported("openvino")
+    if precision == "int8":
+        raise Unavailable("OpenVINO quantises by NNCF, with data")
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    hints["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
+    with _quiet():
+        graph = ov.convert_model(_exported(model, x))
+        graph.reshape(list(x.shape))
+        request = ov.Core().compile_model(graph, "CPU", hints).create_infer_request()
+    feed = x.cpu().numpy()
+    return lambda: torch.from_numpy(request.infer([feed], share_inputs=True)[0])
+
+
+def _in_torch(function: Callable[[Tensor], Tensor], x: Tensor) -> Call:
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return function(x)
+
+    return call
+
+
+def _cast(model: nn.Module, x: Tensor, precision: Precision) -> tuple[nn.Module, Tensor]:
+    """A copy of the model in a precision, and the batch that it takes."""
+    if precision == "bf16":
+        return copy.deepcopy(model).to(torch.bfloat16), x.to(torch.bfloat16)
+    if precision == "int8":
+        if x.is_cuda:
+            raise Unavailable("torch's dynamic quantisation is for the CPU")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is to move to torchao, which is not installed with torch
+            return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}), x
+    return model, x
+
+
+def _compilable(precision: Precision) -> Precision:
+    if precision == "int8":
+        raise Unavailable("torch's compiler takes no dynamically quantised layers")
+    return precision
+
+
+def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(model, (x,))
+
+
+def _onnx_file(model: nn.Module, x: Tensor, folder: str) -> str:
+    path = str(Path(folder) / "model.onnx")
+    with torch.no_grad():
+        torch.onnx.export(model, (x,), path, dynamo=True, external_data=False)
+    return path
+
+
+def _imported(*names: str):
+    """The first of some modules, if all are installed."""
+    try:
+        return [__import__(name) for name in names][0]
+    except ImportError as error:
+        raise Unavailable(f"{error.name} is not installed; pip install 'zoo[bench]'") from None
+
+
+@contextmanager
+def _quiet():
+    """What converters print to is thrown away: they tell of themselves at length."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
