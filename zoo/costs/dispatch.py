@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.blocks.kernels import private
 from zoo.costs.counts import Counts, short_name
@@ -87,7 +86,12 @@ def run(twin: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], *, 
         twin: The model.
         inputs, keywords: What it is called with, on its device.
         backward: Whether to run the backward pass too, from all outputs that have gradients.
+
+    Raises:
+        RuntimeError: This torch has no mode that sees operators.
     """
+    if private.DispatchMode is None:
+        raise RuntimeError("this torch has no TorchDispatchMode, which sees operators as they run")
     recorder = Recorder(twin)
     tensors = [*twin.parameters(), *twin.buffers(), *_tensors((inputs, dict(keywords)))]
     with torch.set_grad_enabled(backward), recorder, _Attention(recorder), recorder.keeping(tensors):
@@ -101,7 +105,7 @@ def run(twin: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], *, 
     return recorder.run
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(private.DispatchMode or object):
     """Records what each operator costs, under the module whose forward pass it is part of."""
 
     def __init__(self, twin: nn.Module):

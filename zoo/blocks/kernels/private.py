@@ -173,10 +173,10 @@ _pytree = _of_torch("torch.utils._pytree", SimpleNamespace(tree_flatten=_flatten
 tree_flatten: Callable[[Any], tuple[list, Any]] = _pytree.tree_flatten
 tree_unflatten: Callable[[list, Any], Any] = _pytree.tree_unflatten
 
-# --- What `zoo.count_flops` needs to trace convolutions without values ------------------------------------------------
+# --- What `zoo.count_flops` needs to see operators, and to trace convolutions without values --------------------------
 
-# A mode that sees every operator.
-_Mode = _of_torch("torch.utils._python_dispatch.TorchDispatchMode")
+# A mode that sees every operator. Without it torch.jit counts alone, and `zoo.count_costs` says that it cannot.
+DispatchMode = _of_torch("torch.utils._python_dispatch.TorchDispatchMode")
 # The operator that the tracer records for a convolution, on every device but meta.
 _CONVOLUTION = _of_torch("torch.ops.aten._convolution")
 # How to let the tracer see what a mode calls, which is hidden from it: its place among the keys of dispatch that are
@@ -186,12 +186,12 @@ _included = _of_torch("torch._C._dispatch_tls_local_include_set")
 _excluded = _of_torch("torch._C._dispatch_tls_local_exclude_set")
 _forced = _of_torch("torch._C._ForceDispatchKeyGuard")
 
-if None in (_Mode, _CONVOLUTION, _parse_key, _included, _excluded, _forced):
+if None in (DispatchMode, _CONVOLUTION, _parse_key, _included, _excluded, _forced):
     MetaConvolutions = None  # costs are then counted on the model's own device, of the same operators
 else:
     _TRACER = _parse_key("Tracer")
 
-    class MetaConvolutions(_Mode):
+    class MetaConvolutions(DispatchMode):
         """Lets the tracer of torch.jit see convolutions on the meta device.
 
         It records not `convolution` but the `_convolution` that other devices call inside; meta calls nothing inside,
