@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.blocks.kernels.guard import exporting
 from zoo.checks.ranges import Eps, Scale, Width
 from zoo.slots.table import register
 
@@ -94,6 +95,9 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.ndim == 1:  # a symbol of torch.fx has no dimensions to count
             return self.forward(x[None])[0]
+        if exporting():  # other runtimes would copy at every permutation; of one channel there is none
+            y = torch.group_norm(x[:, None].flatten(2), 1, None, None, self.eps, False).view(x.shape) * self.weight
+            return y if self.bias is None else y + self.bias
         # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of
         # a single number where the batch is of one alone, as if this were a batch norm.
         image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
