@@ -44,7 +44,7 @@ def compare(
 
     Args:
         candidates: Names of zoo's models, ``timm:<name>`` for timm's own; or modules by names of your own, which say
-            their ``input_size`` or have a ``pretrained_cfg``.
+            their ``input_size`` or have a ``pretrained_cfg``. They are put into eval mode, and moved to the device.
         ways: Names of `zoo.bench.WAYS`.
         precisions: Of ``fp32``, ``bf16``, ``int8``.
         batch_sizes: Numbers of samples.
@@ -74,11 +74,9 @@ def compare(
     place, models = device_of(device), _models(candidates)
     rows, skipped = [], {}
     with with_threads(threads) as number:
-        ceilings = {
-            dtype: matmul_ceiling(dtype, place)
-            for dtype in dict.fromkeys(DTYPES[precision] for precision in precisions)
-        }
+        ceilings = {dtype: matmul_ceiling(dtype, place) for dtype in {DTYPES[precision] for precision in precisions}}
         for batch_size in batch_sizes:
+            torch.compiler.reset()  # it makes no more than a few programs of one forward pass
             calls, facts = {}, {}
             for contender, build in _contenders(models, ways, precisions, batch_size, training, place, number):
                 try:
@@ -87,17 +85,11 @@ def compare(
                     first = (str(error).splitlines() or [""])[0]
                     reason = first if isinstance(error, Unavailable) else f"{type(error).__name__}: {first}"
                     skipped[contender] = printable(reason, 200)
-            keys = {str(i): contender for i, contender in enumerate(calls)}
-            times = (
-                take_turns({key: calls[contender] for key, contender in keys.items()}, rounds, place) if keys else {}
-            )
-            for key, contender in keys.items():
-                peak = None
-                if memory and contender.way in LEARNABLE:
-                    peak = peak_bytes(calls[contender], place)
-                rows.append(
-                    Timing(contender, times[key], *facts[contender], ceilings[DTYPES[contender.precision]], peak)
-                )
+            for contender, seconds in take_turns(calls, rounds, place).items():
+                measured = memory and contender.way in LEARNABLE
+                peak = peak_bytes(calls[contender], place) if measured else None
+                ceiling = ceilings[DTYPES[contender.precision]]
+                rows.append(Timing(contender, seconds, *facts[contender], ceiling, peak))
     if not rows:
         raise ValueError("nothing could be built: " + "; ".join(f"{c}: {why}" for c, why in skipped.items()))
     return SpeedReport(tuple(rows), skipped, _conditions(place, number, rounds, training))
@@ -130,7 +122,6 @@ def _forward(
     model = model.eval()
     with torch.inference_mode():
         expected = model(x).float()
-    torch.compiler.reset()  # or sizes that models before this one had would count as variable
     call = WAYS[way](model, x, precision, threads)
     found = call().float().to(expected.device)
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
@@ -145,8 +136,7 @@ def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: 
     costs = count_costs(model, inputs=x)
     model = copy.deepcopy(model).train().to(DTYPES[precision])
     x = x.to(DTYPES[precision])
-    torch.compiler.reset()
-    forward = torch.compile(model, fullgraph=True) if way == "compile" else model
+    forward = torch.compile(model, fullgraph=True, dynamic=False) if way == "compile" else model
 
     def call() -> Tensor:
         y = forward(x)

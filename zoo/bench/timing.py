@@ -2,29 +2,31 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+K = TypeVar("K", bound=Hashable)
 WARM_UP = 2  # rounds that do not count
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[K, Callable[[], object]],
     rounds: int,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, tuple[float, ...]]:
+) -> dict[K, tuple[float, ...]]:
     """Seconds of each call in each round, by a clock.
 
     Each round begins with another call: what comes after one that frees much memory pays for having it mapped again,
     so it must not always be the same. A GPU is waited for.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[K, list[float]] = {name: [] for name in calls}
     for number in range(rounds + WARM_UP):
-        turn = number % len(calls)
+        turn = number % max(1, len(calls))
         for name, call in [*calls.items()][turn:] + [*calls.items()][:turn]:
             wait()
             start = clock()

@@ -48,14 +48,14 @@ def eager(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Ca
 def compiled(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
     """`torch.compile`, the whole model in one graph."""
     model, x = _cast(model, x, _compilable(precision))
-    return _in_torch(torch.compile(model, fullgraph=True), x)
+    return _in_torch(torch.compile(model, fullgraph=True, dynamic=False), x)
 
 
 @way("compile_frozen")
 def compiled_with_weights(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
     """`torch.compile` with the weights as constants, which it may lay out anew: for inference alone."""
     model, x = _cast(model, x, _compilable(precision))
-    return _in_torch(torch.compile(model, fullgraph=True, options={"freezing": True}), x)
+    return _in_torch(torch.compile(model, fullgraph=True, dynamic=False, options={"freezing": True}), x)
 
 
 @way("aot_inductor")
