@@ -18,6 +18,7 @@ _PUBLIC = {
     "register_block": "slots",
     "block_info": "tools.catalogue",
     "save_pretrained": "hub",
+    "bench": "",
     "count_costs": "costs",
     "count_flops": "costs",
     "upcycle": "tools.moe.upcycle",

@@ -28,12 +28,14 @@ def lazily(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any
 
     Args:
         package: Its name.
-        places: By public name, the module below the package that has it.
+        places: By public name, the module below the package that has it; empty for a package that is meant itself.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if not places[name]:
+            return importlib.import_module(f"{package}.{name}")
         return getattr(importlib.import_module(f"{package}.{places[name]}"), name)
 
     return __getattr__, lambda: sorted(places)

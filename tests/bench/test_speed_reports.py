@@ -59,6 +59,20 @@ def test_candidates_by_name_and_as_modules():
     assert all(row.peak_bytes > 0 for row in named.rows) and "peak MB" in str(named)
 
 
+def test_a_name_that_comes_twice_is_two_models_and_several_outputs_are_one():
+    report = compare(["mixer_test", "mixer_test"], rounds=1)
+    assert [row.contender.candidate for row in report.rows] == ["mixer_test", "mixer_test (2)"]
+
+    class Several(nn.Linear):
+        input_size = (4,)
+
+        def forward(self, x):
+            return {"count": torch.ones(1, dtype=torch.long), "y": super().forward(x)}
+
+    for training in (False, True):
+        assert compare({"several": Several(4, 2)}, rounds=1, training=training).rows[0].macs > 0
+
+
 def test_threads_are_put_back():
     before = torch.get_num_threads()
     compare("mixer_test", rounds=1, threads=2)
@@ -112,6 +126,7 @@ def test_what_cannot_be_built_is_named_and_the_others_are_timed(monkeypatch):
         (dict(precisions=("fp16",)), "precisions.*'fp16'"),
         (dict(batch_sizes=(0,)), "batch_sizes.*0"),
         (dict(rounds=0), "rounds is 0"),
+        (dict(ways=()), "ways is empty; give one or more"),
         (dict(device="tpu"), "device 'tpu' is unknown; give cpu or cuda"),
         (dict(device="meta"), "device 'meta' cannot be used here"),
     ],
@@ -122,8 +137,21 @@ def test_wrong_arguments_are_named(options, words):
 
 
 def test_wrong_candidates_are_named():
-    with pytest.raises(TypeError, match="candidate 'mine' is a int; it must be a module"):
+    with pytest.raises(TypeError, match="candidate 'mine' is a int; give a module by a name"):
         compare({"mine": 3})
+    for wrong in (nn.Linear(2, 2), [nn.Linear(2, 2)], 3):
+        with pytest.raises(TypeError, match="candidates is .*; give names of models, or modules by name"):
+            compare(wrong)
+    with pytest.raises(ValueError, match="timm's model 'tset_vit' is unknown; did you mean 'test_vit'"):
+        compare("timm:tset_vit")
+    with pytest.raises(ValueError, match="candidates is empty"):
+        compare([])
+    with pytest.raises(TypeError, match="by_block takes a module"):
+        by_block("mixer_test")
+    odd = nn.Linear(2, 2)
+    odd.input_size = 32
+    with pytest.raises(TypeError, match="odd: input_size is 32"):
+        compare({"odd": odd})
     with pytest.raises(ValueError, match="mine does not tell its input size"):
         compare({"mine": nn.Linear(2, 2)})
 
@@ -152,6 +180,8 @@ def test_latency_is_complexity_over_peak_and_efficiency(tmp_path):
     assert (tmp_path / "blocks.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="precision is 'int8'; give fp32 or bf16"):
         by_block(model, precision="int8")
+    half = by_block(model.train(), precision="bf16", rounds=1)
+    assert model.training and next(model.parameters()).dtype is torch.float32 and "bf16 on 1 samples" in str(half)
 
 
 def test_ceilings_and_memory():
@@ -171,6 +201,21 @@ def test_the_command_prints_a_table_json_or_what_is_wrong(capsys):
     with pytest.raises(SystemExit):
         main(["mixer_tset", "--rounds", "1"])
     assert "error: model 'mixer_tset' is unknown; did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["vit_test", "--blocks", "a.png"], "--blocks times one model"),
+        (["--blocks", "a.png", "--json"], "--blocks times one model"),
+        (["--blocks", "nowhere/a.png"], "--blocks nowhere/a.png cannot be written; name a .png file in"),
+        (["--blocks", "a.txt"], "--blocks a.txt cannot be written"),
+    ],
+)
+def test_blocks_are_of_one_model_and_a_picture_that_can_be_written(more, words, capsys):
+    with pytest.raises(SystemExit):
+        main(["mixer_test", *more])
+    assert words in capsys.readouterr().err
 
 
 def test_the_module_runs_and_draws(tmp_path):

@@ -111,6 +111,19 @@ def test_other_arithmetic():
     assert count(lambda x: x.sort()[0], 4, 8)["sort"].other_flops == 3 * 32
 
 
+def test_wrong_peaks_depths_and_inputs_are_named():
+    report = count_costs(nn.Linear(4, 4), (4,))
+    with pytest.raises(ValueError, match="flops_per_second is 0; it must be"):
+        report.roofline(0, 1e9)
+    with pytest.raises(ValueError, match="depth is -1; it must be"):
+        report.table(-1)
+    for wrong in ({"x": torch.ones(1, 4)}, [torch.ones(1, 4)]):
+        with pytest.raises(TypeError, match="of what the model takes; give it as inputs="):
+            count_costs(nn.Linear(4, 4), wrong)
+    with pytest.raises(ValueError, match=r"shape \(1, 4\) by the names y .*; give input_size= or inputs= .* takes$"):
+        count_costs(nn.Linear(4, 4), inputs={"y": torch.ones(1, 4)})
+
+
 def test_intensity_and_roofline():
     report = count_costs(nn.Linear(512, 512, bias=False), (512,), batch_size=512, training=False)
     work = report.forward["mm"]

@@ -1,4 +1,4 @@
-"""Speed and memory, measured side by side: `compare` in Python, ``python -m zoo.bench`` at a prompt."""
+"""Speed and memory, side by side: `compare` times models, `by_block` the blocks of one; ``python -m zoo.bench``."""
 
 from zoo.bench.blocks import by_block
 from zoo.bench.compare import compare

@@ -1,9 +1,11 @@
 """``python -m zoo.bench MODEL …``: times of models and ways, side by side."""
 
 import argparse
+from pathlib import Path
 
 from zoo.bench import WAYS, by_block, compare
-from zoo.create import create_model
+from zoo.bench.place import model_of
+from zoo.checks import printable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,10 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     shared = dict(device=args.device, threads=args.threads, rounds=args.rounds)
     try:
         if args.blocks:
-            model = create_model(args.models[0])
-            report = by_block(model, batch_size=args.batch[0], precision=args.precision[0], **shared)
-            report.plot(args.blocks)
-            print(report)
+            _blocks(args, shared)
             return
         ways = tuple(WAYS) if args.all_ways else tuple(args.way)
         kinds = dict(ways=ways, precisions=args.precision, batch_sizes=args.batch, training=args.train)
@@ -36,6 +35,21 @@ def main(arguments: list[str] | None = None) -> None:
         print(found.to_json() if args.json else found)
     except (ValueError, TypeError) as error:
         parser.exit(2, f"error: {error}\n")
+
+
+def _blocks(args: argparse.Namespace, shared: dict) -> None:
+    """Time the blocks of one model, print the table, draw the picture."""
+    path, more = Path(args.blocks), args.train or args.memory or args.json or args.all_ways or args.way != ["eager"]
+    if more or any(len(values) > 1 for values in (args.models, args.batch, args.precision)):
+        raise ValueError("--blocks times one model, eager, in one precision, on one batch; leave the others out")
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise ValueError(
+            f"--blocks {printable(path, 500)} cannot be written; name a .png file in a folder that is there"
+        )
+    report = by_block(model_of(args.models[0]), batch_size=args.batch[0], precision=args.precision[0], **shared)
+    report.plot(path)
+    print(report)
+    print(f"\nThe picture is in {path}.")
 
 
 if __name__ == "__main__":

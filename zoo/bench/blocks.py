@@ -6,6 +6,7 @@ Source: Lavin, "On the Efficiency of Convolutional Neural Networks" (arXiv 2404.
     waterline, which is for fused kernels.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from zoo.bench.ceiling import matmul_ceiling, memory_ceiling
-from zoo.bench.place import DTYPES, device_of, input_size_of, with_threads
+from zoo.bench.place import DTYPES, conditions, device_of, input_size_of, with_threads
 from zoo.bench.timing import spread, take_turns
 from zoo.checks import Interval, check_type, shown
 from zoo.costs import count_costs
@@ -59,15 +60,21 @@ class BlockReport:
     blocks: tuple[Block, ...]
     whole: Block
     batch_size: int
+    conditions: str
 
     def __str__(self) -> str:
         return self.table()
 
     def table(self) -> str:
-        """A Markdown table; ``at most`` is the efficiency that the roofline allows. The last row is the whole model."""
+        """A Markdown table. The last row is the whole model.
+
+        ``roofline`` is the efficiency at which the machine's memory would keep up: less than what was measured where
+        weights and features stay in its caches. What no block has is below zero where blocks alone take longer than
+        one behind the other.
+        """
         total = self.whole.seconds
-        head = "| block | kind | M MACs | ms | of the latency | efficiency | at most |"
-        lines = [head, "|---|---|---|---|---|---|---|"]
+        head = "| block | kind | M MACs | ms | of the latency | efficiency | roofline |"
+        lines = [self.conditions, "", head, "|---|---|---|---|---|---|---|"]
         outside = total - sum(block.seconds for block in self.blocks)
         for block in (*self.blocks, self.whole):
             shares = block.seconds / total, block.efficiency, block.ideal / block.bound
@@ -109,7 +116,10 @@ class BlockReport:
         for i, kind in enumerate(kinds):
             axes.bar(0, 0, color=f"C{i % 10}", label=kind)
         figure.legend(frameon=False, loc="outside lower center", ncols=5)
-        axes.set_title(f"{1e3 * self.whole.seconds:.1f} ms, {self.whole.efficiency:.0%} of the peak", loc="left")
+        title = f"{self.whole.kind}: {1e3 * self.whole.seconds:.1f} ms, {self.whole.efficiency:.0%} of the peak"
+        unseen = 1 - sum(block.seconds for block in drawn) / self.whole.seconds
+        axes.set_title(f"{title}; {max(unseen, 0):.0%} of the time is in no bar", loc="left")
+        figure.supxlabel(self.conditions, fontsize="x-small")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         figure.savefig(path, dpi=150)
@@ -130,7 +140,7 @@ def by_block(
     downsampling, head. A module that is called several times is timed once.
 
     Args:
-        model: The model; it is put into eval mode, and moved to the device and precision.
+        model: The model; a copy of it is timed, in eval mode.
         batch_size: Number of samples.
         precision: ``fp32`` or ``bf16``.
         device, threads, rounds: As for `zoo.bench.compare`.
@@ -143,13 +153,16 @@ def by_block(
 
     Raises:
         ValueError: The precision or the device is unknown, or the model does not tell its input size.
+        TypeError: The model is no module.
     """
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("threads", threads)):
         check_type(name, value, by_block.__annotations__[name])
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision is {shown(precision)}; give fp32 or bf16")
     place, dtype = device_of(device), DTYPES[precision]
-    model = model.eval().to(place, dtype)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"by_block takes a module, such as one of zoo.create_model, not {shown(model)}")
+    model = copy.deepcopy(model).eval().to(place, dtype)
     x = torch.randn(batch_size, *input_size_of(type(model).__name__, model)).to(place, dtype)
     work = count_costs(model, inputs=x, training=False).forward_by_module
     modules = dict(blocks_of(model))
@@ -162,7 +175,7 @@ def by_block(
         module.register_forward_pre_hook(lambda _, args, kw, name=name: note(name, args, kw), with_kwargs=True)
         for name, module in modules.items()
     ]
-    with torch.inference_mode(), with_threads(threads):
+    with torch.inference_mode(), with_threads(threads) as number:
         try:
             model(x)
         finally:
@@ -175,7 +188,8 @@ def by_block(
     for name, seconds in times.items():
         kind, bound = type(modules.get(name, model)).__name__, batch_size * work[name].seconds(peak, bandwidth)
         rows.append(Block(name, kind, work[name].macs * batch_size, spread(seconds).median, bound, peak))
-    return BlockReport(tuple(rows[:-1]), rows[-1], batch_size)
+    timed = f"blocks of a forward pass in {precision} on {batch_size} samples"
+    return BlockReport(tuple(rows[:-1]), rows[-1], batch_size, conditions(timed, place, number, rounds))
 
 
 def blocks_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -1,26 +1,31 @@
 """Speed of models, side by side in one process: latency, throughput, memory, and the share of the machine's ceiling."""
 
 import copy
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.bench.ceiling import matmul_ceiling
 from zoo.bench.memory import peak_bytes
-from zoo.bench.place import DTYPES, device_of, input_size_of, with_threads
+from zoo.bench.place import (
+    DTYPES,
+    Candidates,
+    conditions,
+    device_of,
+    input_size_of,
+    models_of,
+    tensor_of,
+    with_threads,
+)
 from zoo.bench.report import Contender, SpeedReport, Timing
 from zoo.bench.timing import take_turns
 from zoo.bench.ways import WAYS, Call, Precision, Unavailable
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.costs import count_costs, count_flops
-from zoo.create import create_model
 
-Candidates = str | Sequence[str] | Mapping[str, nn.Module]
 LEARNABLE = ("eager", "compile")  # the ways that have a backward pass
 
 
@@ -40,7 +45,7 @@ def compare(
 
     For each batch size all contenders are built first, warmed up, and then called one after the other in every round.
     A contender that cannot be built here is named in the report with the reason. What each computes is compared with
-    the same model in eager mode and fp32: the report has the difference.
+    the same model in eager mode and fp32: the report has the difference. Of several outputs the first counts.
 
     Args:
         candidates: Names of zoo's models, ``timm:<name>`` for timm's own; or modules by names of your own, which say
@@ -68,10 +73,14 @@ def compare(
     for name, value in (("batch_sizes", batch_sizes), ("rounds", rounds), ("threads", threads)):
         check_type(name, value, compare.__annotations__[name])
     check_type("precisions", precisions, Sequence[Precision])
+    check_type("ways", ways, Sequence[str])
+    for name, value in (("ways", ways), ("precisions", precisions), ("batch_sizes", batch_sizes)):
+        if not value:
+            raise ValueError(f"{name} is empty; give one or more")
     for one in ways:
         if one not in WAYS:
             raise ValueError(unknown(f"way {shown(one)}", one, WAYS, "ways"))
-    place, models = device_of(device), _models(candidates)
+    place, models = device_of(device), models_of(candidates)
     rows, skipped = [], {}
     with with_threads(threads) as number:
         ceilings = {dtype: matmul_ceiling(dtype, place) for dtype in {DTYPES[precision] for precision in precisions}}
@@ -92,7 +101,9 @@ def compare(
                 rows.append(Timing(contender, seconds, *facts[contender], ceiling, peak))
     if not rows:
         raise ValueError("nothing could be built: " + "; ".join(f"{c}: {why}" for c, why in skipped.items()))
-    return SpeedReport(tuple(rows), skipped, _conditions(place, number, rounds, training))
+    return SpeedReport(
+        tuple(rows), skipped, conditions("a training step" if training else "a forward pass", place, number, rounds)
+    )
 
 
 def _contenders(
@@ -121,9 +132,9 @@ def _forward(
 ) -> tuple[Call, tuple[int, float]]:
     model = model.eval()
     with torch.inference_mode():
-        expected = model(x).float()
+        expected = tensor_of(model(x)).float()
     call = WAYS[way](model, x, precision, threads)
-    found = call().float().to(expected.device)
+    found = tensor_of(call()).float().to(expected.device)
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
     return call, (count_flops(model, inputs=x).macs * len(x), error)
 
@@ -139,7 +150,7 @@ def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: 
     forward = torch.compile(model, fullgraph=True, dynamic=False) if way == "compile" else model
 
     def call() -> Tensor:
-        y = forward(x)
+        y = tensor_of(forward(x))
         loss = F.cross_entropy(y, y.new_zeros(len(y), dtype=torch.long)) if y.dim() == 2 else y.square().mean()
         loss.backward()
         model.zero_grad()
@@ -147,30 +158,3 @@ def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: 
 
     call()
     return call, ((costs.macs + costs.backward_macs) * len(x), float("nan"))
-
-
-def _models(candidates: Candidates) -> dict[str, nn.Module]:
-    """Modules by name, in fp32 on the CPU, with the weights that they begin with."""
-    if isinstance(candidates, Mapping):
-        for name, model in candidates.items():
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"candidate {shown(name)} is a {type(model).__name__}; it must be a module")
-        return dict(candidates)
-    names = [candidates] if isinstance(candidates, str) else list(candidates)
-    make = lambda name: timm.create_model(name[5:]) if name.startswith("timm:") else create_model(name)
-    return {name: _without_zeros(make(name)) for name in names}
-
-
-@torch.no_grad()
-def _without_zeros(model: nn.Module) -> nn.Module:
-    """The model with noise in the parameters that begin at zero: heads that do would make all outputs alike."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not parameter.any():
-            parameter.normal_(std=0.02)
-    return model
-
-
-def _conditions(device: torch.device, threads: int, rounds: int, training: bool) -> str:
-    place = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
-    what = "a training step" if training else "a forward pass"
-    return f"{what}, {place}, torch {torch.__version__}, timm {timm.__version__}, {rounds} rounds in turns"

@@ -149,7 +149,7 @@ def _imported(*names: str):
     try:
         return [__import__(name) for name in names][0]
     except ImportError as error:
-        raise Unavailable(f"{error.name} is not installed; pip install 'zoo[bench]'") from None
+        raise Unavailable(f"{error.name} is not installed; install zoo with its extra, [bench]") from None
 
 
 @contextmanager

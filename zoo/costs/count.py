@@ -239,9 +239,13 @@ def _attempts(model: nn.Module, call: Call, ways: Sequence[Callable], training: 
                 except Exception as error:
                     failure = failure or error
     reason = re.sub(r"\btensor\((\d+)\)", r"\1", str(failure))  # the tracer's sizes are tensors
+    remedy = "give input_size= or inputs= that its forward takes"
+    of_sizes = re.search(r"\b(dims?|dimensions?|shapes?|sizes?)\b", reason)
+    if not of_sizes and not isinstance(failure, (TypeError, ValueError)):
+        remedy += ", and leave out TorchScript, reentrant checkpointing and functions outside of modules that "
+        remedy += "torch.compile has compiled"
+    shapes = ", ".join(map(str, call.shapes)) + (f" by the names {', '.join(call.keywords)}" if call.keywords else "")
     raise ValueError(
-        f"{type(model).__name__} cannot be traced on input of shape {printable(', '.join(map(str, call.shapes)))} "
-        f"({type(failure).__name__}: {printable(reason)}); "
-        "give input_size= or inputs= that its forward takes, and leave out TorchScript, reentrant checkpointing and "
-        "functions outside of modules that torch.compile has compiled"
+        f"{type(model).__name__} cannot be traced on input of shape {printable(shapes)} ({type(failure).__name__}: "
+        f"{printable(reason)}); {remedy}"
     ) from failure

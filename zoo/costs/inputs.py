@@ -83,6 +83,10 @@ def _input_size(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int
     config = trait(model, "pretrained_cfg", Part) or {}
     if isinstance(input_size, Tensor):
         raise TypeError(f"input_size is a tensor of shape {tuple(input_size.shape)}; give a tensor as inputs=")
+    if isinstance(input_size, Mapping) or (
+        isinstance(input_size, Sequence) and any(isinstance(x, Tensor) for x in input_size)
+    ):
+        raise TypeError(f"input_size is a {type(input_size).__name__} of what the model takes; give it as inputs=")
     input_size = input_size.tolist() if isinstance(input_size, np.ndarray) else unboxed(input_size)
     if input_size is not None:
         check_type("input_size", input_size, SIZE)

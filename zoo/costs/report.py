@@ -4,8 +4,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from zoo.checks import Interval, check_type
 from zoo.costs.work import Work
+
+PEAK = Annotated[float, Interval(1, 1e30)]
+DEPTH = Annotated[int, Interval(0, 1000)]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class FlopReport:
 
     def table(self, depth: int = 1) -> str:
         """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
+        check_type("depth", depth, DEPTH)
         names = [n for n in self.by_module if n and n.count(".") < depth]
         rows = [("  " * n.count(".") + n, self.params_by_module[n], self.by_module[n]) for n in names]
         if names:
@@ -138,10 +144,13 @@ class CostReport(FlopReport):
             flops_per_second: Peak of the machine's matrix products, two FLOPs a multiply-accumulate.
             bytes_per_second: Peak of its memory.
         """
+        for name, value in (("flops_per_second", flops_per_second), ("bytes_per_second", bytes_per_second)):
+            check_type(name, value, PEAK)
         return {name: work.seconds(flops_per_second, bytes_per_second) for name, work in self.forward.items()}
 
     def table(self, depth: int = 1) -> str:
         """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
+        check_type("depth", depth, DEPTH)
         names = [n for n in self.by_module if n and n.count(".") < depth]
         head = ("", "parameters", "MACs", "backward", "activations", "traffic", "FLOPs/byte")
         cells = [("module", *head[1:])]

@@ -3,7 +3,7 @@
     recipe = load_recipe("recipes/mixer_digits.yaml", ["train.duration=5ep"])
     metrics = Trainer(recipe, "runs/mixer_digits").run()
 
-Needs the packages of `pip install 'zoo[train]'`; a module with a data set or a task of one's own imports none of them.
+Needs the packages of zoo's extra ``[train]``; a module with a data set or a task of one's own imports none of them.
 """
 
 from zoo.discovery import lazily as _lazily
