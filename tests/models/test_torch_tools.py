@@ -4,14 +4,16 @@ import re
 import warnings
 
 import pytest
+import timm
 import torch
-from conftest import TEST_VARIANTS, TINY_VARIANTS, images, randomised, relative_error
+from conftest import TEST_VARIANTS, TIMM_VARIANTS, TINY_VARIANTS, images, randomised, relative_error
 from torch import nn
 from torch.nn.utils import prune
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import zoo
 from zoo.blocks.moe.routers.base import Router
+from zoo.skeletons.features import FeatureMaps
 
 LAYERS = (nn.Linear, nn.Conv2d)
 
@@ -153,6 +155,33 @@ def test_feature_extraction_by_the_names_of_nodes(name):
     model(x)
     found, expected = (y[0] if isinstance(y, tuple) else y for y in (extractor(x)["last"], seen[0]))
     assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", TEST_VARIANTS)
+def test_a_giver_of_feature_maps_can_be_traced(name):
+    models = [
+        FeatureMaps(zoo.create_model(name), (0, -1), output_fmt=fmt, norm=fmt == "NLC") for fmt in ("NCHW", "NLC")
+    ]
+    for model in map(randomised, models):
+        graph, x = torch.fx.symbolic_trace(model), images(model.model, 3)
+        found, expected = graph(x), model(x)
+        assert len(found) == len(expected) == len(model.out_indices)
+        assert all(relative_error(*pair) < 1e-5 for pair in zip(found, expected, strict=True))
+        last = f"model.{model.feature_info.module_name()[-1]}"  # a node of the graph inside the wrapper
+        assert "last" in create_feature_extractor(model, {last: "last"})(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM_VARIANTS)
+def test_whatever_of_timm_can_be_traced_can_be_traced_here(name):
+    for options in ({}, {"num_classes": 0, "global_pool": ""}, {"features_only": True}):
+        with torch.device("meta"):
+            theirs, ours = (library.create_model(name, **options) for library in (timm, zoo))
+        try:
+            names = get_graph_node_names(theirs)
+        except (TypeError, torch.fx.proxy.TraceError):
+            continue
+        assert all(names) and all(get_graph_node_names(ours))  # in training and in evaluation
 
 
 def test_lora_of_peft():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.images import conv_grid
 from zoo.blocks.init import InitLike
@@ -22,6 +22,8 @@ __all__ = [
     "convolve",
     "depthwise_nhwc",
 ]
+
+fx.wrap("conv_grid")
 
 
 @with_options_of(nn.Conv2d, without=["padding_mode"])

@@ -38,6 +38,14 @@ def conv_grid(size: tuple[int, int], kernel: int, stride: int, padding: int) -> 
     return tuple((side + 2 * padding - kernel) // stride + 1 for side in size)
 
 
+def map_of(y: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """The positions of an image as a map, without the tokens before them.
+
+    Shape: ``(B, prefix + H * W, C) -> (B, H, W, C)``; what is a map already stays it.
+    """
+    return y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y
+
+
 def check_room(img_size: Sequence[int], least: tuple[int, int]) -> None:
     """Check that an image gives at least one position.
 

@@ -4,6 +4,7 @@ from timm.models import FeatureInfo
 from torch import Tensor
 
 from zoo.blocks.base import Aux
+from zoo.blocks.kernels.symbolic import settled
 from zoo.skeletons.image import ImageModel, Levels
 from zoo.skeletons.model import DecayMarks
 
@@ -54,6 +55,7 @@ class FeatureMaps(DecayMarks):
             return_aux: Return ``(maps, aux)``, as `ImageModel.forward` does with logits.
             keywords: Those for the mixers that declare them, such as ``task=1``.
         """
+        return_aux, keywords = settled(return_aux, False), settled(keywords, {})
         return self.model.forward_intermediates(
             x,
             indices=self.out_indices,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux, mean_losses, merge_aux
 from zoo.blocks.head.pool import pool_tokens
-from zoo.blocks.images import to_pair
+from zoo.blocks.images import map_of, to_pair
 from zoo.blocks.kernels import guard
 from zoo.blocks.kernels.symbolic import is_symbol, settle_sizes, settled
 from zoo.blocks.linear import linear
@@ -22,6 +22,8 @@ from zoo.skeletons.model import block_at, check_offers, single_slot
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import OfKind, Slot, SlotsLike, build_block
 from zoo.slots.table import follows
+
+fx.wrap("map_of")
 
 POOLS = ("", "avg", "max", "token")
 FORMATS = ("NCHW", "NHWC", "NLC")
@@ -330,9 +332,10 @@ class ImageModel(BlockModel):
             x = y
             auxes.append(aux)
             if i in chosen:
-                features.append(self._final(x) if norm and x.shape[-1] == self.num_features else x)
+                widest = self.feature_info[i]["num_chs"] == self.num_features  # a symbol has no sizes to compare
+                features.append(self._final(x) if norm and widest else x)
         prefix = self.num_prefix_tokens
-        maps = [y[:, prefix:].unflatten(1, grid) if y.ndim == 3 else y for y in features]  # (B, H, W, C)
+        maps = [map_of(y, prefix, grid) for y in features]  # (B, H, W, C)
         if fmt == "NLC":
             maps = [m.flatten(1, 2) for m in maps]
         elif fmt == "NCHW":

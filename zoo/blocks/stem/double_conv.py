@@ -10,7 +10,8 @@ from zoo.checks.ranges import Channels, Width
 from zoo.slots import SlotLike, build_act, build_block
 from zoo.slots.table import register
 
-fx.wrap("check_batch")
+for _name in ("check_batch", "conv_grid"):
+    fx.wrap(_name)
 
 HALVING = (3, 2, 1)  # kernel, stride and padding of a convolution that halves an image
 

@@ -73,12 +73,7 @@ class Lift(nn.Module):
 
     def grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """One position, whatever the image; the image itself cannot have another size."""
-        if tuple(img_size) != self.shape[1:]:
-            raise ValueError(
-                f"a lift of {self.shape[1]} x {self.shape[2]} images cannot take {img_size[0]} x {img_size[1]}; "
-                "its weights cannot be resampled, so create a model with that img_size"
-            )
-        return 1, 1
+        return one_position(img_size, self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape(x, self.shape)
@@ -103,3 +98,18 @@ def check_shape(x: Tensor, shape: tuple[int, int, int]) -> None:
             f"expected images (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}; create the model with the "
             "img_size and in_chans of the data"
         )
+
+
+@fx.wrap
+def one_position(size: tuple[int, int], shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The grid of a lifted image.
+
+    Raises:
+        ValueError: The image has another size than those of a shape.
+    """
+    if tuple(size) != shape[1:]:
+        raise ValueError(
+            f"a lift of {shape[1]} x {shape[2]} images cannot take {size[0]} x {size[1]}; "
+            "its weights cannot be resampled, so create a model with that img_size"
+        )
+    return 1, 1

@@ -91,6 +91,7 @@ class PatchEmbed(nn.Module):
         self.proj.kernel_size = self.proj.stride = self.patch_size = new
 
 
+@fx.wrap
 def patch_grid(size: tuple[int, int], patch: tuple[int, int], remainder: str) -> tuple[int, int]:
     """Number of patches down and across an image.
 
