@@ -59,7 +59,7 @@ def public_names() -> dict[str, str]:
     """The module behind each public name of the package, which its `__init__` loads when it is asked for."""
     for node in tree("zoo").body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            return {name: f"zoo.{module}" for name, module in ast.literal_eval(node.value).items()}
+            return {name: f"zoo.{module or name}" for name, module in ast.literal_eval(node.value).items()}
     raise ValueError("zoo/__init__.py has no table of its public names")
 
 
