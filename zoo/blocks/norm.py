@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.blocks.kernels.guard import exporting
+from zoo.blocks.kernels.norms import sample_norm
 from zoo.checks.ranges import Eps, Scale, Width
 from zoo.slots.table import register
 
@@ -95,14 +95,7 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.ndim == 1:  # a symbol of torch.fx has no dimensions to count
             return self.forward(x[None])[0]
-        if exporting():  # other runtimes would copy at every permutation; of one channel there is none
-            y = torch.group_norm(x[:, None].flatten(2), 1, None, None, self.eps, False).view(x.shape) * self.weight
-            return y if self.bias is None else y + self.bias
-        # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of
-        # a single number where the batch is of one alone, as if this were a batch norm.
-        image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
-        y = torch.group_norm(image, 1, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
-        return y.permute(0, 2, 3, 1).reshape(x.shape)
+        return sample_norm(x, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}, bias={self.bias is not None}"

@@ -12,6 +12,10 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) f
 
 # What a file outside of the kernels asks all the same, and why: none of it chooses the faster of two ways to compute.
 ALLOWED = {
+    "bench/memory.py": {"device.type"},  # each device counts its memory in its own way
+    "bench/place.py": {"device.type"},  # whether it is there
+    "bench/timing.py": {"device.type"},  # a GPU is waited for
+    "bench/ways.py": {"is_cuda"},  # a way that is for the CPU alone
     "blocks/kan/bases/spline.py": {"guard.compiling"},  # which of two formulas of the basis a compiler differentiates
     "blocks/moe/collectives.py": {"guard.transformed"},  # processes cannot exchange what torch.func transforms
     "blocks/moe/dispatch.py": {"guard.recording"},  # a size must not decide what is recorded

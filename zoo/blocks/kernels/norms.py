@@ -1,4 +1,6 @@
-"""Norms over the positions of a sample: on the CPU without torch's slow vector norm, and inside the map behind them."""
+"""Norms over a sample: without transpositions in exported programs, without torch's slow vector norm on the CPU, and
+inside the map behind them.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,27 @@ from zoo.blocks.kernels.linear import linear
 # Norms that multiply each channel of a sample by a factor and then shift it, ``x * scale(x) + beta``: classes with that
 # method and attribute.
 FACTORS: set[type[nn.Module]] = set()
+
+
+def sample_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalisation over all positions and channels of a sample, with a scale and a shift a channel.
+
+    Shape: ``(B, *S, C) -> (B, *S, C)``.
+    """
+    if not guard.exporting():
+        return plain_sample_norm(x, weight, bias, eps)
+    # Other runtimes would copy at every permutation; of one channel there is none.
+    y = torch.group_norm(x[:, None].flatten(2), 1, None, None, eps, False).view(x.shape) * weight
+    return y if bias is None else y + bias
+
+
+def plain_sample_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """`sample_norm` by torch's group norm of an image."""
+    # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of a
+    # single number where the batch is of one alone, as if this were a batch norm.
+    image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
+    y = torch.group_norm(image, 1, weight, bias, eps, torch.backends.cudnn.enabled)
+    return y.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def norm_over_positions(x: Tensor) -> Tensor:
