@@ -18,15 +18,9 @@ def sample_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> T
 
     Shape: ``(B, *S, C) -> (B, *S, C)``.
     """
-    if not guard.exporting():
-        return plain_sample_norm(x, weight, bias, eps)
-    # Other runtimes would copy at every permutation; of one channel there is none.
-    y = torch.group_norm(x[:, None].flatten(2), 1, None, None, eps, False).view(x.shape) * weight
-    return y if bias is None else y + bias
-
-
-def plain_sample_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """`sample_norm` by torch's group norm of an image."""
+    if guard.exporting():  # other runtimes would copy at every permutation; of one channel there is none
+        y = torch.group_norm(x[:, None].flatten(2), 1, None, None, eps, False).view(x.shape) * weight
+        return y if bias is None else y + bias
     # A channels_last image of one column: neither permutation copies. Not `F.group_norm`, which refuses a sample of a
     # single number where the batch is of one alone, as if this were a batch norm.
     image = x[:, None].flatten(1, -2)[:, :, None].permute(0, 3, 1, 2)
