@@ -97,7 +97,9 @@ def assert_one_program_a_size(call, *sizes: tuple[int, ...]) -> None:
     compiled = torch.compile(call, fullgraph=True, dynamic=True)
     with torch.no_grad():
         for size in sizes:
-            for batch, stance in ((2, "default"), (3, "fail_on_recompile"), (5, "fail_on_recompile")):
+            # With dynamic=True torch takes sizes that are equal at first for equal ever after: a first batch of 3 for
+            # the channels, and of 2, or as many as an image has windows, for a size in `Tables`.
+            for batch, stance in ((5, "default"), (2, "fail_on_recompile"), (7, "fail_on_recompile")):
                 x = torch.randn(batch, *size)
                 with torch.compiler.set_stance(stance):
                     assert relative_error(compiled(x), call(x)) < 1e-4
