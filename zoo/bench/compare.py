@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Annotated
 
 import torch
@@ -120,31 +121,52 @@ def _contenders(
         size = input_size_of(candidate, model)
         x = torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0)).to(device)
         model = model.to(device)
+        reference = cache(partial(_trained if training else _computed, model, x))  # of all its ways, once
         for way in ways:
             for precision in precisions:
                 contender = Contender(candidate, way, precision, batch_size)
-                build = _step if training else _forward
-                yield contender, lambda a=(model, x, way, precision, threads), build=build: build(*a)
+                if training:
+                    yield contender, partial(_step, model, x, way, precision, reference)
+                else:
+                    yield contender, partial(_forward, model, x, way, precision, threads, reference)
+
+
+def _computed(model: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+    """MACs of a batch, and the outputs in eager mode and fp32."""
+    with torch.inference_mode():
+        outputs = tensor_of(model.eval()(x)).float()
+    return count_flops(model, inputs=x).macs * len(x), outputs
+
+
+def _trained(model: nn.Module, x: Tensor) -> int:
+    """MACs of a training step on a batch."""
+    costs = count_costs(model, inputs=x)
+    return (costs.macs + costs.backward_macs) * len(x)
 
 
 def _forward(
-    model: nn.Module, x: Tensor, way: str, precision: Precision, threads: int
+    model: nn.Module,
+    x: Tensor,
+    way: str,
+    precision: Precision,
+    threads: int,
+    reference: Callable[[], tuple[int, Tensor]],
 ) -> tuple[Call, tuple[int, float]]:
-    model = model.eval()
-    with torch.inference_mode():
-        expected = tensor_of(model(x)).float()
+    macs, expected = reference()
     call = WAYS[way](model, x, precision, threads)
     found = tensor_of(call()).float().to(expected.device)
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
-    return call, (count_flops(model, inputs=x).macs * len(x), error)
+    return call, (macs, error)
 
 
-def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: int) -> tuple[Call, tuple[int, float]]:
+def _step(
+    model: nn.Module, x: Tensor, way: str, precision: Precision, reference: Callable[[], int]
+) -> tuple[Call, tuple[int, float]]:
     if way not in LEARNABLE:
         raise Unavailable(f"{way} has no backward pass")
     if precision == "int8":
         raise Unavailable("int8 has no backward pass")
-    costs = count_costs(model, inputs=x)
+    macs = reference()
     model = copy.deepcopy(model).train().to(DTYPES[precision])
     x = x.to(DTYPES[precision])
     forward = torch.compile(model, fullgraph=True, dynamic=False) if way == "compile" else model
@@ -157,4 +179,4 @@ def _step(model: nn.Module, x: Tensor, way: str, precision: Precision, threads: 
         return loss.detach()
 
     call()
-    return call, ((costs.macs + costs.backward_macs) * len(x), float("nan"))
+    return call, (macs, float("nan"))

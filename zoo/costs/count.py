@@ -11,9 +11,10 @@ from torch import nn
 from zoo.blocks.kernels.cost import while_counting
 from zoo.blocks.mixer import Part, trait
 from zoo.checks import check_type, printable, shown
-from zoo.costs import dispatch, jit
 from zoo.costs.counts import Counts
+from zoo.costs.dispatch import Run, count, run
 from zoo.costs.inputs import Call, Inputs, call_of
+from zoo.costs.jit import trace
 from zoo.costs.report import CostReport, FlopReport
 from zoo.costs.twin import inner, twin_of
 from zoo.costs.work import Work
@@ -24,7 +25,9 @@ from zoo.storage.locks import Turns
 _FOLLOWING = Turns()
 
 META = torch.device("meta")
-Engine = Literal["jit", "dispatch"] | None
+ENGINES: Mapping[str, Callable[[nn.Module, Call], Counts]] = {"jit": trace, "dispatch": count}
+Engine = Literal[tuple(ENGINES)] | None
+STEP = partial(run, backward=True)
 HIDDEN = {"lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "cdist"}  # products that torch.jit sees in one piece
 
 
@@ -121,12 +124,13 @@ def count_costs(
     """
     model, call = _asked(model, "count_costs", input_size, inputs, batch_size)
     check_type("training", training, bool)
-    run, twin = _attempts(model, call, [lambda twin, call: dispatch.run(twin, call.args, call.keywords)])
+    inference, twin = _attempts(model, call, [run])
     names = [name for name, _ in twin.named_modules()]
     back: dict[str, dict] = dict(backward={}, backward_by_module={}, activations_by_module={})
-    unknown = run.forward.unknown
+    unknown = inference.forward.unknown
     if training:
-        trained, samples = _trained(model, call, input_size if inputs is None and batch_size is None else ())
+        ours = inputs is None and batch_size is None  # norms may need two samples
+        trained, samples = _trained(model, [call, *([call_of(model, input_size, None, 2)] if ours else [])])
         unknown = unknown + trained.forward.unknown + trained.backward.unknown
         kept = trained.kept_by_module(names)
         back = dict(
@@ -135,28 +139,24 @@ def count_costs(
             activations_by_module={name: round(size / samples) for name, size in kept.items()},
         )
     return CostReport(
-        **_fields(run.forward.counts(names), twin, call),
+        **_fields(inference.forward.counts(names), twin, call),
         **back,
         unknown=dict(unknown),
         trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        forward=_each(run.forward.by_operator(), call.samples),
-        forward_by_module=_each(run.forward.by_module(names), call.samples),
+        forward=_each(inference.forward.by_operator(), call.samples),
+        forward_by_module=_each(inference.forward.by_module(names), call.samples),
     )
 
 
-def _trained(model: nn.Module, call: Call, size: Sequence[int] | None) -> tuple[dispatch.Run, int]:
-    """A training step, and of how many samples: those of the call, or two of a size, since norms may need them.
-
-    Args:
-        size: That of a sample, None for the model's own; empty where the number of samples is not ours to choose.
-    """
-    step = lambda twin, call: dispatch.run(twin, call.args, call.keywords, backward=True)
-    try:
-        return _attempts(model, call, [step], training=True)[0], call.samples
-    except ValueError:
-        if size == ():
-            raise
-        return _attempts(model, call_of(model, size, None, 2), [step], training=True)[0], 2
+def _trained(model: nn.Module, calls: Sequence[Call]) -> tuple[Run, int]:
+    """A training step with the first of some calls that it takes, and of how many samples that is."""
+    *first, last = calls
+    for call in first:
+        try:
+            return _attempts(model, call, [STEP], training=True)[0], call.samples
+        except ValueError:
+            continue
+    return _attempts(model, last, [STEP], training=True)[0], last.samples
 
 
 def _asked(model: nn.Module, function: str, input_size, inputs: Inputs, batch_size) -> tuple[nn.Module, Call]:
@@ -210,17 +210,11 @@ def _active_params(model: nn.Module) -> int:
 
 def _first_that_works(model: nn.Module, call: Call, engine: Engine) -> tuple[Counts, nn.Module]:
     """What a forward pass costs by an engine, and the copy of the model that it followed."""
-
-    def follow(twin: nn.Module, call: Call, engine: str) -> Counts:
-        if engine == "jit":
-            return jit.trace(twin, call)
-        run = dispatch.run(twin, call.args, call.keywords)
-        return run.forward.counts([name for name, _ in twin.named_modules()])
-
-    engines = [engine] if engine else ["jit", "dispatch"]
-    counts, twin = _attempts(model, call, [(partial(follow, engine=name)) for name in engines])
-    if engine is None and HIDDEN & counts.uncounted.keys():
-        counts, twin = _attempts(model, call, [partial(follow, engine="dispatch")])
+    if engine is not None:
+        return _attempts(model, call, [ENGINES[engine]])
+    counts, twin = _attempts(model, call, [*ENGINES.values()])
+    if HIDDEN & counts.uncounted.keys():
+        return _attempts(model, call, [count])
     return counts, twin
 
 

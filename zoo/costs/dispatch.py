@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from zoo.blocks.kernels import private
 from zoo.costs.counts import Counts, short_name
 from zoo.costs.elementwise import COUNTS, pointwise
+from zoo.costs.inputs import Call
 from zoo.costs.rules import NO_ARITHMETIC, RULES
 from zoo.costs.traffic import traffic
 from zoo.costs.work import Work
@@ -79,12 +80,17 @@ class Run:
         return total
 
 
-def run(twin: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], *, backward: bool = False) -> Run:
+def count(twin: nn.Module, call: Call) -> Counts:
+    """What a forward pass of a model costs that `zoo.costs.twin.twin_of` made, called with tensors on its device."""
+    return run(twin, call).forward.counts([name for name, _ in twin.named_modules()])
+
+
+def run(twin: nn.Module, call: Call, *, backward: bool = False) -> Run:
     """Run a model that `zoo.costs.twin.twin_of` made, and record what it does.
 
     Args:
         twin: The model.
-        inputs, keywords: What it is called with, on its device.
+        call: What it is called with, on its device.
         backward: Whether to run the backward pass too, from all outputs that have gradients.
 
     Raises:
@@ -93,9 +99,9 @@ def run(twin: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any], *, 
     if private.DispatchMode is None:
         raise RuntimeError("this torch has no TorchDispatchMode, which sees operators as they run")
     recorder = Recorder(twin)
-    tensors = [*twin.parameters(), *twin.buffers(), *_tensors((inputs, dict(keywords)))]
+    tensors = [*twin.parameters(), *twin.buffers(), *call.tensors]
     with torch.set_grad_enabled(backward), recorder, _Attention(recorder), recorder.keeping(tensors):
-        outputs = twin(*inputs, **keywords)
+        outputs = twin(*call.args, **call.keywords)
     if backward:
         ends = [t for t in _tensors(outputs) if t.requires_grad]
         seeds = [torch.ones_like(t) for t in ends]

@@ -25,10 +25,14 @@ class Call:
     samples: int = 1
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the arguments."""
+        return [x for x in (*self.args, *self.keywords.values()) if isinstance(x, Tensor)]
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of all tensors."""
-        values = (*self.args, *self.keywords.values())
-        return tuple(tuple(x.shape) for x in values if isinstance(x, Tensor))
+        return tuple(tuple(x.shape) for x in self.tensors)
 
     def on(self, device: torch.device) -> "Call":
         """Copies on a device, of zeros where these have no values."""
@@ -58,8 +62,8 @@ def call_of(model: nn.Module, input_size: Sequence[int] | None, inputs: Inputs, 
     if input_size is not None:
         raise ValueError("give input_size or inputs, not both")
     call = _given(inputs)
-    tensors = [x for x in (*call.args, *call.keywords.values()) if isinstance(x, Tensor)]
-    samples = batch_size or (tensors[0].shape[0] if tensors[0].dim() else 1)
+    first = call.tensors[0]
+    samples = batch_size or (first.shape[0] if first.dim() else 1)
     if not samples:
         raise ValueError("inputs hold a batch of no samples, and costs are those of one; give at least one")
     return Call(call.args, call.keywords, samples)

@@ -130,16 +130,11 @@ def _grouped_matmul(inputs: list, outputs: list) -> int:
     return (a if len(b) == 3 else a[-2:]).numel() * b[-1]
 
 
-@register_flop_rule("aten::_convolution", "aten::_convolution_mode")
+@register_flop_rule("aten::_convolution", "aten::_convolution_mode", "aten::convolution")
 def _convolution(inputs: list, outputs: list) -> int:
     x, weight = inputs[:2]
     transposed = inputs[6] is True  # the other one, whose padding is "same" or "valid", has its groups there
     return (x if transposed else outputs[0]).numel() * weight[1:].numel()
-
-
-@register_flop_rule("aten::convolution")
-def _convolution_as_it_runs(inputs: list, outputs: list) -> int:
-    return _convolution(inputs, outputs)
 
 
 @register_flop_rule("aten::convolution_backward")

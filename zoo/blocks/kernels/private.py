@@ -209,10 +209,6 @@ else:
             return func(*args, **(kwargs or {}))
 
 
-# Documented as AOTInductor's way, under a private module; `zoo.bench` leaves that way out without them.
-aoti_compile = _of_torch("torch._inductor.aoti_compile_and_package")
-aoti_load = _of_torch("torch._inductor.aoti_load_package")
-
 SCHEMA = "_schema"  # where an operator that a dispatch mode sees keeps the names and defaults of its arguments
 
 
@@ -225,6 +221,12 @@ def in_order(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
     default = lambda a: a.default_value if a.has_default_value() else None
     return [*args, *(kwargs[a.name] if a.name in kwargs else default(a) for a in rest)]
 
+
+# --- What `zoo.bench` needs to compile ahead of time ------------------------------------------------------------------
+
+# Documented as AOTInductor's way, under a private module; that way is left out without them.
+aoti_compile = _of_torch("torch._inductor.aoti_compile_and_package")
+aoti_load = _of_torch("torch._inductor.aoti_load_package")
 
 # --- What stands around modules ---------------------------------------------------------------------------------------
 
