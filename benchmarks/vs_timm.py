@@ -13,13 +13,13 @@ inference mode.
 import argparse
 import platform
 import statistics
-import time
 
 import timm
 import torch
 from torch.nn import functional as F
 
 import zoo
+from zoo.bench.timing import take_turns
 
 MODELS = (
     "mixer_s16_224",
@@ -52,17 +52,15 @@ def pair(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Modul
 
 
 def stepper(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor, train: bool):
-    """A function that does one unit of work and returns the seconds it took."""
+    """A function that does one unit of work."""
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         if train:
             F.cross_entropy(model(x), target).backward()
             model.zero_grad()
         else:
             with torch.inference_mode():
                 model(x)
-        return time.perf_counter() - start
 
     return step
 
@@ -78,16 +76,10 @@ def compare(name: str, dtype: torch.dtype, train: bool, batch: int, rounds: int)
     if error > (1e-4 if dtype is torch.float32 else 0.1):
         raise RuntimeError(f"{name}: outputs differ by {error:.1e}, so the times would not be of the same function")
     theirs.train(train), ours.train(train)
-    steps = [stepper(theirs, x, target, train), stepper(ours, x, target, train)]
-    for _ in range(2):
-        for step in steps:
-            step()
-    times = []
-    for i in range(rounds):
-        order = (0, 1) if i % 2 == 0 else (1, 0)
-        took = {which: steps[which]() for which in order}
-        times.append((took[0], took[1]))
-    return [a / b for a, b in times], statistics.median(b for _, b in times)
+    steps = {"timm": stepper(theirs, x, target, train), "zoo": stepper(ours, x, target, train)}
+    times = take_turns(steps, rounds, torch.device("cpu"))
+    ratios = [a / b for a, b in zip(times["timm"], times["zoo"], strict=True)]
+    return ratios, statistics.median(times["zoo"])
 
 
 def main() -> None:
