@@ -1,4 +1,4 @@
-"""Packaging: the models, and extras: train for recipes, plot for pictures, bench for runtimes, dev for tests."""
+"""Packaging: the models, and extras: train for recipes, plot for pictures, export (and bench, the same) for runtimes, dev for tests."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
 PLOT = ["matplotlib>=3.8"]
-BENCH = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
-DEV = TRAIN + PLOT + BENCH + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
+DEV = TRAIN + PLOT + EXPORT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
 
 setup(
     name="zoo",
@@ -32,5 +32,5 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
     ],
-    extras_require={"train": TRAIN, "plot": PLOT, "bench": BENCH, "dev": DEV},
+    extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, "dev": DEV},
 )

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "zoo"
 # for, stands above them all.
 ROOMS = (
     "zoo",
-    *("training", "tools", "bench", "costs", "timm_bridge", "create", "hub", "build", "registry", "models", "family"),
-    *("skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
+    *("training", "tools", "bench", "export", "costs", "timm_bridge", "create", "hub", "build", "registry"),
+    *("models", "family", "skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
 )
 
 
