@@ -58,7 +58,9 @@ def compiled_with_weights(model: nn.Module, x: Tensor, precision: Precision, thr
     if private.freezing is None:
         raise Unavailable("this torch's compiler takes no weights for constants")
     model, x = _cast(copy.deepcopy(model), x, _compilable(precision))  # its weights are gone from it afterwards
-    call = _in_torch(torch.compile(model, fullgraph=True, dynamic=False), x)
+    # A function of its own: of the model's forward pass dynamo may have a program already, which takes weights as
+    # inputs and fits this model too; whichever ran last would run for both.
+    call = _in_torch(torch.compile(lambda x: model(x), fullgraph=True, dynamic=False), x)
     with private.freezing():
         call()
     return call

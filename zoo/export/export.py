@@ -100,7 +100,8 @@ def export_model(
         raise ValueError(f"{type(model).__name__} does not tell its input size; set model.input_size = (C, H, W)")
     model, facts = deployed(model).cpu(), facts_of(model, name)
     inputs = _inputs(model, tuple(size), dynamic_batch, dynamic_size)
-    program = program_of(model, inputs[0], batch=dynamic_batch, size=dynamic_size, layout=not form.of_torch)
+    sizes = {"batch": dynamic_batch, "most_samples": form.most_samples, "size": dynamic_size}
+    program = program_of(model, inputs[0], **sizes, layout=form.transposes)
     with staging(path.parent) as stage:
         new = stage / path.name
         try:

@@ -25,7 +25,13 @@ def deployed(model: nn.Module) -> nn.Module:
 
 
 def program_of(
-    model: nn.Module, x: Tensor, *, batch: bool = True, size: bool = False, layout: bool = True
+    model: nn.Module,
+    x: Tensor,
+    *,
+    batch: bool = True,
+    most_samples: int | None = None,
+    size: bool = False,
+    layout: bool = True,
 ) -> ExportedProgram:
     """What a model computes, as `torch.export` records it.
 
@@ -33,6 +39,7 @@ def program_of(
         model: In eval mode.
         x: An example of its input, of two samples or more where the batch is open.
         batch: Take batches of any size.
+        most_samples: The largest of these batches.
         size: Take images of any size, in steps of the model's reduction.
         layout: Take out the permutations that runtimes other than torch's would copy for.
 
@@ -41,7 +48,7 @@ def program_of(
     Raises:
         ValueError: The model cannot be recorded, or only for one size of images; the message says why.
     """
-    open_dims: dict[int, Dim] = {0: Dim("batch", min=1)} if batch else {}
+    open_dims: dict[int, Dim] = {0: Dim("batch", min=1, max=most_samples)} if batch else {}
     if size:
         step = reduction_of(model)
         open_dims |= {d: step * Dim(f"{name}_{step}", min=2, max=LARGEST // step) for d, name in ((2, "h"), (3, "w"))}
@@ -50,7 +57,13 @@ def program_of(
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (x,), dynamic_shapes=(open_dims,) if open_dims else None)
     except Exception as error:  # whatever the recorder may raise
-        raise ValueError(f"{type(model).__name__} cannot be recorded by torch.export: {in_a_line(error)}") from error
+        remedy = ""
+        if open_dims and "Constraints violated" in str(error):
+            which = " and ".join(["dynamic_batch=False"] * batch + ["dynamic_size=False"] * size)
+            remedy = f"; its program depends on the sizes: give {which} for one of them alone"
+        raise ValueError(
+            f"{type(model).__name__} cannot be recorded by torch.export: {in_a_line(error)}{remedy}"
+        ) from error
     return without_transpositions(program) if layout else program
 
 

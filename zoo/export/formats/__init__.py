@@ -27,6 +27,8 @@ class Format:
         beside: How files end that are written beside it, under the same name.
         needs: Packages that it needs, beside torch.
         of_torch: Whether its runtime has all of torch's operators.
+        transposes: Whether its runtime copies at a permutation, so that fewer are better.
+        most_samples: The largest batch of a file for batches of any size, where memory is planned ahead.
     """
 
     name: ClassVar[str]
@@ -34,6 +36,8 @@ class Format:
     beside: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     of_torch: ClassVar[bool] = False
+    transposes: ClassVar[bool] = False
+    most_samples: ClassVar[int | None] = None
 
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
         """Write a program, and with it the facts, a JSON text, into a file that does not exist yet."""

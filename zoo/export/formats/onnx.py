@@ -20,6 +20,8 @@ class Onnx(Format):
 
     name, suffix, needs = "onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime")
 
+    transposes = True
+
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
         with quiet():
             names = {"input_names": ["input"], "output_names": ["output"]}

@@ -18,6 +18,8 @@ class OpenVino(Format):
 
     name, suffix, beside, needs = "openvino", ".xml", (".bin",), ("openvino",)
 
+    transposes = True
+
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
         import openvino
 
