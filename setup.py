@@ -1,4 +1,4 @@
-"""Packaging: the models, and extras: train for recipes, plot for pictures, export (and bench, the same) for runtimes, dev for tests."""
+"""Packaging: the models, and extras: train, plot, export (and bench, the same), runtimes of small devices, dev."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
 PLOT = ["matplotlib>=3.8"]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
+DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
 DEV = TRAIN + PLOT + EXPORT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
 
 setup(
@@ -32,5 +33,5 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
     ],
-    extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, "dev": DEV},
+    extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, **DEVICES, "dev": DEV},
 )

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.mixer import Part, trait
-from zoo.checks import in_a_line, printable, shown
+from zoo.checks import printable, shown
 from zoo.create import create_model
 from zoo.export.facts import facts_of, to_json
 from zoo.export.formats import Format, Run, format_of
 from zoo.export.program import deployed, program_of, reduction_of
+from zoo.export.quiet import cause
 from zoo.storage.files import settle, staging, sync
 
 TOLERANCE = 1e-4  # the largest difference of an output, relative to the largest output
@@ -47,7 +48,7 @@ def export_model(
     path: Path | str,
     to: str = "onnx",
     *,
-    dynamic_batch: bool = True,
+    dynamic_batch: bool | None = None,
     dynamic_size: bool = False,
     calibration: Iterable[Tensor] | None = None,
     name: str | None = None,
@@ -61,7 +62,7 @@ def export_model(
             where it has such.
         path: The file to be written. A path without a suffix gets that of the format.
         to: A format of `zoo.export.formats`: ``onnx``, ``exported``, ``aoti``, ``openvino``, ….
-        dynamic_batch: Take batches of any size; else of one sample alone.
+        dynamic_batch: Take batches of any size, or of one sample alone; by default of any size where the format can.
         dynamic_size: Take images of any size that is a multiple of the model's reduction.
         calibration: Batches of inputs such as the model will see, some hundred samples: the file then has its products
             in 8 bits (`zoo.export.accuracy` measures what that costs).
@@ -85,6 +86,9 @@ def export_model(
     form = format_of(to)
     if not isinstance(model, (str, nn.Module)):
         raise TypeError(f"model is a {type(model).__name__}; give a module, or a name or folder for zoo.create_model")
+    if dynamic_batch and not form.open_batch:
+        raise ValueError(f"a file of {to} takes batches of one size alone; leave dynamic_batch out")
+    dynamic_batch = form.open_batch if dynamic_batch is None else dynamic_batch
     model = create_model(model) if isinstance(model, str) else model
     path = Path(path)
     path = path if path.suffix else path.with_name(path.name + form.suffix)
@@ -108,8 +112,7 @@ def export_model(
             form.write(program, new, to_json(facts))
         except Exception as error:  # whatever a converter may raise
             raise ValueError(
-                f"{facts['model']} cannot be brought into {to}: {in_a_line(error)}; export it to another format, such "
-                "as exported"
+                f"{facts['model']} cannot be brought into {to}: {cause(error)}; export it to another format"
             ) from error
         difference = compared(model, form.load(new), inputs)
         if difference > TOLERANCE:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from zoo.blocks.mixer import offers, trait
-from zoo.checks import in_a_line
 from zoo.export.layout import without_transpositions
+from zoo.export.quiet import cause
 
 LARGEST = 4096  # pixels of a side, of a program for images of any size
 
@@ -62,7 +62,7 @@ def program_of(
             which = " and ".join(["dynamic_batch=False"] * batch + ["dynamic_size=False"] * size)
             remedy = f"; its program depends on the sizes: give {which} for one of them alone"
         raise ValueError(
-            f"{type(model).__name__} cannot be recorded by torch.export: {in_a_line(error)}{remedy}"
+            f"{type(model).__name__} cannot be recorded by torch.export: {cause(error)}{remedy}"
         ) from error
     return without_transpositions(program) if layout else program
 

@@ -1,10 +1,12 @@
-"""Converters that tell of themselves at length."""
+"""Converters that tell of themselves, and of what went wrong, at length."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+
+from zoo.checks import printable
 
 
 @contextmanager
@@ -18,3 +20,11 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong in the first place, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {printable(said, 300)}"

@@ -54,7 +54,9 @@ def plain_attend_windows(
         ).transpose(1, 2)
         for *qkv, bias in zip(*images, biases, strict=True)
     ]
-    return y[0] if len(y) == 1 else torch.cat(y)
+    y = y[0] if len(y) == 1 else torch.cat(y)
+    # A recorder sees what the fused call gives in torch, where heads and width lie side by side; elsewhere they do not.
+    return y.clone(memory_format=torch.contiguous_format) if guard.exporting() else y
 
 
 def _attend_by_products(qkv: Packed, biases: list[Tensor], counts: Sequence[int], scale: float, drop: float) -> Tensor:
@@ -138,7 +140,7 @@ def plain_window_biases(table: Tensor, index: Tensor, masks: Tensor) -> list[Ten
     bias = table.t().gather(1, index.expand(heads, -1))
     bias = bias.view(heads, *masks.shape[1:])
     masks = masks.to(bias.dtype)
-    return [bias, *(bias + mask for mask in masks.unbind())]
+    return [bias, *(bias + masks[i] for i in range(masks.shape[0]))]  # no `unbind`: torch cannot load one of no rows
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

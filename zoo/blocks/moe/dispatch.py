@@ -80,8 +80,8 @@ class Capacity(nn.Module):
         if self.rule == "ceil":
             room = sizes.ceil(tokens * choices * factor / num_experts)
         else:
-            room = choices * sizes.floor(factor * sizes.wide(sizes.ceil(tokens / num_experts)))
-        return sizes.ceil(sizes.wide(room) / self.multiple) * self.multiple
+            room = choices * sizes.floor(factor * sizes.wide(sizes.ceil_of_quotient(tokens, num_experts)))
+        return sizes.ceil_of_quotient(room, self.multiple) * self.multiple
 
     def forward(self, routing: Routing) -> Routing:
         experts = routing.experts.unflatten(0, (routing.groups, -1))  # (G, S, K)

@@ -21,8 +21,14 @@ def ceil(number: float | Tensor) -> Size:
     return number.ceil().long() if isinstance(number, Tensor) else math.ceil(number)
 
 
+def ceil_of_quotient(a: Size, b: int) -> Size:
+    """``ceil(a / b)`` of whole numbers, in operations that `torch.export.save` can write."""
+    return -(-a // b)
+
+
 def floor(number: float | Tensor) -> Size:
-    return number.floor().long() if isinstance(number, Tensor) else math.floor(number)
+    """The whole number below one that is not negative, in an operation that `torch.export.save` can write."""
+    return number.floor().long() if isinstance(number, Tensor) else math.trunc(number)
 
 
 def least(a: Size, b: Size) -> Size:

@@ -67,7 +67,8 @@ def shift_masks(window: tuple[int, int], shift: tuple[int, int], device=None, dt
     masks[1].masked_fill_(down[:, None, :, None], MASKED)
     masks[:, 1].masked_fill_(across[None, :, None], MASKED)
     masks = masks[: 1 + (shift[0] > 0), : 1 + (shift[1] > 0)]
-    return masks.flatten(4, 5).flatten(2, 3).flatten(0, 1)[1:]
+    # A tensor of its own: `torch.export.save` cannot write an empty part of a larger one.
+    return masks.flatten(4, 5).flatten(2, 3).flatten(0, 1)[1:].clone()
 
 
 def cut_windows(x: Tensor, window: tuple[int, int], order: Tensor | None = None) -> Tensor:

@@ -26,8 +26,10 @@ class Format:
         suffix: How its files end.
         beside: How files end that are written beside it, under the same name.
         needs: Packages that it needs, beside torch.
+        extra: The extra of zoo's that installs them.
         of_torch: Whether its runtime has all of torch's operators.
         transposes: Whether its runtime copies at a permutation, so that fewer are better.
+        open_batch: Whether a file may take batches of any size.
         most_samples: The largest batch of a file for batches of any size, where memory is planned ahead.
     """
 
@@ -35,8 +37,10 @@ class Format:
     suffix: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = "export"
     of_torch: ClassVar[bool] = False
     transposes: ClassVar[bool] = False
+    open_batch: ClassVar[bool] = True
     most_samples: ClassVar[int | None] = None
 
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
@@ -80,5 +84,6 @@ def format_of(name: str) -> Format:
     if name not in formats():
         raise ValueError(unknown(f"format {name!r}", name, formats(), "formats"))
     if missing := formats()[name].missing():
-        raise ValueError(f"the format {name} needs {', '.join(missing)}; install it with: pip install 'zoo[export]'")
+        extra = formats()[name].extra
+        raise ValueError(f"the format {name} needs {', '.join(missing)}; install it with: pip install 'zoo[{extra}]'")
     return formats()[name]

@@ -16,6 +16,7 @@ class ExecuTorch(Format):
     """A ``.pte``; its facts are what its method ``zoo`` gives."""
 
     name, suffix, needs = "executorch", ".pte", ("executorch",)
+    extra = "executorch"
     most_samples = 8
 
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:

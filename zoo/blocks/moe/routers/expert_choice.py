@@ -51,7 +51,7 @@ class ExpertChoice(Router):
     def room(self, tokens: sizes.Size) -> sizes.Size:
         """Number of tokens that an expert takes from a group of so many."""
         room = sizes.ceil(sizes.wide(tokens) * self.top_k * self.capacity_factor / self.num_experts)
-        return sizes.least(tokens, sizes.ceil(sizes.wide(room) / self.multiple) * self.multiple)
+        return sizes.least(tokens, sizes.ceil_of_quotient(room, self.multiple) * self.multiple)
 
     def route(self, logits: Tensor) -> Routing:
         return self.choose(logits, noisy(logits, self.noise, self.training))
