@@ -17,8 +17,9 @@ def take_turns(
     rounds: int,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
+    after_round: Callable[[], object] = lambda: None,
 ) -> dict[K, tuple[float, ...]]:
-    """Seconds of each call in each round, by a clock.
+    """Seconds of each call in each round, by a clock; between two rounds, who follows it may say so.
 
     Each round begins with another call: what comes after one that frees much memory pays for having it mapped again,
     so it must not always be the same. A GPU is waited for.
@@ -34,6 +35,7 @@ def take_turns(
             wait()
             if number >= WARM_UP:
                 times[name].append(clock() - start)
+        after_round()
     return {name: tuple(seconds) for name, seconds in times.items()}
 
 
