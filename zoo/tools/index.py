@@ -52,12 +52,14 @@ def index(costs: Costs | None = None) -> dict[str, Any]:
         costs: Where the costs of a model come from; by default it is built on meta and counted.
     """
     from zoo.registry import families
+    from zoo.timm_bridge import register_with_timm
 
-    entries = {arch: model_entry(arch, costs or _counted) for family in families().values() for arch in family.variants}
+    register_with_timm()  # which configuration is the default, timm says
+    costs, archs = costs or _counted, [arch for family in families().values() for arch in family.variants]
     return {
         "sources": digest(),
         "families": {name: family.about for name, family in families().items()},
-        "models": {arch: entries[arch] for arch in _in_order(entries)},
+        "models": {arch: model_entry(arch, costs) for arch in _in_order(archs)},
     }
 
 

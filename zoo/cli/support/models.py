@@ -75,14 +75,21 @@ def resolve(name: str) -> str:
     The folder of a run stands for the model in it.
 
     Raises:
-        ValueError: It is neither a model's name nor a folder.
+        ValueError: It is no model's name.
+        FileNotFoundError: It is a folder without a model.
     """
+    from zoo.checks import printable
+
     if name.startswith(PREFIXES):
         return name
     if os.path.isdir(name) or any(mark in name for mark in "/\\"):
-        inner = os.path.join(name, "model")
-        is_run = not os.path.exists(os.path.join(name, "config.json")) and os.path.isdir(inner)
-        return f"local-dir:{inner if is_run else name}"
+        for folder in (name, os.path.join(name, "model")):
+            if os.path.exists(os.path.join(folder, "config.json")):
+                return f"local-dir:{folder}"
+        raise FileNotFoundError(
+            f"{printable(name, 500)} holds no saved model: there is no config.json; give another folder, or a name of "
+            "zoo list"
+        )
     entry_of(name)
     return name
 
