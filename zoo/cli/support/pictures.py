@@ -1,5 +1,6 @@
 """Pictures that commands draw, with matplotlib."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def front(points: Sequence[Point], less_is_better: bool) -> list[Point]:
 def draw_pareto(path: Path, points: Sequence[Point], labels: tuple[str, str], less_is_better: bool) -> None:
     """Draw the points with their names, and the Pareto front among them as a line of steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -35,12 +37,13 @@ def draw_pareto(path: Path, points: Sequence[Point], labels: tuple[str, str], le
     axes.step([x for _, x, _ in best], [y for *_, y in best], where="post", color="C0", alpha=0.5, label="Pareto front")
     names = {name for name, *_ in best}
     for name, x, y in points:
-        on_front = name in names
-        axes.plot(x, y, "o", color="C0" if on_front else "0.6")
+        axes.plot(x, y, "o", color="C0" if name in names else "0.6")
         axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize="small")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
-    axes.set_xscale("log")
-    axes.margins(x=0.2, y=0.1)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.1, y=0.1)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper right" if less_is_better else "lower right")
     for side in ("top", "right"):
@@ -60,7 +63,8 @@ def draw_predictions(path: Path, images: Sequence["Image"], answers: Sequence[Se
         left.set_axis_off()
         rows = range(len(labels))[::-1]
         right.barh(rows, [share for _, share in labels], color="C0")
-        right.set(xlim=(0, 1), yticks=rows, yticklabels=[label[:40] for label, _ in labels], xlabel="probability")
+        right.set(xlim=(0, 1), yticks=rows, xlabel="probability")
+        right.set_yticklabels([textwrap.shorten(label, 36, placeholder=" ...") for label, _ in labels])
         for side in ("top", "right"):
             right.spines[side].set_visible(False)
     figure.savefig(path, dpi=150)
