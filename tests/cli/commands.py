@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 sys.argv[0] = "zoo"
 import zoo.tools.index as index
-index.is_current = lambda stored: True  # a family newer than the index would be asked of the registry
+index.is_current = lambda: True  # a family newer than the index would be asked of the registry
 from zoo.cli import main
 try:
     main()

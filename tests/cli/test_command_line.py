@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import pty
 import re
 import shlex
 import subprocess
@@ -192,7 +191,9 @@ def test_what_is_told_and_what_is_not():
     )
     assert sentence(error_of(lambda: importlib.import_module("zoo.nobody"))) is None
     assert sentence(error_of(lambda: [][1])) is None
-    assert Refused("error: so").code == 2 and str(Refused("error: so")) == "error: so"
+    for reason, status in ((ValueError(), 2), (FileNotFoundError(), 2), (OSError(), 1), (FloatingPointError(), 1)):
+        ended = Refused("error: so", reason)
+        assert ended.code == status and str(ended) == "error: so"
 
 
 # --- Output -----------------------------------------------------------------------------------------------------------
@@ -200,6 +201,7 @@ def test_what_is_told_and_what_is_not():
 
 def on_a_terminal(*arguments: str) -> str:
     """What a command writes to a terminal, on stdout and stderr together."""
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "CI", "GITHUB_ACTIONS"):

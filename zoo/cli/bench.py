@@ -48,7 +48,9 @@ def run(
 
     shared = dict(device=device, threads=threads, rounds=rounds)
     if blocks is not None:
-        report = by_block(model_of(names[0]), batch_size=batch[0], precision=precision[0], **shared)
+        model = model_of(names[0])
+        with progress("Timing") as tell:
+            report = by_block(model, batch_size=batch[0], precision=precision[0], **shared, progress=tell)
         report.plot(blocks)
         print(f"{report}\n\nThe picture is in {blocks}.")
         return

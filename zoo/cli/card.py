@@ -25,11 +25,10 @@ def run(
 ) -> None:
     """Print the model card: every model with its costs, counted now, and every set of weights with its licence."""
     from zoo.checks import shown, unknown
-    from zoo.cli.support.models import load
+    from zoo.cli.support.models import index, load
     from zoo.cli.support.output import print_json, progress
-    from zoo.tools.index import known
 
-    there = known()["families"]
+    there = index()["families"]
     for name in families or []:
         if name not in there:
             raise ValueError(unknown(f"family {shown(name)}", name, there, count=3, see="zoo list --json"))

@@ -36,14 +36,13 @@ def run(
 
 
 def _of_name(name: str) -> dict[str, Any]:
-    from zoo.cli.support.models import entry_of
-    from zoo.tools.index import known
+    from zoo.cli.support.models import entry_of, index
 
     _, entry, configuration = entry_of(name)
     facts = {"name": name, "family": entry["family"], "tasks": entry["tasks"]}
     costs = {key: configuration[key] for key in ("params", "active_params", "macs", "input_size", "classes")}
     rest = {key: entry[key] for key in ("arguments", "configurations", "published", "counted")}
-    return {**facts, **costs, "about": known()["families"][entry["family"]], **rest}
+    return {**facts, **costs, "about": index()["families"][entry["family"]], **rest}
 
 
 def _of_folder(folder: str) -> dict[str, Any]:

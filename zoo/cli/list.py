@@ -43,17 +43,17 @@ def run(
 
 def _rows(patterns, family, task, pretrained, tags, tests) -> list[dict[str, Any]]:
     from zoo.checks import shown, unknown
-    from zoo.tools.index import known
+    from zoo.cli.support.models import index
 
-    index = known()
-    tasks = {each for entry in index["models"].values() for each in entry["tasks"]}
-    if family is not None and family not in index["families"]:
-        raise ValueError(unknown(f"family {shown(family)}", family, index["families"], count=3, see="zoo list"))
+    there = index()
+    tasks = {each for entry in there["models"].values() for each in entry["tasks"]}
+    if family is not None and family not in there["families"]:
+        raise ValueError(unknown(f"family {shown(family)}", family, there["families"], count=3, see="zoo list"))
     if task is not None and task not in tasks:
         raise ValueError(unknown(f"task {shown(task)}", task, tasks))
     patterns = [pattern if set("*?[") & set(pattern) else f"*{pattern}*" for pattern in patterns]
     rows = []
-    for arch, entry in index["models"].items():
+    for arch, entry in there["models"].items():
         if family not in (None, entry["family"]) or (task is not None and task not in entry["tasks"]):
             continue
         if arch.endswith("_test") and not tests:

@@ -28,13 +28,19 @@ def known() -> dict[str, Any]:
         >>> known()["models"]["mixer_s16_224"]["family"]
         'mixer'
     """
-    stored = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"sources": "", "models": {}}
-    return stored if is_current(stored) else index(functools.partial(_stored_costs, _by_name(stored)))
+    return stored() if is_current() else index(functools.partial(_stored_costs, _by_name(stored())))
 
 
-def is_current(stored: Mapping[str, Any]) -> bool:
+@functools.cache
+def stored() -> dict[str, Any]:
+    """What the file says."""
+    return json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"sources": "", "models": {}}
+
+
+@functools.cache
+def is_current() -> bool:
     """Whether zoo's families are those that the index was written of, and no package from outside may have others."""
-    return stored["sources"] == digest() and not metadata.entry_points(group=GROUP)
+    return stored()["sources"] == digest() and not metadata.entry_points(group=GROUP)
 
 
 def digest() -> str:
@@ -109,17 +115,17 @@ def _counted(arch: str, name: str, cfg: Any) -> dict[str, int]:
     return {key: getattr(report, key) for key in COSTS}
 
 
-def _by_name(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _by_name(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The configurations of an index by their names."""
-    return {each["name"]: each for entry in stored["models"].values() for each in entry["configurations"]}
+    return {each["name"]: each for entry in index["models"].values() for each in entry["configurations"]}
 
 
-def _stored_costs(stored: Mapping[str, Mapping], arch: str, name: str, cfg: Any) -> dict[str, int | None]:
+def _stored_costs(configurations: Mapping[str, Mapping], arch: str, name: str, cfg: Any) -> dict[str, int | None]:
     """The costs that the file has; of a model that it does not have, those that its family's file says, if any."""
     from zoo.registry import family_of
 
-    if name in stored:
-        return {key: stored[name][key] for key in COSTS}
+    if name in configurations:
+        return {key: configurations[name][key] for key in COSTS}
     family = family_of(arch)
     rows = [rows[key] for rows in (family.published, family.counted) for key in (name, arch) if key in rows]
     first = lambda figure: next((value for row in rows if (value := getattr(row, figure)) is not None), None)

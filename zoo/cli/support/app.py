@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if said is None:
             raise
         print(said, file=sys.stderr)
-        raise Refused(said) from error
+        raise Refused(said, error) from error
     if status:
         sys.exit(status)
 

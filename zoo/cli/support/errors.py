@@ -3,14 +3,20 @@
 import dis
 
 RAISED = dis.opmap["RAISE_VARARGS"]
+OF_ARGUMENTS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 EXTRAS = "pip install 'zoo[train,plot,bench]'"
 
 
 class Refused(SystemExit):
-    """The end of a command whose arguments cannot be obeyed: status 2. As text it is what was said."""
+    """The end of a command that cannot do what it was asked. As text it is what was said.
 
-    def __init__(self, said: str):
-        super().__init__(2)
+    The status is 2 where that lies in the arguments, and 1 where it failed on the way: a training that diverged, a full
+    disk.
+    """
+
+    def __init__(self, said: str, reason: Exception):
+        on_the_way = isinstance(reason, (OSError, FloatingPointError)) and not isinstance(reason, OF_ARGUMENTS)
+        super().__init__(1 if on_the_way else 2)
         self.said = said
 
     def __str__(self) -> str:

@@ -22,7 +22,8 @@ Written by `make card` from the commands in `zoo/cli/`; do not edit it by hand.
 `--json` nothing but JSON. Whatever else is to be said, progress too, goes to stderr.
 
 Exit status: 0 if the command did what it was asked; 2 if that cannot be had, and one or two lines on stderr say what
-is wrong and what to type; 1 with a traceback if zoo has a bug; 130 after an interrupt.
+is wrong and what to type; 1 if it failed on the way, by a training that diverged or a full disk, or, with a traceback,
+by a bug of zoo; 130 after an interrupt.
 
 Where a model is asked for, a name of `zoo list` stands for it, with or without a tag, the folder of a saved model or of
 a run, and in some commands `timm:<name>` for a model of timm's own. `zoo --install-completion` teaches the shell the

@@ -1,5 +1,6 @@
 """Models as a user names them: a name of zoo, a folder, or ``timm:<name>``; and what is known of them."""
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,15 @@ NameOrFolder = Annotated[
 ]
 
 
+def index() -> dict[str, Any]:
+    """What is known of all models: `zoo.tools.index.known`."""
+    from zoo.cli.support.output import waiting
+    from zoo.tools.index import is_current, known
+
+    with contextlib.nullcontext() if is_current() else waiting("Reading the families"):
+        return known()
+
+
 def entry_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What the index has of a name: the architecture, its entry, and the configuration that is meant.
 
@@ -39,9 +49,8 @@ def entry_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         ValueError: There is no such model, or it has no such tag; the message has the three nearest.
     """
     from zoo.checks import nearest, shown, some, unknown
-    from zoo.tools.index import known
 
-    models = known()["models"]
+    models = index()["models"]
     arch, point, tag = name.partition(".")
     if arch not in models:
         word = arch.lower().split("_")[0]

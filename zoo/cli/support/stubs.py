@@ -130,9 +130,9 @@ def check_name(kind: str, name: str, slot: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"the name is {shown(name)}; give small letters, digits and _, such as gated_shift")
     if kind == "family":
-        from zoo.tools.index import known
+        from zoo.cli.support.models import index
 
-        taken = known()["families"]
+        taken = index()["families"]
     else:
         from zoo.cli.support.models import load
 
