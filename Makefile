@@ -18,8 +18,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 card: $(VENV)/.dev
-	$(BIN)/python -m zoo.tools.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
-	$(BIN)/python -m zoo.tools.index > zoo/tools/models.json.new && mv zoo/tools/models.json.new zoo/tools/models.json
+	$(BIN)/python -m zoo.tools.index MODEL_CARD.md.new > zoo/tools/models.json.new
+	mv MODEL_CARD.md.new MODEL_CARD.md && mv zoo/tools/models.json.new zoo/tools/models.json
 	$(BIN)/python -m zoo.tools.overview < README.md > README.md.new && mv README.md.new README.md
 	$(BIN)/python benchmarks/layout.py CONTRIBUTING.md > CONTRIBUTING.md.new && mv CONTRIBUTING.md.new CONTRIBUTING.md
 	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md

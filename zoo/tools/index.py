@@ -1,12 +1,13 @@
 """An index of the models, `models.json` beside this file: what the command line knows without importing torch.
 
-`python -m zoo.tools.index` prints it, and `make card` writes it. Costs are counted when it is written; all else is what
+`python -m zoo.tools.index [MODEL_CARD.md]` prints it, and `make card` writes it. Costs are counted when it is written; all else is what
 the registry says. Nothing above the functions here is imported but the standard library.
 """
 
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -133,5 +134,14 @@ def _stored_costs(configurations: Mapping[str, Mapping], arch: str, name: str, c
     return {key: None if value is None else round(unit * value) for key, (unit, value) in figures.items()}
 
 
-if __name__ == "__main__":
+def main(card_file: str | None = None) -> None:
+    """Print the index, and write the model card into a file if one is named: what both count is counted once."""
     print(json.dumps(index(), indent=1))
+    if card_file is not None:
+        from zoo.tools.card import card
+
+        Path(card_file).write_text(card(), "utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
