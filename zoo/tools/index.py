@@ -1,7 +1,7 @@
 """An index of the models, `models.json` beside this file: what the command line knows without importing torch.
 
-`python -m zoo.tools.index [MODEL_CARD.md]` prints it, and `make card` writes it. Costs are counted when it is written; all else is what
-the registry says. Nothing above the functions here is imported but the standard library.
+`python -m zoo.tools.index [MODEL_CARD.md]` prints it, and `make card` writes it. Costs are counted when it is written;
+all else is what the registry says. Nothing above the functions here is imported but the standard library.
 """
 
 import functools
