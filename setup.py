@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train for recipes, plot, bench for runtimes, dev for tests."""
+"""Packaging: the models and the command `zoo`; extras: train for recipes, plot, export for runtimes, dev for tests."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
 PLOT = ["matplotlib>=3.8"]
-BENCH = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
-DEV = TRAIN + PLOT + BENCH + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
+DEV = TRAIN + PLOT + EXPORT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
 
 setup(
     name="zoo",
@@ -36,5 +36,5 @@ setup(
         "typer>=0.19",
         "rich>=13.8",
     ],
-    extras_require={"train": TRAIN, "plot": PLOT, "bench": BENCH, "dev": DEV},
+    extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, "dev": DEV},
 )

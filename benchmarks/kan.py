@@ -1,6 +1,6 @@
-"""Speed and memory of the Kolmogorov-Arnold layers: `python benchmarks/kan.py [layers] [memory] [rational] [training]`.
+"""Speed and memory of the Kolmogorov-Arnold layers: `python benchmarks/kan.py [PART …]`.
 
-Without a name it runs all four parts and prints their Markdown tables.
+Without a part it runs all five and prints their Markdown tables.
 
 - layers: 256 -> 256 features on 1,024 rows. zoo's `KANLinear` by basis, the formulas of efficient-kan (cubic splines by
   the recursion of Cox and de Boor) and of fast-kan (layer norm and Gaussians), written anew below, pykan's own layer if
@@ -9,6 +9,8 @@ Without a name it runs all four parts and prints their Markdown tables.
   out.
 - rational: zoo's group-wise rational against a plain spelling in torch, and against GELU, in eager mode and compiled.
 - training: a step of KAT-T against one of DeiT-T, in eager mode and compiled.
+- compiled: channel mixers of 192 channels on 8 x 197 tokens (`gr_kan`, `kan` with each basis, `mlp` beside them): time
+  compiled over time in eager mode.
 
 How it is measured: all that stands in a table runs in one process and takes turns, once each a round, after two rounds
 that do not count; a figure is the median over the rounds. With one thread the clock counts processor time, otherwise
@@ -32,7 +34,7 @@ from zoo.blocks.kan.linear import KANLinear
 
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
-PARTS = ("layers", "memory", "rational", "training")
+PARTS = ("layers", "memory", "rational", "training", "compiled")
 
 
 # --- Other people's formulas ------------------------------------------------------------------------------------------
@@ -232,6 +234,27 @@ def bench_training(rounds: int, batch: int = 8) -> None:
         names = ("kat_tiny_patch16_224", "deit_tiny_patch16_224")
         ours, theirs = medians({name: step(name, compiled) for name in names}, rounds).values()
         print(f"| {'compiled' if compiled else 'eager'} | {ours / theirs:.2f} |", flush=True)
+
+
+def bench_compiled(rounds: int, tokens: int = 8 * 197, dim: int = 192) -> None:
+    """The table of mixers compiled against themselves in eager mode."""
+    mixers = {"mlp": "mlp", "gr_kan": "gr_kan"}
+    mixers |= {f"kan, {name}": f"kan(basis='{name}', hidden={dim})" for name in zoo.list_blocks("basis")}
+    print("| mixer | precision | pass | eager, ms | compiled / eager |\n|---|---|---|---|---|")
+    for name, slot in mixers.items():
+        for dtype, precision in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+            torch.compiler.reset()
+            mixer, x = zoo.create_block("channel_mixer", slot, dim).to(dtype), torch.rand(tokens, dim).to(dtype) * 2 - 1
+            runs = {"eager": mixer, "compiled": torch.compile(mixer, dynamic=False)}
+            for what in ("forward", "with backward"):
+                parameters = [p for p in mixer.parameters() if p.requires_grad]
+                calls = {
+                    mode: forward_of(run, x) if what == "forward" else step_of(run, x, parameters)
+                    for mode, run in runs.items()
+                }
+                took = medians(calls, rounds)
+                ratio = took["compiled"] / took["eager"]
+                print(f"| {name} | {precision} | {what} | {1e3 * took['eager']:.2f} | {ratio:.2f} |", flush=True)
 
 
 def main() -> None:

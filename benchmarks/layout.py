@@ -20,8 +20,8 @@ PACKAGE = ROOT / "zoo"
 # for, stands above them all.
 ROOMS = (
     "zoo",
-    *("cli", "training", "tools", "bench", "costs", "timm_bridge", "create", "hub", "build", "registry", "models"),
-    *("family", "skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
+    *("cli", "training", "tools", "bench", "export", "costs", "timm_bridge", "create", "hub", "build", "registry"),
+    *("models", "family", "skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
 )
 
 

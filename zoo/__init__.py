@@ -27,6 +27,7 @@ _PUBLIC = {
     "prune_experts": "tools.moe.surgery",
     "add_expert": "tools.moe.surgery",
     "add_task": "tools.moe.surgery",
+    "export_model": "export",
     "expert_load": "tools.moe.plot",
     "plot_expert_load": "tools.moe.plot",
     "expert_parallel": "tools.moe.parallel",

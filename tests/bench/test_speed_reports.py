@@ -7,7 +7,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import ROOT
+from conftest import ROOT, randomised
 from torch import nn
 
 import zoo
@@ -101,6 +101,20 @@ def test_a_training_step_counts_both_directions_and_leaves_the_model():
 def test_every_way_computes_the_model(way):
     rows = compare("poolformer_test", ways=("eager", way), rounds=1).rows
     assert rows[1].contender.way == way and rows[1].difference < 1e-4
+
+
+def test_a_frozen_program_has_its_weights_within_even_beside_one_that_has_not(monkeypatch):
+    """As an option of one compilation the wish was lost; and a program of the same forward pass can take its place."""
+    monkeypatch.setattr("zoo.bench.ways.copy.deepcopy", lambda model: model)
+    model = randomised(zoo.create_model("mixer_test")).eval()
+    x = torch.randn(1, *model.input_size)
+    calls = {name: WAYS[name](model, x, "fp32", 1) for name in ("compile", "compile_frozen")}
+    before = {name: call() for name, call in calls.items()}
+    with torch.no_grad():
+        model.head.bias += 1
+    after = {name: call() for name, call in calls.items()}
+    torch.testing.assert_close(after["compile"], before["compile"] + 1)
+    assert torch.equal(after["compile_frozen"], before["compile_frozen"])
 
 
 def test_exported_models_in_other_runtimes_compute_the_same():

@@ -187,7 +187,7 @@ def test_what_is_told_and_what_is_not():
     assert sentence(error_of(lambda: zoo.create_model())) is None
     assert sentence(error_of(lambda: os.stat("/nowhere/at/all"))).startswith("error: [Errno 2]")
     assert sentence(error_of(lambda: importlib.import_module("nobody_has_this"))) == (
-        "error: nobody_has_this is not installed, and this needs it: pip install 'zoo[train,plot,bench]'"
+        "error: nobody_has_this is not installed, and this needs it: pip install 'zoo[train,plot,export]'"
     )
     assert sentence(error_of(lambda: importlib.import_module("zoo.nobody"))) is None
     assert sentence(error_of(lambda: [][1])) is None

@@ -27,8 +27,10 @@ from zoo.bench.timing import WARM_UP, take_turns
 from zoo.bench.ways import WAYS, Call, Precision, Unavailable
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.costs import count_costs, count_flops
+from zoo.export.program import deployed
 
 LEARNABLE = ("eager", "compile")  # the ways that have a backward pass
+SETTLE = 0.03  # seconds that a contender runs at each turn before its call counts
 
 
 def compare(
@@ -47,8 +49,10 @@ def compare(
     """Time models, each in several ways, in turns: noise of the machine hits all alike, so that ratios are honest.
 
     For each batch size all contenders are built first, warmed up, and then called one after the other in every round.
-    A contender that cannot be built here is named in the report with the reason. What each computes is compared with
-    the same model in eager mode and fp32: the report has the difference. Of several outputs the first counts.
+    Each turn begins with calls that do not count, until the runtime before it has come to rest. Forward passes are of
+    the models as deployed, with branches merged. A contender that cannot be built here is named in the report with the
+    reason. What each computes is compared with the same model in eager mode and fp32: the report has the difference. Of
+    several outputs the first counts.
 
     Args:
         candidates: Names of zoo's models, ``timm:<name>`` for timm's own; or modules by names of your own, which say
@@ -102,7 +106,8 @@ def compare(
                     reason = first if isinstance(error, Unavailable) else f"{type(error).__name__}: {first}"
                     skipped[contender] = printable(reason, 200)
                 tell()
-            for contender, seconds in take_turns(calls, rounds, place, after_round=tell).items():
+            turns = take_turns(calls, rounds, place, settle=SETTLE, after_round=tell)
+            for contender, seconds in turns.items():
                 measured = memory and contender.way in LEARNABLE
                 peak = peak_bytes(calls[contender], place) if measured else None
                 ceiling = ceilings[DTYPES[contender.precision]]
@@ -129,13 +134,14 @@ def _contenders(
         x = torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0)).to(device)
         model = model.to(device)
         reference = cache(partial(_trained if training else _computed, model, x))  # of all its ways, once
+        timed = model if training else deployed(model)
         for way in ways:
             for precision in precisions:
                 contender = Contender(candidate, way, precision, batch_size)
                 if training:
-                    yield contender, partial(_step, model, x, way, precision, reference)
+                    yield contender, partial(_step, timed, x, way, precision, reference)
                 else:
-                    yield contender, partial(_forward, model, x, way, precision, threads, reference)
+                    yield contender, partial(_forward, timed, x, way, precision, threads, reference)
 
 
 def _computed(model: nn.Module, x: Tensor) -> tuple[int, Tensor]:

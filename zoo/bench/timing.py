@@ -17,18 +17,29 @@ def take_turns(
     rounds: int,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
+    settle: float = 0.0,
     after_round: Callable[[], object] = lambda: None,
 ) -> dict[K, tuple[float, ...]]:
     """Seconds of each call in each round, by a clock; between two rounds, who follows it may say so.
 
     Each round begins with another call: what comes after one that frees much memory pays for having it mapped again,
     so it must not always be the same. A GPU is waited for.
+
+    Args:
+        settle: Seconds for which a call runs at each turn before the one that counts, once at least; 0 for none.
+            Runtimes need it: the threads of the one before (OpenMP's, ONNX Runtime's) wait for more by spinning, for
+            up to some 15 ms, and its weights are in the caches.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: dict[K, list[float]] = {name: [] for name in calls}
     for number in range(rounds + WARM_UP):
         turn = number % max(1, len(calls))
         for name, call in [*calls.items()][turn:] + [*calls.items()][:turn]:
+            until = time.perf_counter() + settle
+            while settle:
+                call()
+                if time.perf_counter() >= until:
+                    break
             wait()
             start = clock()
             call()

@@ -8,8 +8,6 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.blocks.kernels import private
+from zoo.export.formats import Format, formats
+from zoo.export.program import program_of
+from zoo.export.quiet import quiet
 
 Precision = Literal["fp32", "bf16", "int8"]
 Call = Callable[[], Tensor]
@@ -54,8 +55,15 @@ def compiled(model: nn.Module, x: Tensor, precision: Precision, threads: int) ->
 @way("compile_frozen")
 def compiled_with_weights(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
     """`torch.compile` with the weights as constants, which it may lay out anew: for inference alone."""
-    model, x = _cast(model, x, _compilable(precision))
-    return _in_torch(torch.compile(model, fullgraph=True, dynamic=False, options={"freezing": True}), x)
+    if private.freezing is None:
+        raise Unavailable("this torch's compiler takes no weights for constants")
+    model, x = _cast(copy.deepcopy(model), x, _compilable(precision))  # its weights are gone from it afterwards
+    # A function of its own: of the model's forward pass dynamo may have a program already, which takes weights as
+    # inputs and fits this model too; whichever ran last would run for both.
+    call = _in_torch(torch.compile(lambda x: model(x), fullgraph=True, dynamic=False), x)
+    with private.freezing():
+        call()
+    return call
 
 
 @way("aot_inductor")
@@ -64,7 +72,7 @@ def aot_inductor(model: nn.Module, x: Tensor, precision: Precision, threads: int
     if private.aoti_compile is None or private.aoti_load is None:
         raise Unavailable("this torch has no AOTInductor")
     model, x = _cast(model, x, _compilable(precision))
-    program = _exported(model, x)
+    program = program_of(model, x, batch=False, layout=False)
     with tempfile.TemporaryDirectory() as folder:
         run = private.aoti_load(private.aoti_compile(program, package_path=str(Path(folder) / "model.pt2")))
     return _in_torch(run, x)
@@ -73,34 +81,36 @@ def aot_inductor(model: nn.Module, x: Tensor, precision: Precision, threads: int
 @way("onnxruntime")
 def onnxruntime(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
     """ONNX Runtime on the CPU; int8 by its dynamic quantisation."""
-    ort = _imported("onnxruntime", "onnxscript")
+    onnx = _format("onnx")
     if precision == "bf16":
         raise Unavailable("ONNX Runtime has few operators in bf16 on a CPU")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = _onnx_file(model, x, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.write(program_of(model, x, batch=False), path, "{}")
         if precision == "int8":
             from onnxruntime.quantization import quantize_dynamic
 
-            quantize_dynamic(path, path := str(Path(folder) / "int8.onnx"))
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: x.cpu().numpy()}
-    return lambda: torch.from_numpy(session.run(None, feed)[0])
+            with quiet():
+                quantize_dynamic(path, path := path.with_name("int8.onnx"))
+        run = onnx.load(path, threads)
+    x = x.cpu()
+    return lambda: run(x)
 
 
 @way("openvino")
 def openvino(model: nn.Module, x: Tensor, precision: Precision, threads: int) -> Call:
     """OpenVINO on the CPU, by its latency hint."""
-    ov = _imported("openvino")
+    _format("openvino")
+    import openvino
+
     if precision == "int8":
         raise Unavailable("OpenVINO quantises by NNCF, with data")
     hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     hints["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
-    with _quiet():
-        graph = ov.convert_model(_exported(model, x))
+    with quiet():
+        graph = openvino.convert_model(program_of(model, x, batch=False))
         graph.reshape(list(x.shape))
-        request = ov.Core().compile_model(graph, "CPU", hints).create_infer_request()
+        request = openvino.Core().compile_model(graph, "CPU", hints).create_infer_request()
     feed = x.cpu().numpy()
     return lambda: torch.from_numpy(request.infer([feed], share_inputs=True)[0])
 
@@ -132,29 +142,8 @@ def _compilable(precision: Precision) -> Precision:
     return precision
 
 
-def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
-    with torch.no_grad():
-        return torch.export.export(model, (x,))
-
-
-def _onnx_file(model: nn.Module, x: Tensor, folder: str) -> str:
-    path = str(Path(folder) / "model.onnx")
-    with torch.no_grad():
-        torch.onnx.export(model, (x,), path, dynamo=True, external_data=False)
-    return path
-
-
-def _imported(*names: str):
-    """The first of some modules, if all are installed."""
-    try:
-        return [__import__(name) for name in names][0]
-    except ImportError as error:
-        raise Unavailable(f"{error.name} is not installed; install zoo with its extra, [bench]") from None
-
-
-@contextmanager
-def _quiet():
-    """What converters print to is thrown away: they tell of themselves at length."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+def _format(name: str) -> Format:
+    """A format of exported models, if what it needs is installed."""
+    if missing := formats()[name].missing():
+        raise Unavailable(f"{missing[0]} is not installed; install zoo with its extra, [bench]")
+    return formats()[name]

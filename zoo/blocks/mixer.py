@@ -59,6 +59,7 @@ class Part(nn.Module):
     Attributes:
         active_fraction: The share of its parameters, in (0, 1], that one token uses, for `zoo.count_flops`.
         cost_by_value: What it costs depends on values, so that it cannot be counted without them.
+        only_torch: Why no runtime but torch's can run it, for `zoo.export_model`; None where others can.
         init: The scheme that a layer of torch's own class is initialised by, in place of torch's.
         input_size: The size of one sample, (channels, height, width) or (numbers,).
         pretrained_cfg: A model's configuration, as timm has it.
@@ -70,6 +71,7 @@ class Part(nn.Module):
 
     active_fraction: float = 1.0
     cost_by_value: bool = False
+    only_torch: str | None = None
     init: Callable | str | None = None
     input_size: tuple[int, ...] | None = None
     pretrained_cfg: dict[str, Any] | None = None

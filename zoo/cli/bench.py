@@ -5,19 +5,14 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.support.models import complete
-from zoo.cli.support.parse import Json
+from zoo.cli.support.models import Models
+from zoo.cli.support.parse import Device, Json, Rounds, Threads
 
 EXAMPLE = "zoo bench poolformer_s12 timm:poolformer_s12 --way eager compile --threads 2"
 
 
 def run(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL", help="Models of zoo list, folders, timm:<name> of timm.", autocompletion=complete
-        ),
-    ],
+    models: Models,
     way: Annotated[list[str], typer.Option(metavar="WAY...", help="What runs them; see zoo.bench.WAYS.")] = ["eager"],  # noqa: B006
     all_ways: Annotated[bool, typer.Option("--all-ways", help="Every way that is there.")] = False,
     precision: Annotated[list[str], typer.Option(metavar="NAME...", help="fp32, bf16 or int8.")] = ["fp32"],  # noqa: B006
@@ -27,9 +22,9 @@ def run(
     blocks: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Time the blocks of one model, and draw the waterline picture.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads on the CPU; default: torch's own.")] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", help="Rounds that count.")] = 15,
+    device: Device = "cpu",
+    threads: Threads = None,
+    rounds: Rounds = 15,
     json: Json = False,
 ) -> None:
     """Time models in turns, so that the noise of the machine hits all alike and the ratios are honest."""

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from zoo.cli.support.models import complete
-from zoo.cli.support.parse import Json
+from zoo.cli.support.models import Models
+from zoo.cli.support.parse import Json, Rounds, Threads
 
 EXAMPLE = "zoo compare mixer_b16_224 vit_base_patch16_224 swin_tiny_patch4_window7_224 --plot pareto.png"
 COLUMNS = ("name", "params (M)", "MACs (G)", "size", "top-1")
@@ -20,12 +20,7 @@ UNITS = {"macs": 1e-9, "params": 1e-6, "top1": 1, "latency": 1e3}
 
 
 def run(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL", help="Models of zoo list, folders, timm:<name> of timm.", autocompletion=complete
-        ),
-    ],
+    models: Models,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the Pareto picture.")] = None,
     x: Annotated[
         Literal["macs", "params"], typer.Option("--x", metavar="macs|params", help="What the picture has below.")
@@ -33,8 +28,8 @@ def run(
     latency: Annotated[
         bool, typer.Option("--latency", help="Time them here, in turns; the picture then has that for the accuracy.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that are timed.")] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", help="Rounds that are timed.")] = 15,
+    threads: Threads = None,
+    rounds: Rounds = 15,
     json: Json = False,
 ) -> None:
     """Compare models: parameters, MACs, published accuracy, and with --latency what one image takes on this machine.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.support.parse import Json
+from zoo.cli.support.parse import Device, Json
 
 EXAMPLE = "zoo eval runs/mixer_digits --split validation"
 
@@ -20,7 +20,7 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Measure the model of a run on its data, by its recipe's task, and compare it with what the recipe expects."""

@@ -221,7 +221,7 @@ class ImageModel(BlockModel):
         Raises:
             ValueError: They give another grid than the one that weights were made for.
         """
-        if self.stem.grid(size) != self.grid and not self._any_size:
+        if not self._any_size and self.stem.grid(size) != self.grid:  # in this order: a look at a size settles it
             raise ValueError(
                 f"image size {size[0]} x {size[1]} is not the {self.img_size[0]} x {self.img_size[1]} that this "
                 f"model's weights were made for; call model.set_input_size({size}) to resample them, or create it "

@@ -19,7 +19,7 @@ from zoo.blocks.act import StarReLU
 from zoo.blocks.channel.grn_mlp import GRN
 from zoo.blocks.conv import DepthwiseConv2d
 from zoo.blocks.kan.linear import KANLinear
-from zoo.blocks.kernels import depthwise, onednn, pooling, windows
+from zoo.blocks.kernels import depthwise, machine, onednn, pooling, windows
 from zoo.blocks.linear import Linear
 from zoo.blocks.moe.routing import Plan
 
@@ -161,8 +161,9 @@ RUNS = [
 
 @pytest.fixture(autouse=True)
 def any_size(monkeypatch):
-    """Small tensors take the fast paths too."""
-    monkeypatch.setattr(onednn, "LEAST_MACS", 1)
+    """Small tensors take the fast paths too, and those of machines without matrix instructions."""
+    monkeypatch.setattr(machine, "AMX", False)
+    monkeypatch.setattr(onednn, "LEAST_MACS", dict.fromkeys(onednn.LEAST_MACS, 1))
     monkeypatch.setattr(pooling, "LEAST_ELEMENTS", 1)
     monkeypatch.setattr(windows, "IMAGES", 512)
     monkeypatch.setattr(windows, "SCORES", 200)

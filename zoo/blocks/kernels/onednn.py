@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.blocks.kernels import guard, private
+from zoo.blocks.kernels import guard, machine, private
 
-LEAST_MACS = 2**22  # below, in fp32, the call costs more than it saves (Zen 4, 2 threads)
+# Below, in fp32, the call costs more than it saves (2 threads, on Zen 4 and on Sapphire Rapids).
+LEAST_MACS = {torch.float32: 2**22 if machine.AMD else 2**25, torch.bfloat16: 2**22}
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
@@ -22,9 +23,9 @@ def usable(x: Tensor, weight: Tensor) -> bool:
         not torch.is_grad_enabled()
         and guard.plain(x, weight)
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype in LEAST_MACS
         and x.dtype == weight.dtype
-        and x.numel() * weight.shape[0] >= LEAST_MACS
+        and x.numel() * weight.shape[0] >= LEAST_MACS[x.dtype]
         and not torch.is_autocast_enabled("cpu")
         and _available()
     )

@@ -13,6 +13,7 @@ data and call nothing.
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
 
@@ -227,6 +228,10 @@ def in_order(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
 # Documented as AOTInductor's way, under a private module; that way is left out without them.
 aoti_compile = _of_torch("torch._inductor.aoti_compile_and_package")
 aoti_load = _of_torch("torch._inductor.aoti_load_package")
+# Whether what is compiled meanwhile may take the weights for constants. As an option of one compilation it would not
+# reach the reader of the program, which hands weights over as inputs: then nothing is frozen, and nobody says so.
+_patch = _of_torch("torch._inductor.config.patch")
+freezing: Callable[[], AbstractContextManager] | None = None if _patch is None else lambda: _patch(freezing=True)
 
 # --- What stands around modules ---------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class MoE(nn.Module):
     follows = ("init", "act", "drop")
 
     has_aux = True
+    only_torch = "it sorts its choices by expert, and multiplies by as many rows as each expert then has"
 
     @with_options_of(Linear)
     def __init__(

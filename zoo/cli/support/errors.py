@@ -4,7 +4,7 @@ import dis
 
 RAISED = dis.opmap["RAISE_VARARGS"]
 OF_ARGUMENTS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-EXTRAS = "pip install 'zoo[train,plot,bench]'"
+EXTRAS = "pip install 'zoo[train,plot,export]'"
 
 
 class Refused(SystemExit):

@@ -26,6 +26,10 @@ def complete(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL", help="Models of zoo list, folders, timm:<name> of timm.", autocompletion=complete),
+]
 NameOrFolder = Annotated[
     str,
     typer.Argument(

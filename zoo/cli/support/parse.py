@@ -1,4 +1,4 @@
-"""How the arguments of a command are read."""
+"""How the arguments of a command are read, and those that several commands have."""
 
 from typing import Annotated
 
@@ -6,6 +6,9 @@ import typer
 from typer.core import TyperCommand
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads on the CPU; default: torch's own.")]
+Rounds = Annotated[int, typer.Option(metavar="N", help="Rounds that are timed, and count.")]
 
 
 class Greedy(TyperCommand):

@@ -1,0 +1,95 @@
+"""Exported programs without permutations that undo each other: fewer, and the same outputs."""
+
+import pytest
+import torch
+from conftest import randomised, relative_error
+from torch import nn
+from torch.nn import functional as F
+
+import zoo
+from zoo.export.layout import without_transpositions
+
+FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def permutations(program) -> int:
+    return sum(node.target is torch.ops.aten.permute.default for node in program.graph.nodes)
+
+
+def lightened(model, x):
+    """Permutations before and after, and the difference of the outputs."""
+    with torch.no_grad():
+        expected = model(x)
+        program = torch.export.export(model, (x,))
+        before = permutations(program)
+        program = without_transpositions(program)
+        return before, permutations(program), relative_error(program.module()(x), expected)
+
+
+def test_poolformer_has_one_permutation_and_its_channels_first():
+    """As timm's, whose features have their channels first; of zoo's every pooling and convolution has two."""
+    model = randomised(zoo.create_model("poolformer_test")).eval()
+    before, after, difference = lightened(model, torch.randn(2, *model.input_size))
+    assert (before > 10, after, difference < 1e-5) == (True, 1, True)
+
+
+@pytest.mark.parametrize("name", ["convnext_test", "caformer_test", "unireplknet_test", "swin_test", "vit_test"])
+def test_others_have_no_more_than_before(name):
+    model = randomised(zoo.create_model(name)).eval()
+    before, after, difference = lightened(model, torch.randn(2, *model.input_size))
+    assert after <= before
+    assert difference < 1e-5
+
+
+class Between(nn.Module):
+    """A convolution, what is asked for, and a convolution."""
+
+    def __init__(self, function, dim=4):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, dim, 3), nn.Conv2d(dim, 2, 3)
+        self.fc, self.scale = nn.Linear(dim, dim), nn.Parameter(torch.randn(dim))
+        self.function = function
+
+    def forward(self, x):
+        return self.last(self.function(self, self.first(x).permute(LAST)).permute(FIRST)).mean((2, 3))
+
+
+KEPT = {
+    "elementwise": lambda m, x: F.gelu(x * m.scale + 2),
+    "linear": lambda m, x: m.fc(x).relu(),
+    "a residual": lambda m, x: torch.addcmul(x, m.fc(x), m.scale),
+    "two readers": lambda m, x: x + m.fc(x).sigmoid() * x,
+    "a reshape to the same": lambda m, x: m.fc(x).reshape(x.shape),
+    "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
+}
+LEFT = {
+    "a norm over channels": lambda m, x: F.layer_norm(x, x.shape[-1:], m.scale),
+    "one factor a row": lambda m, x: x * torch.arange(x.shape[2], dtype=x.dtype)[:, None],
+    "a softmax": lambda m, x: x.softmax(-1),
+    "a turn": lambda m, x: x.transpose(1, 2).contiguous(),
+    "rows": lambda m, x: m.fc(x.flatten(1, 2)).unflatten(1, x.shape[1:3]),
+}
+
+
+@pytest.mark.parametrize("name", [*KEPT, *LEFT])
+def test_only_what_treats_every_element_alike_is_passed(name):
+    model = Between({**KEPT, **LEFT}[name]).eval()
+    before, after, difference = lightened(model, torch.randn(2, 3, 8, 8))
+    assert (before, after) == ((2, 0) if name in KEPT else (2, 2))
+    assert difference < 1e-5
+
+
+def test_a_factor_as_wide_as_the_channels_by_chance_stays_where_it_is():
+    """``(4,)`` beside ``(B, 4, 4, 4)`` is one a channel only if the channels come last."""
+    model = Between(lambda m, x: x.permute(FIRST).mul(m.scale).permute(LAST)).eval()
+    assert lightened(model, torch.randn(2, 3, 6, 6))[2] < 1e-5
+
+
+def test_a_program_that_ends_in_a_permutation_keeps_it():
+    class Map(nn.Module):
+        def forward(self, x):
+            return F.avg_pool2d(x, 2).permute(LAST).relu()
+
+    x = torch.randn(2, 3, 8, 8)
+    program = without_transpositions(torch.export.export(Map(), (x,)))
+    torch.testing.assert_close(program.module()(x), Map()(x))

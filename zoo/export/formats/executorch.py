@@ -1,0 +1,49 @@
+"""ExecuTorch, for phones and small devices: its products by XNNPACK on the CPU."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from zoo.export.facts import KEY
+from zoo.export.formats import Format, Run
+from zoo.export.quiet import quiet
+
+
+class ExecuTorch(Format):
+    """A ``.pte``; its facts are what its method ``zoo`` gives."""
+
+    name, suffix, needs = "executorch", ".pte", ("executorch",)
+    most_samples = 8
+
+    def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            methods = {KEY: facts}
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
+            path.write_bytes(edge.to_executorch().buffer)
+
+    def load(self, path: Path, threads: int | None = None) -> Run:
+        method = _program(path).load_method("forward")
+
+        def run(x: Tensor) -> Tensor:
+            return method.execute([x.contiguous()])[0].clone()
+
+        return run
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        return json.loads(_program(path).load_method(KEY).execute([])[0])
+
+
+def _program(path: Path):
+    with quiet():
+        from executorch.runtime import Runtime, Verification
+
+        return Runtime.get().load_program(path, verification=Verification.Minimal)
+
+
+FORMAT = ExecuTorch()
