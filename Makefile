@@ -18,11 +18,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 card: $(VENV)/.dev
-	$(BIN)/python -m zoo.tools.card > MODEL_CARD.md.new && mv MODEL_CARD.md.new MODEL_CARD.md
+	$(BIN)/python -m zoo.tools.index MODEL_CARD.md.new > zoo/tools/models.json.new
+	mv MODEL_CARD.md.new MODEL_CARD.md && mv zoo/tools/models.json.new zoo/tools/models.json
 	$(BIN)/python -m zoo.tools.overview < README.md > README.md.new && mv README.md.new README.md
 	$(BIN)/python benchmarks/layout.py CONTRIBUTING.md > CONTRIBUTING.md.new && mv CONTRIBUTING.md.new CONTRIBUTING.md
 	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
 	$(BIN)/python -m zoo.training.recipe.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
+	$(BIN)/python -m zoo.cli.support.manual > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/vs_timm.py

@@ -1,4 +1,4 @@
-"""Packaging: the models, and extras: train, plot, export (and bench, the same), runtimes of small devices, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, plot, export, runtimes of small devices, dev."""
 
 import re
 from pathlib import Path
@@ -22,6 +22,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["zoo", "zoo.*"]),
+    package_data={"zoo.tools": ["models.json"]},
+    entry_points={"console_scripts": ["zoo=zoo.cli:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.9",
@@ -32,6 +34,8 @@ setup(
         "huggingface_hub>=0.26",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
+        "typer>=0.19",
+        "rich>=13.8",
     ],
     extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, **DEVICES, "dev": DEV},
 )

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "zoo"
 # for, stands above them all.
 ROOMS = (
     "zoo",
-    *("training", "tools", "bench", "export", "costs", "timm_bridge", "create", "hub", "build", "registry"),
+    *("cli", "training", "tools", "bench", "export", "costs", "timm_bridge", "create", "hub", "build", "registry"),
     *("models", "family", "skeletons", "blocks", "slots", "weights", "storage", "discovery", "checks", "version"),
 )
 
@@ -50,7 +50,12 @@ def tree(name: str) -> ast.Module:
 
 
 def room(name: str) -> str:
-    """The room of a module: the folder or file of zoo/ in which it stands."""
+    """The room of a module: the folder or file of zoo/ in which it stands.
+
+    What ``python -m`` runs is a command wherever its file stands, and no module imports it.
+    """
+    if name.endswith(".__main__"):
+        return "cli"
     return name.split(".")[1] if "." in name else name
 
 

@@ -205,6 +205,15 @@ def test_ceilings_and_memory():
     assert 2 * x.nbytes <= peak_bytes(lambda: (x + 1) * 2, CPU) < 2 * x.nbytes + 100  # and the numbers, as tensors
 
 
+def test_who_follows_a_measurement_is_told_how_far_it_is():
+    told = []
+    compare(["mixer_test", "vit_test"], batch_sizes=(1, 2), rounds=1, progress=lambda *step: told.append(step))
+    assert told == [(n, 10) for n in range(1, 11)]  # two batch sizes: two are built, and two rounds warm up
+    told.clear()
+    by_block(zoo.create_model("mixer_test"), rounds=1, progress=lambda *step: told.append(step))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 # --- The command ------------------------------------------------------------------------------------------------------
 
 

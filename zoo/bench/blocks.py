@@ -7,8 +7,9 @@ Source: Lavin, "On the Efficiency of Convolutional Neural Networks" (arXiv 2404.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from zoo.bench.ceiling import matmul_ceiling, memory_ceiling
 from zoo.bench.place import DTYPES, conditions, device_of, input_size_of, with_threads
-from zoo.bench.timing import spread, take_turns
+from zoo.bench.timing import WARM_UP, spread, take_turns
 from zoo.checks import Interval, check_type, shown
 from zoo.costs import count_costs
 
@@ -133,6 +134,7 @@ def by_block(
     device: str = "cpu",
     threads: Annotated[int, Interval(1, 2**12)] | None = None,
     rounds: Annotated[int, Interval(1, 10**6)] = 15,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> BlockReport:
     """Time each block of a model alone, on the inputs that it has in a forward pass, in turns with the whole model.
 
@@ -143,7 +145,7 @@ def by_block(
         model: The model; a copy of it is timed, in eval mode.
         batch_size: Number of samples.
         precision: ``fp32`` or ``bf16``.
-        device, threads, rounds: As for `zoo.bench.compare`.
+        device, threads, rounds, progress: As for `zoo.bench.compare`.
 
     Example:
         >>> import zoo
@@ -183,7 +185,9 @@ def by_block(
                 hook.remove()
         turns = {name: lambda m=modules[name], c=call: m(*c[0], **c[1]) for name, call in calls.items()}
         peak, bandwidth = matmul_ceiling(dtype, place), memory_ceiling(place)
-        times = take_turns({**turns, "": lambda: model(x)}, rounds, place)
+        done = count(1)
+        tell = lambda: progress(next(done), rounds + WARM_UP)
+        times = take_turns({**turns, "": lambda: model(x)}, rounds, place, after_round=tell)
     rows = []
     for name, seconds in times.items():
         kind, bound = type(modules.get(name, model)).__name__, batch_size * work[name].seconds(peak, bandwidth)

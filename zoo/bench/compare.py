@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import count
 from typing import Annotated
 
 import torch
@@ -22,7 +23,7 @@ from zoo.bench.place import (
     with_threads,
 )
 from zoo.bench.report import Contender, SpeedReport, Timing
-from zoo.bench.timing import take_turns
+from zoo.bench.timing import WARM_UP, take_turns
 from zoo.bench.ways import WAYS, Call, Precision, Unavailable
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.costs import count_costs, count_flops
@@ -43,6 +44,7 @@ def compare(
     device: str = "cpu",
     threads: Annotated[int, Interval(1, 2**12)] | None = None,
     rounds: Annotated[int, Interval(1, 10**6)] = 15,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> SpeedReport:
     """Time models, each in several ways, in turns: noise of the machine hits all alike, so that ratios are honest.
 
@@ -63,6 +65,7 @@ def compare(
         device: ``cpu`` or ``cuda``, with an index or without.
         threads: Number of threads on the CPU, for every way; by default torch's own.
         rounds: Number of rounds that count.
+        progress: Called between what is timed, with the number of steps that are done and of all.
 
     Example:
         >>> report = compare(["mixer_test", "vit_test"], rounds=3)
@@ -87,6 +90,9 @@ def compare(
             raise ValueError(unknown(f"way {shown(one)}", one, WAYS, "ways"))
     place, models = device_of(device), models_of(candidates)
     rows, skipped = [], {}
+    steps = len(batch_sizes) * (len(models) * len(ways) * len(precisions) + rounds + WARM_UP)
+    done = count(1)
+    tell = lambda: progress(next(done), steps)
     with with_threads(threads) as number:
         ceilings = {dtype: matmul_ceiling(dtype, place) for dtype in {DTYPES[precision] for precision in precisions}}
         for batch_size in batch_sizes:
@@ -99,7 +105,9 @@ def compare(
                     first = (str(error).splitlines() or [""])[0]
                     reason = first if isinstance(error, Unavailable) else f"{type(error).__name__}: {first}"
                     skipped[contender] = printable(reason, 200)
-            for contender, seconds in take_turns(calls, rounds, place, settle=SETTLE).items():
+                tell()
+            turns = take_turns(calls, rounds, place, settle=SETTLE, after_round=tell)
+            for contender, seconds in turns.items():
                 measured = memory and contender.way in LEARNABLE
                 peak = peak_bytes(calls[contender], place) if measured else None
                 ceiling = ceilings[DTYPES[contender.precision]]

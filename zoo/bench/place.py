@@ -55,7 +55,8 @@ def model_of(name: str) -> nn.Module:
         return create_model(name)
     arch = name.removeprefix("timm:")
     if not timm.is_model(arch):
-        raise ValueError(unknown(f"timm's model {shown(arch)}", arch, timm.list_models(), count=3))
+        known = timm.list_models()
+        raise ValueError(unknown(f"timm's model {shown(arch)}", arch, known, count=3, see="timm.list_models()"))
     return timm.create_model(arch)
 
 

@@ -18,8 +18,9 @@ def take_turns(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
     settle: float = 0.0,
+    after_round: Callable[[], object] = lambda: None,
 ) -> dict[K, tuple[float, ...]]:
-    """Seconds of each call in each round, by a clock.
+    """Seconds of each call in each round, by a clock; between two rounds, who follows it may say so.
 
     Each round begins with another call: what comes after one that frees much memory pays for having it mapped again,
     so it must not always be the same. A GPU is waited for.
@@ -45,6 +46,7 @@ def take_turns(
             wait()
             if number >= WARM_UP:
                 times[name].append(clock() - start)
+        after_round()
     return {name: tuple(seconds) for name, seconds in times.items()}
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from zoo.checks.annotations import MAPPINGS, PLAIN, SEQUENCES, allows_none, alternatives, hints_of, words_of
 from zoo.checks.errors import printable, shown
@@ -167,9 +166,12 @@ def check_argument(label: str, name: str, value: Any, hints: Mapping[str, Any]) 
     """
     if name in hints or value is None:
         check_type(label, value, hints.get(name))
-    elif name == "dtype" and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        return
+    import torch  # not above: the command line checks arguments where nothing else needs it
+
+    if name == "dtype" and not (isinstance(value, torch.dtype) and value.is_floating_point):
         raise TypeError(f"{label} is {shown(value)}; it must be a torch.dtype of floating-point numbers")
-    elif name == "device":
+    if name == "device":
         try:
             torch.empty(0, device=value)  # what is refused depends on how torch was built
         except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:

@@ -148,8 +148,8 @@ class CostReport(FlopReport):
             check_type(name, value, PEAK)
         return {name: work.seconds(flops_per_second, bytes_per_second) for name, work in self.forward.items()}
 
-    def table(self, depth: int = 1) -> str:
-        """A table in plain text: modules down to `depth` levels, then operators, then what was not counted."""
+    def table(self, depth: int = 1, operators: bool = True) -> str:
+        """A table in plain text: modules down to `depth` levels, then operators if asked for, then what is unknown."""
         check_type("depth", depth, DEPTH)
         names = [n for n in self.by_module if n and n.count(".") < depth]
         head = ("", "parameters", "MACs", "backward", "activations", "traffic", "FLOPs/byte")
@@ -157,8 +157,9 @@ class CostReport(FlopReport):
         for name in (*names, ""):
             title = "  " * name.count(".") + name if name else "total"
             cells.append((title, _cell(self.params_by_module[name]), *self._costs(name)))
-        cells += [None, ("operator", "calls", "MACs", "other FLOPs", "", "traffic", "FLOPs/byte")]
-        most = sorted(self.forward.items(), key=lambda item: (-item[1].macs, -item[1].bytes))
+        most = sorted(self.forward.items(), key=lambda item: (-item[1].macs, -item[1].bytes)) if operators else []
+        if operators:
+            cells += [None, ("operator", "calls", "MACs", "other FLOPs", "", "traffic", "FLOPs/byte")]
         cells += [
             (name, _cell(w.calls), _cell(w.macs), _cell(w.other_flops), "", _bytes(w.bytes), f"{w.intensity:.1f}")
             for name, w in most

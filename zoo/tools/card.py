@@ -49,12 +49,17 @@ def section(family: Family) -> str:
 
 def row(family: Family, name: str) -> str:
     """The line of one model."""
+    return "| " + " | ".join(cells(family, name)) + " |"
+
+
+def cells(family: Family, name: str) -> tuple[str, ...]:
+    """What the card says of one model, in the order of its columns."""
     arch = name.split(".")[0]
     cfg = timm.models.PretrainedCfg(**model_info(name).pretrained_cfg)
-    size, classes, report = _costs(arch, cfg.num_classes, tuple(cfg.input_size))
+    size, classes, report = costs_of(arch, cfg.num_classes, tuple(cfg.input_size))
     published = family.published.get(name)
     weights = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url if cfg.has_weights else "none released"
-    cells = (
+    return (
         f"`{name if cfg.has_weights else arch}`",
         _millions(report.params),
         _millions(report.active_params),
@@ -65,7 +70,6 @@ def row(family: Family, name: str) -> str:
         weights,
         (cfg.license or "not stated") if cfg.has_weights else "",
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _millions(number: int) -> str:
@@ -73,7 +77,7 @@ def _millions(number: int) -> str:
 
 
 @functools.cache
-def _costs(arch: str, num_classes: int, input_size: tuple[int, ...]) -> tuple[tuple[int, ...], int, FlopReport]:
+def costs_of(arch: str, num_classes: int, input_size: tuple[int, ...]) -> tuple[tuple[int, ...], int, FlopReport]:
     """Input size, number of classes and costs; tags that differ in their weights alone are counted once."""
     size = {"img_size": input_size[-2:]} if len(input_size) == 3 else {}  # a vector's length is the variant's own
     model = create_model(arch, num_classes=num_classes, device="meta", **size)

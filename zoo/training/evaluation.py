@@ -1,7 +1,7 @@
 """Measuring a model by a recipe's task."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,15 +29,50 @@ def cpu_threads(recipe: Recipe) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def load_data(recipe: Recipe) -> dict[str, dict[str, Split]]:
+    """The splits of each task of a recipe by its name; tasks may share their data."""
+    loaded: dict[str, dict[str, Split]] = {}
+    for name, objective in recipe.objectives.items():
+        same = (loaded_name for loaded_name in loaded if recipe.objectives[loaded_name].data == objective.data)
+        first = next(same, None)
+        loaded[name] = objective.data.load() if first is None else loaded[first]
+    return loaded
+
+
+def evaluate_part(
+    model: nn.Module, recipe: Recipe, data: Mapping[str, Mapping[str, Split]], part: str, **how: Any
+) -> dict[str, float]:
+    """The metrics of a part of the data as `part/name`, or of several tasks as `part/task/name`.
+
+    Args:
+        model, recipe: As for `evaluate`, and so are the keywords.
+        data: As `load_data` gives it.
+        part: ``train``, ``validation`` or ``test``.
+    """
+    metrics = {}
+    for task, splits in data.items():
+        values = evaluate(model, recipe, splits[part], task=task, **how)
+        metrics |= {"/".join(filter(None, (part, task, name))): value for name, value in values.items()}
+    return metrics
+
+
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, recipe: Recipe, split: Split, *, task: str = "", rank: int = 0, world: int = 1
+    model: nn.Module,
+    recipe: Recipe,
+    split: Split,
+    *,
+    task: str = "",
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, float]:
     """The task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
     Of a recipe with several tasks, `task` is the name of one. Where `world` processes measure together, each calls this
     with its `rank` and all get the result. Where the data may skip pictures that cannot be read, `images` and
-    `unreadable` say how many were measured and how many not.
+    `unreadable` say how many were measured and how many not. `progress` is called with how many batches are done, and
+    of how many.
 
     Raises:
         ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
@@ -50,7 +85,8 @@ def evaluate(
     sums: dict[str, Tensor] = {}
     images = 0
     with cpu_threads(recipe):
-        for inputs, targets, counts in loader(batches, range(len(batches))):
+        for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
+            progress(number, len(batches))
             with autocast(recipe, device):
                 outputs = model(inputs.to(device), **keywords)
             images += int(counts.sum())

@@ -25,7 +25,7 @@ from zoo.training.data.alternate import AlternatingBatches
 from zoo.training.data.batches import TrainingBatches, loader
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_after, check_before, check_state
-from zoo.training.evaluation import autocast, cpu_threads, evaluate, show
+from zoo.training.evaluation import autocast, cpu_threads, evaluate_part, load_data, show
 from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
 from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main
@@ -73,7 +73,7 @@ class Trainer:
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        train, self.data = recipe.train, self._load_data()
+        train, self.data = recipe.train, load_data(recipe)
         self.batches = self._training_batches()
         if recipe.optim.name == "lbfgs":
             self._check_full_batch()
@@ -176,11 +176,7 @@ class Trainer:
         Of several tasks they are called `split/task/name`.
         """
         model = self.model if self.ema is None else self.ema.module
-        metrics = {}
-        for task, splits in self.data.items():
-            values = evaluate(model, self.recipe, splits[split], task=task, **self.share)
-            metrics |= {"/".join(filter(None, (split, task, name))): value for name, value in values.items()}
-        return metrics
+        return evaluate_part(model, self.recipe, self.data, split, **self.share)
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint of the current step.
@@ -302,15 +298,6 @@ class Trainer:
                 f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
                 f"process (there are {self.share['world']}); or take another optimizer"
             )
-
-    def _load_data(self) -> dict[str, dict[str, Split]]:
-        """The splits of each task; tasks may share their data."""
-        loaded: dict[str, dict[str, Split]] = {}
-        for name, objective in self.objectives.items():
-            same = (loaded_name for loaded_name in loaded if self.objectives[loaded_name].data == objective.data)
-            first = next(same, None)
-            loaded[name] = objective.data.load() if first is None else loaded[first]
-        return loaded
 
     def _training_batches(self) -> AlternatingBatches:
         """The batches of all tasks in turn; those of a task among several have a seed of their own."""

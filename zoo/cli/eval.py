@@ -1,0 +1,42 @@
+"""``zoo eval``: the metrics of a trained run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.cli.support.parse import Device, Json
+
+EXAMPLE = "zoo eval runs/mixer_digits --split validation"
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of zoo train.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Change the recipe, such as data.root where the data moved."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
+    ] = None,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Measure the model of a run on its data, by its recipe's task, and compare it with what the recipe expects."""
+    from zoo.cli.support.models import load
+    from zoo.cli.support.output import print_json, progress, waiting
+
+    load()
+    with waiting("Loading the training"):
+        from zoo.bench.place import device_of
+        from zoo.training.evaluation import show
+        from zoo.training.runs.measuring import evaluate_run
+
+    place = str(device_of(device))
+    with progress("Measuring") as tell:
+        metrics, said = evaluate_run(folder, split, overrides or (), device=place, progress=tell)
+    if json:
+        print_json({"metrics": metrics, "expected": said})
+    else:
+        print(f"{show(metrics)}\n{said}")

@@ -1,0 +1,27 @@
+"""How the arguments of a command are read, and those that several commands have."""
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads on the CPU; default: torch's own.")]
+Rounds = Annotated[int, typer.Option(metavar="N", help="Rounds that are timed, and count.")]
+
+
+class Greedy(TyperCommand):
+    """A command whose options with several values take every word up to the next option: ``--batch 1 8 32``."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        words, option, begun = [], None, False
+        for word in args:
+            if word.startswith("-"):
+                option, begun = (word if word in several else None), False
+            elif option is not None:
+                words += [option] * begun
+                begun = True
+            words.append(word)
+        return super().parse_args(ctx, words)
