@@ -11,8 +11,8 @@ from PIL import Image
 from timm.data import create_transform
 
 import zoo
-from zoo.cli.predict import labels_of
 from zoo.cli.support.pictures import front
+from zoo.export.facts import labels_of
 from zoo.tools.index import known
 
 
@@ -244,5 +244,5 @@ def test_predict_refuses_what_gives_no_classes(command, pictures, tmp_path):
 def test_labels_are_the_models_own_or_those_of_an_imagenet():
     model = zoo.create_model("vit_test", num_classes=1000)
     assert labels_of(model)[0] == "tench, Tinca tinca" and len(labels_of(model)) == 1000
-    assert labels_of(zoo.create_model("vit_test")) == {}
+    assert labels_of(zoo.create_model("vit_test")) is None
     assert len(labels_of(zoo.create_model("vit_test", num_classes=21843))) == 21843

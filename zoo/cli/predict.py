@@ -60,22 +60,11 @@ def _open(name: str, checkpoint: Path | None) -> "nn.Module":
     Raises:
         ValueError: No weights of it are released, or it takes no images or gives no classes.
     """
-    from zoo.cli.support.models import create, entry_of, resolve
-    from zoo.cli.support.output import waiting
+    from zoo.cli.support.trained import with_weights
 
-    resolved = resolve(name)
-    if resolved.startswith("timm:"):
+    if name.startswith("timm:"):
         raise ValueError(f"{name}: predict runs zoo's own models; zoo list --pretrained shows those with weights")
-    is_folder = ":" in resolved
-    arguments = {} if checkpoint is None else {"checkpoint_path": checkpoint}
-    if not is_folder and checkpoint is None:
-        if not entry_of(name)[2]["weights"]:
-            raise ValueError(
-                f"no weights of {name} are released; give a folder, --checkpoint FILE, or one of zoo list --pretrained"
-            )
-        arguments["pretrained"] = True
-    with waiting("Loading the weights"):
-        model = create(resolved, **arguments).eval()
+    model = with_weights(name, checkpoint=checkpoint)
     if len(getattr(model, "input_size", ())) != 3 or not getattr(model, "num_classes", 0):
         raise ValueError(f"{name} gives no classes of images; choose a model of zoo list --task classification")
     return model
@@ -84,30 +73,13 @@ def _open(name: str, checkpoint: Path | None) -> "nn.Module":
 def _classes(model: "nn.Module", picture, top: int) -> list[tuple[int, str, float]]:
     """The most probable classes of a picture: number, label, probability."""
     import torch
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
-    cfg = model.pretrained_cfg
-    size, statistics = tuple(model.input_size), {}
-    for key in ("mean", "std"):
-        values = tuple(cfg.get(key) or ())
-        if values and len(values) != size[0]:  # of colours, and the model is grey
-            statistics[key] = (sum(values) / len(values),)
-    data = resolve_model_data_config(model, args={"input_size": size, **statistics})
-    x = create_transform(**data, is_training=False)(picture)[None]
+    from zoo.export.facts import labels_of, preparation_of
+
+    x = create_transform(**preparation_of(model), is_training=False)(picture)[None]
     with torch.inference_mode():
         shares = model(x).float().softmax(-1)[0]
     values, numbers = shares.topk(min(top, len(shares)))
-    labels = labels_of(model)
+    labels = dict(enumerate(labels_of(model) or ()))
     return [(n, labels.get(n, f"class {n}"), v) for n, v in zip(numbers.tolist(), values.tolist(), strict=True)]
-
-
-def labels_of(model: "nn.Module") -> dict[int, str]:
-    """Labels by number: those of the model's configuration, or timm's for the number of classes of an ImageNet."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    cfg = model.pretrained_cfg
-    names, described = cfg.get("label_names"), cfg.get("label_descriptions") or {}
-    if names:
-        return {number: str(described.get(name, name)) for number, name in enumerate(names)}
-    subset = infer_imagenet_subset({"num_classes": model.num_classes})
-    return dict(enumerate(ImageNetInfo(subset).label_descriptions())) if subset else {}

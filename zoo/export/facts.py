@@ -34,19 +34,34 @@ def facts_of(model: nn.Module, name: str | None = None) -> dict[str, Any]:
     facts: dict[str, Any] = {"model": name or cfg.get("architecture") or type(model).__name__, "zoo": __version__}
     facts |= {"input_size": size, "layout": "NCHW" if len(size) == 3 else "NC", "labels": labels_of(model)}
     if len(size) == 3:
-        shown = resolve_model_data_config(model)
-        facts |= {key: shown[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
+        prepared = preparation_of(model)
+        facts |= {key: prepared[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
     facts |= {key: cfg[key] for key in ("tag", "license") if cfg.get(key)}
     return facts
+
+
+def preparation_of(model: nn.Module) -> dict[str, Any]:
+    """How images are prepared for a model, as `timm.data.create_transform` takes it.
+
+    Of a model for grey images whose configuration has a mean for each colour, their mean is taken.
+    """
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    size = tuple(getattr(model, "input_size", None) or cfg.get("input_size") or ())
+    args: dict[str, Any] = {"input_size": size}
+    for key in ("mean", "std"):
+        values = tuple(cfg.get(key) or ())
+        if values and len(values) != size[0]:
+            args[key] = (sum(values) / len(values),)
+    return resolve_model_data_config(model, args=args)
 
 
 def labels_of(model: nn.Module) -> list[str] | None:
     """A name for each output of a classifier: the model's own, or ImageNet's where it is one of its sets of classes."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    count = getattr(model, "num_classes", None)
-    if own := cfg.get("label_names"):
-        return list(own) if len(own) == count else None
-    subset = infer_imagenet_subset(model) if count and cfg.get("num_classes") == count else None
+    names, described = cfg.get("label_names"), cfg.get("label_descriptions") or {}
+    if names:
+        return [str(described.get(name, name)) for name in names]
+    subset = infer_imagenet_subset({"num_classes": getattr(model, "num_classes", 0)})
     return ImageNetInfo(subset).label_descriptions() if subset else None
 
 

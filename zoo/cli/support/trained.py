@@ -1,0 +1,69 @@
+"""Models with weights, and the images that they are fitted to and measured on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CALIBRATION = 128  # images that activations get their ranges from; the others measure the accuracy
+BATCH = 16
+
+
+def with_weights(name: str, *, checkpoint: Path | None = None, untrained: bool = False) -> "nn.Module":
+    """A model of zoo, in eval mode, with the weights of its folder, of a file, or those that are released.
+
+    Args:
+        name: As a user typed it.
+        checkpoint: A file of weights, in place of the released ones.
+        untrained: New weights will do.
+
+    Raises:
+        ValueError: There are no weights.
+    """
+    from zoo.cli.support.models import create, entry_of, resolve
+    from zoo.cli.support.output import waiting
+
+    resolved = resolve(name)
+    arguments: dict[str, Any] = {} if checkpoint is None else {"checkpoint_path": checkpoint}
+    if ":" not in resolved and checkpoint is None and not untrained:
+        if not entry_of(name)[2]["weights"]:
+            raise ValueError(
+                f"no weights of {name} are released; choose one of zoo list --pretrained, or a folder; or, where the "
+                "command has it, --checkpoint FILE, or --untrained for new weights"
+            )
+        arguments["pretrained"] = True
+    with waiting("Loading the weights"):
+        return create(resolved, **arguments).eval()
+
+
+def image_batches(folder: Path, model: "nn.Module") -> tuple[list, list]:
+    """Batches of images and classes, prepared for the model: those to fit to, and all others.
+
+    Raises:
+        ValueError: There are too few, or the folder has more classes than the model.
+        FileNotFoundError: There is no such folder.
+    """
+    import torch
+    from timm.data import create_dataset, create_transform
+
+    from zoo.checks import printable
+    from zoo.export.facts import preparation_of
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{printable(folder, 500)} is no folder; give one with a folder of images a class")
+    data = create_dataset("", root=str(folder), transform=create_transform(**preparation_of(model), is_training=False))
+    classes = len(data.reader.class_to_idx)
+    if len(data) < 2 * BATCH or classes > getattr(model, "num_classes", 0):
+        raise ValueError(
+            f"{printable(folder, 500)} has {len(data)} images of {classes} classes; give {2 * BATCH} or more, of no "
+            f"more than the model's {getattr(model, 'num_classes', 0)} classes"
+        )
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    first = min(CALIBRATION, len(data) // 2)
+
+    def batches(numbers: list[int]) -> list:
+        parts = [[data[i] for i in numbers[at : at + BATCH]] for at in range(0, len(numbers), BATCH)]
+        return [(torch.stack([x for x, _ in part]), torch.tensor([y for _, y in part])) for part in parts]
+
+    return batches(order[:first]), batches(order[first:])
