@@ -28,7 +28,7 @@ def only_torch(model: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("to", ["onnx", "exported", "aoti"])
+@pytest.mark.parametrize("to", ["onnx", "exported", pytest.param("aoti", marks=pytest.mark.slow)])  # it compiles
 def test_every_family_is_exported(name, to, tmp_path):
     model = model_of(name)
     if only_torch(model) and not formats()[to].of_torch:
