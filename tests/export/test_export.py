@@ -87,14 +87,19 @@ class Wrong(Format):
             raise RuntimeError("no operator aten::x")
 
     def load(self, path, threads=None):
-        return (lambda x: torch.zeros(len(x), 10)) if self.fault == "values" else (lambda x: torch.zeros(len(x), 3))
+        if self.fault == "load":
+            raise RuntimeError("no such operator here")
+        value, width = float("nan") if self.fault == "numbers" else 0.0, 3 if self.fault == "shape" else 10
+        return lambda x: torch.full((len(x), width), value)
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         ("write", "cannot be brought into wrong: .*no operator aten::x.*; export it to another format"),
-        ("values", "in wrong differs from the model by 1.0e.00 of its largest output, more than 1e-04"),
+        ("values", "what the file computes differs from the model by 1.0e.00 of its largest output, more than 1e-04"),
+        ("numbers", "what the file computes differs from the model by nan of its largest output"),
+        ("load", "cannot be brought into wrong: RuntimeError: no such operator here; export it to another format"),
         ("shape", r"the file makes outputs \(2, 3\), not \(2, 10\) as the model does; nothing was written"),
     ],
 )
@@ -111,6 +116,7 @@ def test_what_computes_something_else_is_not_kept(fault, words, tmp_path, monkey
     [
         (("model", "onxx"), ValueError, "format 'onxx' is unknown; did you mean 'onnx'"),
         (("model.pb", "onnx"), ValueError, r"does not end in \.onnx, as files of onnx do"),
+        ((".", "onnx"), ValueError, "is a folder; give the name of a file, ending in .onnx"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, words, tmp_path):
@@ -121,6 +127,12 @@ def test_wrong_arguments_are_named(arguments, error, words, tmp_path):
 def test_wrong_models_are_named(tmp_path):
     with pytest.raises(TypeError, match="model is a int; give a module, or a name"):
         export_model(3, tmp_path / "model")
+    with pytest.raises(ValueError, match="mixer_test is on meta and has no weights; create it on another device"):
+        export_model(zoo.create_model("mixer_test", device="meta"), tmp_path / "model")
+    several = nn.Identity()
+    several.forward, several.input_size = lambda x: (x, x), (3,)
+    with pytest.raises(ValueError, match="Identity gives a tuple; wrap it in a module that gives one tensor"):
+        export_model(several, tmp_path / "model", "exported")
     with pytest.raises(ValueError, match="Linear does not tell its input size; set model.input_size"):
         export_model(nn.Linear(3, 2), tmp_path / "model")
 
@@ -128,8 +140,21 @@ def test_wrong_models_are_named(tmp_path):
 def test_two_files_are_not_replaced(tmp_path):
     pytest.importorskip("openvino")
     export_model(one_of("mixer"), tmp_path / "model", "openvino")
-    with pytest.raises(ValueError, match=r"is there, and its \.bin beside it; choose another name, or remove both"):
+    with pytest.raises(ValueError, match=r"model\.xml is there, and a file of openvino has a \.xml, a \.bin: choose"):
         export_model(one_of("mixer"), tmp_path / "model", "openvino")
+    (tmp_path / "other.bin").write_text("somebody else's")
+    with pytest.raises(ValueError, match=r"other\.bin is there"):
+        export_model(one_of("mixer"), tmp_path / "other", "openvino")
+    assert (tmp_path / "other.bin").read_text() == "somebody else's"
+
+
+def test_of_outputs_that_are_all_zero_the_program_is_tried_with_other_weights(tmp_path, monkeypatch):
+    silent = zoo.create_model("mixer_test").eval()
+    done = export_model(silent, tmp_path / "model", "exported")
+    assert 0 <= done.difference < 1e-4 and not done.load()(torch.randn(2, 3, 32, 32)).any()
+    monkeypatch.setattr("zoo.export.export.format_of", lambda name: Wrong("values"))
+    with pytest.raises(ValueError, match="differs from the model by 1.0e.00"):  # though it gives zeros too
+        export_model(silent, tmp_path / "wrong", "wrong")
 
 
 def test_a_format_without_its_package_says_what_to_install(monkeypatch, tmp_path):

@@ -85,6 +85,32 @@ def test_a_factor_as_wide_as_the_channels_by_chance_stays_where_it_is():
     assert lightened(model, torch.randn(2, 3, 6, 6))[2] < 1e-5
 
 
+OTHERS = {  # what only looks like what the rules are for
+    "in place": lambda m, x: m.fc(x.contiguous().add_(1)),
+    "a norm of rows": lambda m, x: F.group_norm(x.reshape(-1, 1, x.shape[2] * x.shape[3]), 1).reshape(x.shape),
+    "a norm of the batch": lambda m, x: F.group_norm(x.reshape(1, 1, -1), 1).reshape(x.shape),
+    "a map to one number": lambda m, x: F.linear(x, m.scale).unsqueeze(-1).expand(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_only_looks_like_it_stays_what_it_is(name):
+    assert lightened(Between(OTHERS[name]).eval(), torch.randn(2, 3, 8, 8))[2] < 1e-5
+
+
+def test_sizes_that_are_open_stay_open():
+    """Two samples of two channels: to ask whether the sizes are equal would settle the one that is open."""
+    model = Between(lambda m, x: x * x.mean(-1, keepdim=True) + m.scale, dim=2).eval()
+    batch = torch.export.Dim("batch", min=1)
+    program = without_transpositions(
+        torch.export.export(model, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
+    )
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(program.module()(x), model(x))
+    (entry,) = [node for node in program.graph.nodes if node.name == "x"]
+    assert not isinstance(entry.meta["val"].shape[0], int)
+
+
 def test_a_program_that_ends_in_a_permutation_keeps_it():
     class Map(nn.Module):
         def forward(self, x):

@@ -134,21 +134,21 @@ def _contenders(
         x = torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0)).to(device)
         model = model.to(device)
         reference = cache(partial(_trained if training else _computed, model, x))  # of all its ways, once
-        timed = model if training else deployed(model)
         for way in ways:
             for precision in precisions:
                 contender = Contender(candidate, way, precision, batch_size)
                 if training:
-                    yield contender, partial(_step, timed, x, way, precision, reference)
+                    yield contender, partial(_step, model, x, way, precision, reference)
                 else:
-                    yield contender, partial(_forward, timed, x, way, precision, threads, reference)
+                    yield contender, partial(_forward, x, way, precision, threads, reference)
 
 
-def _computed(model: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """MACs of a batch, and the outputs in eager mode and fp32."""
+def _computed(model: nn.Module, x: Tensor) -> tuple[nn.Module, int, Tensor]:
+    """The model as deployed, its MACs of a batch, and the outputs of the model itself in eager mode and fp32."""
     with torch.inference_mode():
         outputs = tensor_of(model.eval()(x)).float()
-    return count_flops(model, inputs=x).macs * len(x), outputs
+    model = deployed(model)
+    return model, count_flops(model, inputs=x).macs * len(x), outputs
 
 
 def _trained(model: nn.Module, x: Tensor) -> int:
@@ -158,14 +158,13 @@ def _trained(model: nn.Module, x: Tensor) -> int:
 
 
 def _forward(
-    model: nn.Module,
     x: Tensor,
     way: str,
     precision: Precision,
     threads: int,
-    reference: Callable[[], tuple[int, Tensor]],
+    reference: Callable[[], tuple[nn.Module, int, Tensor]],
 ) -> tuple[Call, tuple[int, float]]:
-    macs, expected = reference()
+    model, macs, expected = reference()
     call = WAYS[way](model, x, precision, threads)
     found = tensor_of(call()).float().to(expected.device)
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

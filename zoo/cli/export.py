@@ -11,6 +11,7 @@ from zoo.cli.support.parse import Json, Threads
 if TYPE_CHECKING:
     from torch import nn
 
+    from zoo.cli.support.trained import Images
     from zoo.export import Exported
 
 EXAMPLE = "zoo export poolformer_s12 --to onnx openvino --untrained --time --threads 2"
@@ -38,27 +39,34 @@ def run(
     from zoo.cli.support.output import print_json, print_table, waiting
     from zoo.cli.support.trained import image_batches, with_weights
 
+    if name.startswith("timm:"):
+        raise ValueError(f"{name}: zoo export takes zoo's own models; zoo.export_model takes any module, timm's too")
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads is {threads}; give 1 or more")
     model = with_weights(name, untrained=untrained)
+    from zoo.bench.place import with_threads
     from zoo.export import export_model
+    from zoo.export.formats import format_of
 
-    base = out / Path(name.rstrip("/\\")).name.removeprefix("timm:")
+    base = out / Path(name.rstrip("/\\")).name
     images = None if int8 is None else image_batches(int8, model)
     options: dict[str, Any] = {"dynamic_size": dynamic_size, "dynamic_batch": False if one_sample else None}
     done = []
     for form in to:
-        file = base.with_name(f"{base.name}.{form}") if to.count("exported") and form == "aoti" else base
+        mark = "_aoti" if form == "aoti" and "exported" in to else ""  # both are .pt2
+        file = base.with_name(f"{base.name}{mark}{format_of(form).suffix}")
         with waiting(f"Exporting to {form}"):
-            calibration = None if images is None else [x for x, _ in images[0]]
+            calibration = None if images is None else (x for x, _ in images[0])
             done.append(export_model(model, file, form, calibration=calibration, **options))
     rows: list[dict[str, Any]] = [
         {"format": one.format, "file": str(one.path), "difference": one.difference} for one in done
     ]
     if images is not None:
-        with waiting("Measuring the accuracy"):
-            _measure(rows, model, done, images[1], threads)
+        with waiting("Measuring the accuracy"), with_threads(threads):
+            _measure(rows, model, done, images[1])
     if time:
-        with waiting("Timing"):
-            _time(rows, model, done, threads)
+        with with_threads(threads):
+            _time(rows, model, done)
     if json:
         print_json(rows)
         return
@@ -72,16 +80,16 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _measure(rows: list[dict], model: "nn.Module", done: "list[Exported]", samples: list, threads: int | None) -> None:
+def _measure(rows: list[dict], model: "nn.Module", done: "list[Exported]", samples: "Images") -> None:
     """Add the accuracy of the model, and of each file, to the rows."""
     from zoo.export import accuracy
 
     before = accuracy(model, samples)
     for row, one in zip(rows, done, strict=True):
-        row |= {"accuracy before": before, "accuracy after": accuracy(one.load(threads), samples)}
+        row |= {"accuracy before": before, "accuracy after": accuracy(one.load(), samples)}
 
 
-def _time(rows: list[dict], model: "nn.Module", done: "list[Exported]", threads: int | None) -> None:
+def _time(rows: list[dict], model: "nn.Module", done: "list[Exported]") -> None:
     """Add the milliseconds of one sample to the rows."""
     import statistics
     from functools import partial
@@ -92,7 +100,7 @@ def _time(rows: list[dict], model: "nn.Module", done: "list[Exported]", threads:
     from zoo.bench.timing import take_turns
 
     x = torch.randn(1, *model.input_size)
-    calls = {number: partial(one.load(threads), x) for number, one in enumerate(done)}
+    calls = {number: partial(one.load(), x) for number, one in enumerate(done)}
     times = take_turns(calls, 15, torch.device("cpu"), settle=SETTLE)
     for number, row in enumerate(rows):
         row["milliseconds"] = 1e3 * statistics.median(times[number])

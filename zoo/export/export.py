@@ -1,6 +1,9 @@
 """Export a model, and keep the file only if it computes what the model computes."""
 
-from collections.abc import Iterable, Mapping
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ from zoo.create import create_model
 from zoo.export.facts import facts_of, to_json
 from zoo.export.formats import Format, Run, format_of
 from zoo.export.program import deployed, program_of, reduction_of
-from zoo.export.quiet import cause
-from zoo.storage.files import settle, staging, sync
+from zoo.export.quiet import Refused, cause
+from zoo.storage.files import settle, staging, sync, telling
 
 TOLERANCE = 1e-4  # the largest difference of an output, relative to the largest output
 ODD = 3  # samples of the second batch that a file is tried with
@@ -55,7 +58,9 @@ def export_model(
 ) -> Exported:
     """Export a model for another runtime: merged for inference, recorded, written, run and compared with the model.
 
-    The file is there when all that has gone well, and not before; one that was there is then replaced.
+    The file is there when all that has gone well, and not before; one that was there is then replaced. A format of
+    several files writes none where one of them is. Of a model whose outputs are all zero the program is tried with
+    other weights in place of those that are.
 
     Args:
         model: Of zoo or any other with an ``input_size``; or a name or folder for `zoo.create_model`, with its weights
@@ -63,7 +68,7 @@ def export_model(
         path: The file to be written. A path without a suffix gets that of the format.
         to: A format of `zoo.export.formats`: ``onnx``, ``exported``, ``aoti``, ``openvino``, ….
         dynamic_batch: Take batches of any size, or of one sample alone; by default of any size where the format can.
-        dynamic_size: Take images of any size that is a multiple of the model's reduction.
+        dynamic_size: Take images whose sides are two or more times the model's reduction, up to 4,096 pixels.
         calibration: Batches of inputs such as the model will see, some hundred samples: the file then has its products
             in 8 bits (`zoo.export.accuracy` measures what that costs).
         name: What the file calls the model, in place of its architecture.
@@ -88,48 +93,76 @@ def export_model(
         raise TypeError(f"model is a {type(model).__name__}; give a module, or a name or folder for zoo.create_model")
     if dynamic_batch and not form.open_batch:
         raise ValueError(f"a file of {to} takes batches of one size alone; leave dynamic_batch out")
+    if calibration is not None and not form.quantises:
+        raise ValueError(f"the format {to} has no form in 8 bits here; export to onnx for that")
     dynamic_batch = form.open_batch if dynamic_batch is None else dynamic_batch
+    path = _path(path, form)
     model = create_model(model) if isinstance(model, str) else model
-    path = Path(path)
-    path = path if path.suffix else path.with_name(path.name + form.suffix)
-    if path.suffix != form.suffix:
-        raise ValueError(f"{printable(path, 500)} does not end in {form.suffix}, as files of {to} do; rename it")
     _check_portable(model, form)
-    for beside in form.beside if path.exists() else ():
-        raise ValueError(
-            f"{printable(path, 500)} is there, and its {beside} beside it; choose another name, or remove both"
-        )
-    size = getattr(model, "input_size", None)
-    if not size:
+    facts = facts_of(model, name)
+    if not facts["input_size"]:
         raise ValueError(f"{type(model).__name__} does not tell its input size; set model.input_size = (C, H, W)")
-    model, facts = deployed(model).cpu(), facts_of(model, name)
-    inputs = _inputs(model, tuple(size), dynamic_batch, dynamic_size)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError(f"{facts['model']} is on meta and has no weights; create it on another device")
+    model = deployed(model).cpu()
+    inputs = _inputs(model, facts["input_size"], dynamic_batch, dynamic_size)
     sizes = {"batch": dynamic_batch, "most_samples": form.most_samples, "size": dynamic_size}
-    program = program_of(model, inputs[0], **sizes, layout=form.transposes)
-    with staging(path.parent) as stage:
-        new = stage / path.name
-        try:
-            form.write(program, new, to_json(facts))
-        except Exception as error:  # whatever a converter may raise
-            raise ValueError(
-                f"{facts['model']} cannot be brought into {to}: {cause(error)}; export it to another format"
-            ) from error
-        difference = compared(model, form.load(new), inputs)
-        if difference > TOLERANCE:
-            raise ValueError(
-                f"{facts['model']} in {to} differs from the model by {difference:.1e} of its largest output, more than "
-                f"{TOLERANCE:.0e}; nothing was written: export it to another format"
-            )
+
+    def written(model: nn.Module, file: Path) -> Path:
+        file.parent.mkdir(exist_ok=True)
+        form.write(program_of(model, inputs[0], **sizes, layout=form.transposes), file, to_json(facts))
+        return file
+
+    with telling(path), staging(path.parent) as stage, _as_sentences(facts["model"], to):
+        # Where all outputs are zero, as of a head that begins so, only other weights can show what the program is.
+        silent = not any(_outputs_of(model, x).any() for x in inputs)
+        tried = _without_zeros(model) if silent else model
+        difference = compared(tried, form.load(written(tried, stage / "tried" / path.name)), inputs)
+        new = written(model, stage / "new" / path.name) if silent else stage / "tried" / path.name
         if calibration is not None:
-            new, exact = stage / "int8" / path.name, new
+            exact, new = new, stage / "int8" / path.name
             new.parent.mkdir()
             form.quantise(exact, new, calibration)
-            difference = compared(model, form.load(new), inputs)
-        for written in [*(new.with_suffix(suffix) for suffix in form.beside), new]:  # the file itself last
-            settle(written)
-            written.replace(path.with_suffix(written.suffix))
+            difference = compared(model, form.load(new), inputs, math.inf)
+        for file in [*(new.with_suffix(suffix) for suffix in form.beside), new]:  # the file itself last
+            settle(file)
+            file.replace(path.with_suffix(file.suffix))
         sync(path.parent)
     return Exported(path, to, facts, difference)
+
+
+def _path(path: Path | str, form: Format) -> Path:
+    """The file to be written.
+
+    Raises:
+        ValueError: It has another suffix than files of the format, or is there where several files cannot be replaced.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"{printable(path, 500)} is a folder; give the name of a file, ending in {form.suffix}")
+    path = path if path.suffix else path.with_name(path.name + form.suffix)
+    if path.suffix != form.suffix:
+        raise ValueError(
+            f"{printable(path, 500)} does not end in {form.suffix}, as files of {form.name} do; give it that end"
+        )
+    for suffix in (form.suffix, *form.beside) if form.beside else ():  # several files cannot be replaced at once
+        if path.with_suffix(suffix).exists():
+            raise ValueError(
+                f"{printable(path.with_suffix(suffix), 500)} is there, and a file of {form.name} has a "
+                f"{', a '.join((form.suffix, *form.beside))}: choose another name, or remove it"
+            )
+    return path
+
+
+@contextmanager
+def _as_sentences(model: str, to: str) -> Iterator[None]:
+    """Turn whatever a converter or a runtime may raise into a ValueError; a disk's errors stay what they are."""
+    try:
+        yield
+    except (Refused, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{model} cannot be brought into {to}: {cause(error)}; export it to another format") from error
 
 
 def _check_portable(model: nn.Module, form: Format) -> None:
@@ -156,17 +189,45 @@ def _inputs(model: nn.Module, size: tuple[int, ...], batch: bool, images: bool) 
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def compared(model: nn.Module, run: Run, inputs: list[Tensor]) -> float:
-    """The largest difference of what a file computes from the model's outputs, relative to the largest of these."""
+def _outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        outputs = model(x)
+    if not isinstance(outputs, Tensor):
+        raise Refused(
+            f"{type(model).__name__} gives a {type(outputs).__name__}; wrap it in a module that gives one tensor"
+        )
+    return outputs
+
+
+@torch.no_grad()
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """A copy with noise in the parameters that are all zero."""
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            parameter.normal_(std=0.02)
+    return model
+
+
+def compared(model: nn.Module, run: Run, inputs: list[Tensor], tolerance: float = TOLERANCE) -> float:
+    """The largest difference of what a file computes from the model's outputs, relative to the largest of these.
+
+    Raises:
+        ValueError: It is larger than a tolerance, or the outputs have another shape.
+    """
     worst = 0.0
     for x in inputs:
-        with torch.inference_mode():
-            expected = model(x)
-        found = run(x)
-        if found.shape != expected.shape:
-            raise ValueError(
-                f"of inputs {shown(tuple(x.shape))} the file makes outputs {shown(tuple(found.shape))}, not "
+        expected, outputs = _outputs_of(model, x), run(x)
+        if outputs.shape != expected.shape:
+            raise Refused(
+                f"of inputs {shown(tuple(x.shape))} the file makes outputs {shown(tuple(outputs.shape))}, not "
                 f"{shown(tuple(expected.shape))} as the model does; nothing was written: export it to another format"
             )
-        worst = max(worst, ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item())
+        difference = ((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+        if not difference <= tolerance:  # nor is what is no number
+            raise Refused(
+                f"what the file computes differs from the model by {difference:.1e} of its largest output, more than "
+                f"{tolerance:.0e}; nothing was written: export it to another format"
+            )
+        worst = max(worst, difference)
     return worst

@@ -21,7 +21,7 @@ def facts_of(model: nn.Module, name: str | None = None) -> dict[str, Any]:
     Returns:
         ``model``, ``zoo`` (the version), ``input_size`` (without the batch), ``layout``; of images ``interpolation``,
         ``crop_pct``, ``crop_mode``, ``mean`` and ``std`` of values in [0, 1]; ``labels``, a name an output, where they
-        are known; ``license`` and ``source`` of the weights, where there are any.
+        are known; ``tag`` and ``license`` of the configuration, which are the weights' unless others were loaded.
 
     Example:
         >>> import zoo
@@ -56,12 +56,13 @@ def preparation_of(model: nn.Module) -> dict[str, Any]:
 
 
 def labels_of(model: nn.Module) -> list[str] | None:
-    """A name for each output of a classifier: the model's own, or ImageNet's where it is one of its sets of classes."""
+    """A name for each output of a classifier: the model's own, or of as many classes as an ImageNet has, its names."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     names, described = cfg.get("label_names"), cfg.get("label_descriptions") or {}
+    count = getattr(model, "num_classes", 0)
     if names:
-        return [str(described.get(name, name)) for name in names]
-    subset = infer_imagenet_subset({"num_classes": getattr(model, "num_classes", 0)})
+        return [str(described.get(name, name)) for name in names] if len(names) == count else None
+    subset = infer_imagenet_subset({"num_classes": count})
     return ImageNetInfo(subset).label_descriptions() if subset else None
 
 

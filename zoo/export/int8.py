@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.export.quiet import quiet
+from zoo.export.quiet import Refused, quiet
 
 Run = Callable[[Tensor], Tensor]
 
@@ -51,7 +51,7 @@ def quantise_onnx(path: Path, new: Path, batches: Iterable[Tensor]) -> None:
             )
         except Exception as error:  # of no batch at all, it says something about its own ranges
             if not reader.count:
-                raise ValueError(
+                raise Refused(
                     "calibration has no batch; give some hundred samples such as the model will see"
                 ) from error
             raise

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from zoo.blocks.kernels import private
+
 aten = torch.ops.aten
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # where the channels of a batch of images go
 
@@ -28,7 +30,8 @@ def without_transpositions(program: torch.export.ExportedProgram) -> torch.expor
     """The program, changed in place, with permutations that undo each other taken out.
 
     Linear maps of what has its channels first become convolutions of kernel 1; norms over whole samples take it as it
-    comes. Everything else meets its inputs in the layout that it had, and the outputs stay what they were.
+    comes. Everything else meets its inputs in the layout that it had, and the outputs stay what they were. A program
+    that writes into tensors stays as it is.
 
     Example:
         >>> class Pooled(torch.nn.Module):
@@ -40,6 +43,8 @@ def without_transpositions(program: torch.export.ExportedProgram) -> torch.expor
         1
     """
     graph = program.graph_module.graph
+    if any(_changes_in_place(node) for node in graph.nodes):
+        return program
     first: dict[fx.Node, fx.Node] = {}  # for nodes with channels last: one of the same values with channels first
     for node in list(graph.nodes):
         if node.op != "call_function" or any(user.op == "output" for user in node.users):
@@ -75,9 +80,9 @@ def _elementwise(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None
     for arg in node.args:
         if not isinstance(arg, fx.Node) or _shape(arg) == ():
             args.append(arg)
-        elif arg in first and _shape(arg) == _shape(node):
+        elif arg in first and _same(_shape(arg), _shape(node)):
             args.append(first[arg])
-        elif _shape(arg) == _shape(node)[-1:]:
+        elif _same(_shape(arg), _shape(node)[-1:]):
             args.append(_reshaped(arg, [-1, 1, 1]))
         else:
             return None
@@ -90,6 +95,8 @@ def _linear(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None:
     if node.target is not aten.linear.default or node.args[0] not in first:
         return None
     x, weight, *bias = node.args
+    if len(_shape(weight)) != 2:
+        return None
     kernel = _reshaped(weight, [*_shape(weight), 1, 1])
     return node.graph.call_function(aten.conv2d.default, (first[x], kernel, *bias))
 
@@ -102,7 +109,8 @@ def _sample_norm(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None
     source = norm.args[0]
     while source not in first and source.target in RESHAPES:
         source = source.args[0]
-    if source not in first or _shape(source) != _shape(node):
+    by_sample = source in first and _same(_shape(source)[:1], _shape(norm.args[0])[:1])
+    if not by_sample or not _same(_shape(source), _shape(node)):
         return None
     return node.graph.call_function(aten.group_norm.default, (first[source], *norm.args[1:]))
 
@@ -110,7 +118,7 @@ def _sample_norm(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None
 def _kept_shape(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None:
     """A change of shape that changes nothing."""
     source = node.args[0] if node.target in RESHAPES else None
-    if source not in first or _shape(source) != _shape(node):
+    if source not in first or not _same(_shape(source), _shape(node)):
         return None
     return node.graph.call_function(aten.alias.default, (first[source],))
 
@@ -124,8 +132,18 @@ RULES: tuple[Callable[[fx.Node, dict[fx.Node, fx.Node]], fx.Node | None], ...] =
 
 
 def _shape(node: fx.Node) -> tuple:
-    """The shape of what a node gives; of one that gives no tensor, None."""
-    return getattr(node.meta.get("val"), "shape", None)
+    """The shape of what a node gives; of one that gives no tensor, as of a single number."""
+    return tuple(getattr(node.meta.get("val"), "shape", ()))
+
+
+def _same(a: tuple, b: tuple) -> bool:
+    """Whether shapes are the same for all sizes: to ask a symbol whether it equals a number would settle it."""
+    return len(a) == len(b) and all(str(x) == str(y) for x, y in zip(a, b, strict=True))
+
+
+def _changes_in_place(node: fx.Node) -> bool:
+    """Whether an operator writes into its inputs: then what is moved past it is something else."""
+    return getattr(getattr(node.target, private.SCHEMA, None), "is_mutable", False)
 
 
 def _reshaped(node: fx.Node, shape: list) -> fx.Node:

@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from zoo.blocks.mixer import offers, trait
 from zoo.export.layout import without_transpositions
-from zoo.export.quiet import cause
+from zoo.export.quiet import Refused, cause
 
 LARGEST = 4096  # pixels of a side, of a program for images of any size
 
@@ -61,9 +61,7 @@ def program_of(
         if open_dims and "Constraints violated" in str(error):
             which = " and ".join(["dynamic_batch=False"] * batch + ["dynamic_size=False"] * size)
             remedy = f"; its program depends on the sizes: give {which} for one of them alone"
-        raise ValueError(
-            f"{type(model).__name__} cannot be recorded by torch.export: {cause(error)}{remedy}"
-        ) from error
+        raise Refused(f"{type(model).__name__} cannot be recorded by torch.export: {cause(error)}{remedy}") from error
     return without_transpositions(program) if layout else program
 
 

@@ -11,7 +11,10 @@ from zoo.checks import printable
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What is printed and warned in the body is thrown away."""
+    """What is printed and warned in the body is thrown away.
+
+    For the whole process, while it lasts: converters print, warn and log, and offer no other way to have them silent.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -20,6 +23,10 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+class Refused(ValueError):
+    """What is wrong with a model or a file, in zoo's own words."""
 
 
 def cause(error: BaseException) -> str:

@@ -4,5 +4,6 @@ import torch
 
 _CAN = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
-AMD = bool(_CAN.get("sse4a"))  # instructions that AMD alone has; Intel's library of products is slow there in fp32
+# Instructions that AMD alone has: Intel's library of products is slow there in fp32. Where nobody can tell, as there.
+AMD = bool(_CAN.get("sse4a", True))
 AMX = bool(_CAN.get("amx_bf16"))  # matrix instructions for bf16, which torch's fused attention uses

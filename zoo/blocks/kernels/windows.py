@@ -36,7 +36,7 @@ def attend_windows(
     if q.device.type == "cpu" and guard.plain(q, k, v, *biases):
         if torch.is_grad_enabled():
             return _attend_by_products((q, k, v), biases, counts, scale, drop)
-        if q.element_size() == 2 and drop == 0 and not machine.AMX:
+        if q.element_size() == 2 and drop == 0 and not (machine.AMX and q.dtype is torch.bfloat16):
             return _attend_half((q, k, v), biases, counts, scale)
     return plain_attend_windows(q, k, v, biases, counts, scale, drop)
 

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
 CALIBRATION = 128  # images that activations get their ranges from; the others measure the accuracy
 BATCH = 16
@@ -37,11 +39,30 @@ def with_weights(name: str, *, checkpoint: Path | None = None, untrained: bool =
         return create(resolved, **arguments).eval()
 
 
-def image_batches(folder: Path, model: "nn.Module") -> tuple[list, list]:
-    """Batches of images and classes, prepared for the model: those to fit to, and all others.
+class Images:
+    """Some images of a folder with one a class, prepared for a model, in batches; read anew each time.
+
+    Args:
+        data: timm's data set of them.
+        numbers: Which.
+    """
+
+    def __init__(self, data: Any, numbers: list[int]):
+        self.data, self.numbers = data, numbers
+
+    def __iter__(self) -> "Iterator[tuple[Tensor, Tensor]]":
+        import torch
+
+        for at in range(0, len(self.numbers), BATCH):
+            part = [self.data[i] for i in self.numbers[at : at + BATCH]]
+            yield torch.stack([x for x, _ in part]), torch.tensor([y for _, y in part])
+
+
+def image_batches(folder: Path, model: "nn.Module") -> tuple[Images, Images]:
+    """Images and classes, prepared for the model: those to fit to, and all others.
 
     Raises:
-        ValueError: There are too few, or the folder has more classes than the model.
+        ValueError: There are too few, or the folder has other classes than the model.
         FileNotFoundError: There is no such folder.
     """
     import torch
@@ -50,20 +71,20 @@ def image_batches(folder: Path, model: "nn.Module") -> tuple[list, list]:
     from zoo.checks import printable
     from zoo.export.facts import preparation_of
 
+    where = printable(folder, 500)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{printable(folder, 500)} is no folder; give one with a folder of images a class")
-    data = create_dataset("", root=str(folder), transform=create_transform(**preparation_of(model), is_training=False))
-    classes = len(data.reader.class_to_idx)
-    if len(data) < 2 * BATCH or classes > getattr(model, "num_classes", 0):
+        raise FileNotFoundError(f"{where} is no folder; give one with a folder of images a class")
+    transform = create_transform(**preparation_of(model), is_training=False)
+    try:
+        data = create_dataset("", root=str(folder), transform=transform)
+    except RuntimeError:  # timm's word for no image at all
+        raise ValueError(f"{where} has no images in folders; give {2 * BATCH} or more, a folder a class") from None
+    classes, wanted = len(data.reader.class_to_idx), getattr(model, "num_classes", 0)
+    if len(data) < 2 * BATCH or classes != wanted:  # a class is the place of its folder among all
         raise ValueError(
-            f"{printable(folder, 500)} has {len(data)} images of {classes} classes; give {2 * BATCH} or more, of no "
-            f"more than the model's {getattr(model, 'num_classes', 0)} classes"
+            f"{where} has {len(data)} images of {classes} classes; give {2 * BATCH} or more, of the model's {wanted} "
+            "classes, a folder each in their order"
         )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     first = min(CALIBRATION, len(data) // 2)
-
-    def batches(numbers: list[int]) -> list:
-        parts = [[data[i] for i in numbers[at : at + BATCH]] for at in range(0, len(numbers), BATCH)]
-        return [(torch.stack([x for x, _ in part]), torch.tensor([y for _, y in part])) for part in parts]
-
-    return batches(order[:first]), batches(order[first:])
+    return Images(data, order[:first]), Images(data, order[first:])

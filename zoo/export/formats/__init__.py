@@ -29,6 +29,7 @@ class Format:
         extra: The extra of zoo's that installs them.
         of_torch: Whether its runtime has all of torch's operators.
         transposes: Whether its runtime copies at a permutation, so that fewer are better.
+        quantises: Whether it has a form in 8 bits.
         open_batch: Whether a file may take batches of any size.
         most_samples: The largest batch of a file for batches of any size, where memory is planned ahead.
     """
@@ -40,6 +41,7 @@ class Format:
     extra: ClassVar[str] = "export"
     of_torch: ClassVar[bool] = False
     transposes: ClassVar[bool] = False
+    quantises: ClassVar[bool] = False
     open_batch: ClassVar[bool] = True
     most_samples: ClassVar[int | None] = None
 
@@ -48,12 +50,12 @@ class Format:
         raise NotImplementedError
 
     def quantise(self, path: Path, new: Path, batches: Iterable[Tensor]) -> None:
-        """Write a file anew in 8 bits, with scales that fit to batches.
+        """Write a file anew in 8 bits, with scales that fit to batches, if it `quantises`.
 
         Raises:
-            ValueError: The format has no such form, or there is no batch.
+            ValueError: There is no batch.
         """
-        raise ValueError(f"the format {self.name} has no form in 8 bits here; export to onnx for that")
+        raise NotImplementedError
 
     def load(self, path: Path, threads: int | None = None) -> Run:
         """What runs a file on the CPU."""

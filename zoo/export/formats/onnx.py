@@ -20,7 +20,7 @@ class Onnx(Format):
 
     name, suffix, needs = "onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime")
 
-    transposes = True
+    transposes = quantises = True
 
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
         with quiet():
