@@ -27,7 +27,7 @@ from zoo.bench.timing import WARM_UP, take_turns
 from zoo.bench.ways import WAYS, Call, Precision, Unavailable
 from zoo.checks import Interval, check_type, printable, shown, unknown
 from zoo.costs import count_costs, count_flops
-from zoo.export.program import deployed
+from zoo.export.program import deployed, relative_difference
 
 LEARNABLE = ("eager", "compile")  # the ways that have a backward pass
 SETTLE = 0.03  # seconds that a contender runs at each turn before its call counts
@@ -167,8 +167,7 @@ def _forward(
     model, macs, expected = reference()
     call = WAYS[way](model, x, precision, threads)
     found = tensor_of(call()).float().to(expected.device)
-    error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
-    return call, (macs, error)
+    return call, (macs, relative_difference(found, expected))
 
 
 def _step(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.checks import check_type, printable, shown, unknown
 from zoo.create import create_model
+from zoo.export.program import without_zeros
 from zoo.weights.pretrained import SIZE
 
 Candidates = str | Sequence[str] | Mapping[str, nn.Module]
@@ -37,7 +38,7 @@ def models_of(candidates: Candidates) -> dict[str, nn.Module]:
             )
         again = {i: names[:i].count(name) + 1 for i, name in enumerate(names)}
         models = {
-            f"{name} ({again[i]})" if again[i] > 1 else name: _without_zeros(model_of(name))
+            f"{name} ({again[i]})" if again[i] > 1 else name: without_zeros(model_of(name))
             for i, name in enumerate(names)
         }
     if not models:
@@ -58,15 +59,6 @@ def model_of(name: str) -> nn.Module:
         known = timm.list_models()
         raise ValueError(unknown(f"timm's model {shown(arch)}", arch, known, count=3, see="timm.list_models()"))
     return timm.create_model(arch)
-
-
-@torch.no_grad()
-def _without_zeros(model: nn.Module) -> nn.Module:
-    """The model with noise in the parameters that begin at zero: heads that do would make all outputs alike."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not parameter.any():
-            parameter.normal_(std=0.02)
-    return model
 
 
 def input_size_of(name: str, model: nn.Module) -> tuple[int, ...]:

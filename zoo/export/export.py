@@ -16,7 +16,7 @@ from zoo.checks import printable, shown
 from zoo.create import create_model
 from zoo.export.facts import facts_of, to_json
 from zoo.export.formats import Format, Run, format_of
-from zoo.export.program import deployed, program_of, reduction_of
+from zoo.export.program import deployed, program_of, reduction_of, relative_difference, without_zeros
 from zoo.export.quiet import Refused, cause
 from zoo.storage.files import settle, staging, sync, telling
 
@@ -116,7 +116,7 @@ def export_model(
     with telling(path), staging(path.parent) as stage, _as_sentences(facts["model"], to):
         # Where all outputs are zero, as of a head that begins so, only other weights can show what the program is.
         silent = not any(_outputs_of(model, x).any() for x in inputs)
-        tried = _without_zeros(model) if silent else model
+        tried = without_zeros(copy.deepcopy(model)) if silent else model
         difference = compared(tried, form.load(written(tried, stage / "tried" / path.name)), inputs)
         new = written(model, stage / "new" / path.name) if silent else stage / "tried" / path.name
         if calibration is not None:
@@ -199,16 +199,6 @@ def _outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     return outputs
 
 
-@torch.no_grad()
-def _without_zeros(model: nn.Module) -> nn.Module:
-    """A copy with noise in the parameters that are all zero."""
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not parameter.any():
-            parameter.normal_(std=0.02)
-    return model
-
-
 def compared(model: nn.Module, run: Run, inputs: list[Tensor], tolerance: float = TOLERANCE) -> float:
     """The largest difference of what a file computes from the model's outputs, relative to the largest of these.
 
@@ -223,7 +213,7 @@ def compared(model: nn.Module, run: Run, inputs: list[Tensor], tolerance: float 
                 f"of inputs {shown(tuple(x.shape))} the file makes outputs {shown(tuple(outputs.shape))}, not "
                 f"{shown(tuple(expected.shape))} as the model does; nothing was written: export it to another format"
             )
-        difference = ((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+        difference = relative_difference(outputs, expected)
         if not difference <= tolerance:  # nor is what is no number
             raise Refused(
                 f"what the file computes differs from the model by {difference:.1e} of its largest output, more than "

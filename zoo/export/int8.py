@@ -1,14 +1,13 @@
 """Static quantisation after training: weights and activations of linear maps and convolutions in 8 bits."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from zoo.export.formats import Run
 from zoo.export.quiet import Refused, quiet
-
-Run = Callable[[Tensor], Tensor]
 
 
 def quantise_onnx(path: Path, new: Path, batches: Iterable[Tensor]) -> None:

@@ -24,6 +24,20 @@ def deployed(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def without_zeros(model: nn.Module) -> nn.Module:
+    """The model with noise in the parameters that are all zero: heads that begin so would make all outputs alike."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            parameter.normal_(std=0.02)
+    return model
+
+
+def relative_difference(outputs: Tensor, expected: Tensor) -> float:
+    """The largest difference of an output, over the largest output that is expected."""
+    return ((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+
+
 def program_of(
     model: nn.Module,
     x: Tensor,
