@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint card bench clean
+.PHONY: demo test test-slow lint card atlas bench clean
 
 demo: $(VENV)/.train
 	$(BIN)/python recipes/demo.py
@@ -25,6 +25,12 @@ card: $(VENV)/.dev
 	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
 	$(BIN)/python -m zoo.training.recipe.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
 	$(BIN)/python -m zoo.cli.support.manual > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+
+# The site, and the README's pictures out of it.
+PICTURES := pictures/pareto.svg families/caformer_s18.svg
+atlas: $(VENV)/.dev
+	$(BIN)/zoo atlas --out atlas
+	mkdir -p docs/pictures && cp $(addprefix atlas/,$(PICTURES)) docs/pictures/
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/vs_timm.py

@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, plot, export, runtimes of small devices, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, plot, export, atlas, runtimes of small devices, dev."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,14 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
 PLOT = ["matplotlib>=3.8"]
+ATLAS = [
+    *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
+    *("pyyaml>=6.0", *PLOT),
+]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
-DEV = TRAIN + PLOT + EXPORT + ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
+TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
+DEV = TRAIN + PLOT + EXPORT + ATLAS + TESTS
 
 setup(
     name="zoo",
@@ -22,7 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["zoo", "zoo.*"]),
-    package_data={"zoo.tools": ["models.json"]},
+    package_data={"zoo.tools": ["models.json"], "zoo.tools.atlas": ["iframe-worker.js"]},
     entry_points={"console_scripts": ["zoo=zoo.cli:main"]},
     python_requires=">=3.10",
     install_requires=[
@@ -37,5 +42,13 @@ setup(
         "typer>=0.19",
         "rich>=13.8",
     ],
-    extras_require={"train": TRAIN, "plot": PLOT, "export": EXPORT, "bench": EXPORT, **DEVICES, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "plot": PLOT,
+        "export": EXPORT,
+        "bench": EXPORT,
+        "atlas": ATLAS,
+        **DEVICES,
+        "dev": DEV,
+    },
 )

@@ -11,9 +11,9 @@ from PIL import Image
 from timm.data import create_transform
 
 import zoo
-from zoo.cli.support.pictures import front
 from zoo.export.facts import labels_of
 from zoo.tools.index import known
+from zoo.tools.pareto import front
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def _time(rows: list[dict[str, Any]], threads: int | None, rounds: int) -> str:
 
 
 def _draw(path: Path, rows: list[dict[str, Any]], x: str, y: str) -> None:
-    from zoo.cli.support.pictures import draw_pareto
+    from zoo.tools.pareto import draw_pareto
 
     points = [(row["name"], row[x] * UNITS[x], row[y] * UNITS[y]) for row in rows if row[y] is not None]
     missing = [row["name"] for row in rows if row[y] is None]

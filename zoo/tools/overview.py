@@ -83,19 +83,26 @@ def _code(names: Iterable[str]) -> str:
 
 def _blocks(arguments: Iterable[Mapping[str, Any]], slot: str) -> str:
     """The blocks in a slot of these models, each once."""
-    return _code(dict.fromkeys(name for each in arguments if slot in each for name in _names(each[slot])))
+    return _code(dict.fromkeys(name for each in arguments if slot in each for name in blocks_in(each[slot])))
 
 
-def _names(slots: Any) -> Iterator[str]:
-    """The names of the blocks in what a model has in a slot: one, or many in lists and mappings."""
+def blocks_in(slots: Any) -> Iterator[str]:
+    """The names of the blocks in what a model is given for a slot: one, or many in lists and mappings.
+
+    Example:
+        >>> list(blocks_in(["pool", {"name": "mlp", "ratio": 2, "at": {-1: "glu"}}]))
+        ['pool', 'mlp', 'glu']
+    """
     if isinstance(slots, list | tuple):
         for each in slots:
-            yield from _names(each)
+            yield from blocks_in(each)
     elif isinstance(slots, Mapping) and not {"at", "every", "others"}.isdisjoint(slots):
         if "name" in slots:
             yield str(slots["name"])
         for key in ("others", "at", "every"):
-            yield from _names(list(slots[key].values()) if isinstance(slots.get(key), Mapping) else slots.get(key, ()))
+            yield from blocks_in(
+                list(slots[key].values()) if isinstance(slots.get(key), Mapping) else slots.get(key, ())
+            )
     else:
         yield parse_slot(slots).name
 

@@ -1,6 +1,7 @@
 """gMixer: MLP-Mixer with gated perceptrons over patches and channels, an experiment of timm's author.
 
-Paper: none; Tolstikhin et al., arXiv 2105.01601, with the gated units of Shazeer, arXiv 2002.05202.
+Paper: none; Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", arXiv 2105.01601, with the gated
+    units of Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202.
 Code:  huggingface/pytorch-image-models, timm/models/mlp_mixer.py (Apache-2.0).
 Weights: timm (Apache-2.0).
 """

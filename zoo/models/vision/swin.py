@@ -1,7 +1,7 @@
 """Swin Transformer: attention within windows, shifted in every second block; and S3, whose window sizes were searched.
 
-Paper: Liu et al., "Swin Transformer", arXiv 2103.14030; Chen et al., "Searching the Search Space of Vision
-    Transformer", arXiv 2111.14725 (S3).
+Paper: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv 2103.14030; Chen et
+    al., "Searching the Search Space of Vision Transformer", arXiv 2111.14725 (S3).
 Code:  microsoft/Swin-Transformer, models/swin_transformer.py; microsoft/Cream, AutoFormerV2 (MIT).
 Weights: Microsoft (MIT), on the Hub by timm.
 """

@@ -1,6 +1,6 @@
 """Swin-MLP: Swin's windows with a grouped linear map over the positions in place of attention.
 
-Paper: Liu et al., "Swin Transformer", arXiv 2103.14030.
+Paper: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv 2103.14030.
 Code:  microsoft/Swin-Transformer, models/swin_mlp.py (MIT).
 Weights: Microsoft (MIT).
 """

@@ -1,7 +1,7 @@
 """SwinV2-MoE: Swin's blocks with SwinV2's position bias, and mixtures of experts in every second block of its depths.
 
-Paper: Liu et al., "Swin Transformer V2", arXiv 2111.09883; Hwang et al., "Tutel: Adaptive Mixture-of-Experts at Scale",
-    arXiv 2206.03382.
+Paper: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv 2111.09883; Hwang et al., "Tutel:
+    Adaptive Mixture-of-Experts at Scale", arXiv 2206.03382.
 Code:  microsoft/Swin-Transformer, models/swin_transformer_moe.py, configs/swinmoe; microsoft/Tutel (MIT).
 Weights: Microsoft (MIT), of the small models with up to 32 experts, as archives with a file a process, which zoo does
     not fetch. Joined by tutel/checkpoint/gather.py into one file, they load by checkpoint_path.

@@ -1,6 +1,8 @@
 """ViT: self-attention over patches and a class token, with learnt positions; the attention baseline.
 
-Paper: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929; weights: Steiner et al., arXiv 2106.10270.
+Paper: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arXiv
+    2010.11929; weights: Steiner et al., "How to train your ViT? Data, Augmentation, and Regularization in Vision
+    Transformers", arXiv 2106.10270.
 Code:  google-research/vision_transformer, vit_jax/models_vit.py (Apache-2.0).
 Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's further tags (dino, mae, sam, ...) load
     too; each has its own licence, which zoo.model_info names.
