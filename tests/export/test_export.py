@@ -165,19 +165,23 @@ def test_a_format_without_its_package_says_what_to_install(monkeypatch, tmp_path
         export_model(one_of("mixer"), tmp_path / "model")
 
 
-def test_eight_bits_with_samples_to_fit_to(tmp_path):
+@pytest.mark.parametrize("to", [name for name in OTHERS if formats()[name].quantises])
+def test_eight_bits_with_samples_to_fit_to(to, tmp_path):
     torch.manual_seed(0)
     model = one_of("convnext")
-    size = (16, *model.input_size)
-    exact = export_model(model, tmp_path / "exact")
-    small = export_model(model, tmp_path / "small", calibration=[torch.randn(size) for _ in range(4)])
+    size = (8, *model.input_size)
+    exact = export_model(model, tmp_path / "exact", to)
+    small = export_model(model, tmp_path / "small", to, calibration=[torch.randn(12, *size[1:]) for _ in range(6)])
+    assert formats()[to].facts(small.path) == json.loads(json.dumps(exact.facts))
     assert 1e-4 < small.difference < 0.2
     assert small.path.stat().st_size < exact.path.stat().st_size
-    batches = [(x, model(x).argmax(-1)) for x in torch.randn(4, *size)]
+    batches = [(x, model(x).argmax(-1)) for x in torch.randn(8, *size)]
     assert accuracy(exact.load(), batches) == 1 and accuracy(small.load(), batches) > 0.7
     with pytest.raises(ValueError, match="calibration has no batch"):
-        export_model(model, tmp_path / "small", calibration=[])
-    with pytest.raises(ValueError, match="the format exported has no form in 8 bits"):
+        export_model(model, tmp_path / "small", to, calibration=[])
+    with pytest.raises(
+        ValueError, match="the format exported has no form in 8 bits here; export to executorch or onnx"
+    ):
         export_model(model, tmp_path / "small", "exported", calibration=batches)
     with pytest.raises(ValueError, match="there is no sample"):
         accuracy(exact.load(), [])

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from zoo.blocks.mixer import Part, trait
 from zoo.checks import printable, shown
 from zoo.create import create_model
 from zoo.export.facts import facts_of, to_json
-from zoo.export.formats import Format, Run, format_of
+from zoo.export.formats import Format, Run, format_of, formats
 from zoo.export.program import deployed, program_of, reduction_of, relative_difference, without_zeros
 from zoo.export.quiet import Refused, cause
 from zoo.storage.files import settle, staging, sync, telling
@@ -94,7 +95,8 @@ def export_model(
     if dynamic_batch and not form.open_batch:
         raise ValueError(f"a file of {to} takes batches of one size alone; leave dynamic_batch out")
     if calibration is not None and not form.quantises:
-        raise ValueError(f"the format {to} has no form in 8 bits here; export to onnx for that")
+        small = " or ".join(name for name, each in formats().items() if each.quantises)
+        raise ValueError(f"the format {to} has no form in 8 bits here; export to {small} for that")
     dynamic_batch = form.open_batch if dynamic_batch is None else dynamic_batch
     path = _path(path, form)
     model = create_model(model) if isinstance(model, str) else model
@@ -108,9 +110,12 @@ def export_model(
     inputs = _inputs(model, facts["input_size"], dynamic_batch, dynamic_size)
     sizes = {"batch": dynamic_batch, "most_samples": form.most_samples, "size": dynamic_size}
 
+    def record(model: nn.Module) -> ExportedProgram:
+        return program_of(model, inputs[0], **sizes, layout=form.transposes)
+
     def written(model: nn.Module, file: Path) -> Path:
         file.parent.mkdir(exist_ok=True)
-        form.write(program_of(model, inputs[0], **sizes, layout=form.transposes), file, to_json(facts))
+        form.write(record(model), file, to_json(facts))
         return file
 
     with telling(path), staging(path.parent) as stage, _as_sentences(facts["model"], to):
@@ -122,7 +127,7 @@ def export_model(
         if calibration is not None:
             exact, new = new, stage / "int8" / path.name
             new.parent.mkdir()
-            form.quantise(exact, new, calibration)
+            form.quantise(exact, new, calibration, model, record)
             difference = compared(model, form.load(new), inputs, math.inf)
         for file in [*(new.with_suffix(suffix) for suffix in form.beside), new]:  # the file itself last
             settle(file)

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from zoo.export.formats import Run
 from zoo.export.quiet import Refused, quiet
+
+NO_BATCH = "calibration has no batch; give some hundred samples such as the model will see"
 
 
 def quantise_onnx(path: Path, new: Path, batches: Iterable[Tensor]) -> None:
@@ -50,11 +54,37 @@ def quantise_onnx(path: Path, new: Path, batches: Iterable[Tensor]) -> None:
             )
         except Exception as error:  # of no batch at all, it says something about its own ranges
             if not reader.count:
-                raise Refused(
-                    "calibration has no batch; give some hundred samples such as the model will see"
-                ) from error
+                raise Refused(NO_BATCH) from error
             raise
     prepared.unlink()
+
+
+def quantised_program(program: ExportedProgram, quantizer: Any, batches: Iterable[Tensor], most: int) -> nn.Module:
+    """A program with its products in 8 bits where a backend's quantizer wants them, by torchao.
+
+    Args:
+        program: In fp32.
+        quantizer: Says which tensors are rounded, and how.
+        batches: Inputs such as the model will see.
+        most: The largest batch that the program takes.
+
+    Returns:
+        A module of the same inputs, to be recorded anew.
+
+    Raises:
+        ValueError: There is no batch.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    with quiet(), torch.no_grad():
+        prepared, count = prepare_pt2e(program.module(), quantizer), 0
+        for batch in batches:
+            for x in batch.split(most):
+                prepared(x)
+                count += 1
+        if not count:
+            raise Refused(NO_BATCH)
+        return convert_pt2e(prepared)
 
 
 def accuracy(run: Run, samples: Iterable[tuple[Tensor, Tensor]]) -> float:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from zoo.checks import unknown
 from zoo.discovery import modules_of
 
 Run = Callable[[Tensor], Tensor]  # a batch on the CPU to the model's outputs
+Record = Callable[[nn.Module], ExportedProgram]
 
 
 class Format:
@@ -49,8 +50,15 @@ class Format:
         """Write a program, and with it the facts, a JSON text, into a file that does not exist yet."""
         raise NotImplementedError
 
-    def quantise(self, path: Path, new: Path, batches: Iterable[Tensor]) -> None:
+    def quantise(self, path: Path, new: Path, batches: Iterable[Tensor], model: nn.Module, record: Record) -> None:
         """Write a file anew in 8 bits, with scales that fit to batches, if it `quantises`.
+
+        Args:
+            path: The file in fp32.
+            new: The file to be written.
+            batches: Inputs such as the model will see.
+            model, record: What the file was written of, and what makes a program of such a module, for formats whose
+                files cannot be read back.
 
         Raises:
             ValueError: There is no batch.

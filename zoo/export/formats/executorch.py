@@ -1,14 +1,16 @@
 """ExecuTorch, for phones and small devices: its products by XNNPACK on the CPU."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from zoo.export.facts import KEY
-from zoo.export.formats import Format, Run
+from zoo.export.formats import Format, Record, Run
+from zoo.export.int8 import quantised_program
 from zoo.export.quiet import quiet
 
 
@@ -18,6 +20,7 @@ class ExecuTorch(Format):
     name, suffix, needs = "executorch", ".pte", ("executorch",)
     extra = "executorch"
     most_samples = 8
+    quantises = True
 
     def write(self, program: ExportedProgram, path: Path, facts: str) -> None:
         with quiet():
@@ -27,6 +30,17 @@ class ExecuTorch(Format):
             methods = {KEY: facts}
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
             path.write_bytes(edge.to_executorch().buffer)
+
+    def quantise(self, path: Path, new: Path, batches: Iterable[Tensor], model: nn.Module, record: Record) -> None:
+        with quiet():
+            from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+
+        config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+        program = record(model)
+        (x,) = (node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+        most = 1 if isinstance(x.shape[0], int) else self.most_samples
+        small = quantised_program(program, xnnpack.XNNPACKQuantizer().set_global(config), batches, most)
+        self.write(record(small), new, json.dumps(self.facts(path)))
 
     def load(self, path: Path, threads: int | None = None) -> Run:
         method = _program(path).load_method("forward")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from zoo.export.facts import KEY
-from zoo.export.formats import Format, Run
+from zoo.export.formats import Format, Record, Run
 from zoo.export.int8 import quantise_onnx
 from zoo.export.quiet import quiet
 
@@ -29,7 +29,7 @@ class Onnx(Format):
             written.model.metadata_props[KEY] = facts
             written.save(str(path), external_data=False)
 
-    def quantise(self, path: Path, new: Path, batches: Iterable[Tensor]) -> None:
+    def quantise(self, path: Path, new: Path, batches: Iterable[Tensor], model: nn.Module, record: Record) -> None:
         quantise_onnx(path, new, batches)
 
     def load(self, path: Path, threads: int | None = None) -> Run:
