@@ -7,6 +7,7 @@ from conftest import randomised
 from PIL import Image
 
 import zoo
+from zoo.cli.support.trained import image_batches
 from zoo.export import formats
 
 
@@ -49,6 +50,15 @@ def test_eight_bits_are_fitted_to_images_and_measured_on_others(command, saved, 
     )
     (tmp_path / "empty").mkdir()
     assert "empty has no images in folders" in command.refusal("export", str(saved), "--int8", str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_images_have_as_many_channels_as_the_model_takes(in_chans, tmp_path):
+    for number in range(32):
+        (tmp_path / str(number % 2)).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / str(number % 2) / f"{number}.png")
+    first, _ = image_batches(tmp_path, zoo.create_model("mixer_test", in_chans=in_chans, num_classes=2))
+    assert next(iter(first))[0].shape[1:] == (in_chans, 32, 32)
 
 
 def test_both_kinds_of_programs_of_torch_and_a_name_with_a_point(command, saved, tmp_path):

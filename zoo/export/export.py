@@ -35,16 +35,19 @@ class Exported:
         facts: What was written into it, see `zoo.export.facts_of`.
         difference: The largest difference of an output from the model's, relative to its largest output, over all
             batches that were tried; at most 1e-4, but for a file in 8 bits.
+        most_samples: The largest batch that the file takes; None for no limit.
     """
 
     path: Path
     format: str
     facts: Mapping[str, Any]
     difference: float
+    most_samples: int | None = None
 
     def load(self, threads: int | None = None) -> Run:
-        """What runs the file on the CPU: a batch to the outputs."""
-        return format_of(self.format).load(self.path, threads)
+        """What runs the file on the CPU: a batch to the outputs, in parts where it is more than the file takes."""
+        run, most = format_of(self.format).load(self.path, threads), self.most_samples
+        return run if most is None else lambda x: torch.cat([run(part) for part in x.split(most)])
 
 
 def export_model(
@@ -98,6 +101,7 @@ def export_model(
         small = " or ".join(name for name, each in formats().items() if each.quantises)
         raise ValueError(f"the format {to} has no form in 8 bits here; export to {small} for that")
     dynamic_batch = form.open_batch if dynamic_batch is None else dynamic_batch
+    most = form.most_samples if dynamic_batch else 1
     path = _path(path, form)
     model = create_model(model) if isinstance(model, str) else model
     _check_portable(model, form)
@@ -127,13 +131,14 @@ def export_model(
         if calibration is not None:
             exact, new = new, stage / "int8" / path.name
             new.parent.mkdir()
-            form.quantise(exact, new, calibration, model, record)
+            parts = (part for batch in calibration for part in batch.split(most or len(batch)))
+            form.quantise(exact, new, parts, model, record)
             difference = compared(model, form.load(new), inputs, math.inf)
         for file in [*(new.with_suffix(suffix) for suffix in form.beside), new]:  # the file itself last
             settle(file)
             file.replace(path.with_suffix(file.suffix))
         sync(path.parent)
-    return Exported(path, to, facts, difference)
+    return Exported(path, to, facts, difference, most)
 
 
 def _path(path: Path | str, form: Format) -> Path:

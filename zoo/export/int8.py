@@ -59,14 +59,13 @@ def quantise_onnx(path: Path, new: Path, batches: Iterable[Tensor]) -> None:
     prepared.unlink()
 
 
-def quantised_program(program: ExportedProgram, quantizer: Any, batches: Iterable[Tensor], most: int) -> nn.Module:
+def quantised_program(program: ExportedProgram, quantizer: Any, batches: Iterable[Tensor]) -> nn.Module:
     """A program with its products in 8 bits where a backend's quantizer wants them, by torchao.
 
     Args:
         program: In fp32.
         quantizer: Says which tensors are rounded, and how.
         batches: Inputs such as the model will see.
-        most: The largest batch that the program takes.
 
     Returns:
         A module of the same inputs, to be recorded anew.
@@ -78,10 +77,9 @@ def quantised_program(program: ExportedProgram, quantizer: Any, batches: Iterabl
 
     with quiet(), torch.no_grad():
         prepared, count = prepare_pt2e(program.module(), quantizer), 0
-        for batch in batches:
-            for x in batch.split(most):
-                prepared(x)
-                count += 1
+        for x in batches:
+            prepared(x)
+            count += 1
         if not count:
             raise Refused(NO_BATCH)
         return convert_pt2e(prepared)

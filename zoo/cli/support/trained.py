@@ -75,8 +75,9 @@ def image_batches(folder: Path, model: "nn.Module") -> tuple[Images, Images]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{where} is no folder; give one with a folder of images a class")
     transform = create_transform(**preparation_of(model), is_training=False)
+    mode = "L" if model.input_size[0] == 1 else "RGB"
     try:
-        data = create_dataset("", root=str(folder), transform=transform)
+        data = create_dataset("", root=str(folder), transform=transform, input_img_mode=mode)
     except RuntimeError:  # timm's word for no image at all
         raise ValueError(f"{where} has no images in folders; give {2 * BATCH} or more, a folder a class") from None
     classes, wanted = len(data.reader.class_to_idx), getattr(model, "num_classes", 0)

@@ -36,10 +36,7 @@ class ExecuTorch(Format):
             from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
 
         config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
-        program = record(model)
-        (x,) = (node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-        most = 1 if isinstance(x.shape[0], int) else self.most_samples
-        small = quantised_program(program, xnnpack.XNNPACKQuantizer().set_global(config), batches, most)
+        small = quantised_program(record(model), xnnpack.XNNPACKQuantizer().set_global(config), batches)
         self.write(record(small), new, json.dumps(self.facts(path)))
 
     def load(self, path: Path, threads: int | None = None) -> Run:
