@@ -97,6 +97,7 @@ def measure(kind: str, dtype: torch.dtype, args: argparse.Namespace) -> Iterator
     """For both passes the seconds of the dense layer, and the mixtures' over these."""
     models = make(kind, dtype, args.device)
     if args.compile:
+        torch.compiler.reset()  # or the limit of programs for one function, such as a perceptron's, is soon reached
         models = {n: m if n.startswith("Mixtral") else torch.compile(m) for n, m in models.items()}
     x = torch.randn(1, TOKENS, DIM, device=args.device, dtype=dtype)
     functions = {name: lambda x, model=model: output_of(model, x) for name, model in models.items()}

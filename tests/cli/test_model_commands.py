@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 
 import zoo
+from zoo.bench.report import Contender, SpeedReport
 from zoo.export.facts import labels_of
 from zoo.tools.index import known
 from zoo.tools.pareto import front
@@ -126,6 +127,16 @@ def test_compare_has_what_is_known_and_counts_the_rest(command, tmp_path):
     assert rows[0]["top1"] == 76.616 and rows[1]["top1"] is None
     assert rows[2]["macs"] == zoo.count_flops(zoo.create_model("vit_test", depth=1)).macs < rows[1]["macs"]
     assert all(row["params"] > 0 for row in rows)
+
+
+def test_a_model_that_cannot_be_timed_is_named(command, monkeypatch):
+    def compare(names, **_):
+        vit = Contender("vit_test", "eager", "fp32", 1)
+        return SpeedReport((), {vit: "its forward pass raised"}, "two threads")
+
+    monkeypatch.setattr("zoo.bench.compare", compare)
+    said = command.refusal("compare", "mixer_test", "vit_test", "--latency")
+    assert "vit_test cannot be timed: its forward pass raised; leave it out" in said
 
 
 def test_the_front_has_what_nothing_else_beats():

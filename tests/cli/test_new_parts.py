@@ -51,6 +51,12 @@ def test_a_mixer(command, tmp_path, slot):
     assert done.stdout == "whole\n"
 
 
+def test_a_mixer_may_be_called_what_its_file_imports(command, tmp_path):
+    command.text("new", "mixer", "linear")
+    assert "class LinearMixer(Mixer):" in (tmp_path / "linear.py").read_text()
+    run_example(tmp_path / "linear.py")
+
+
 def test_a_family(command, tmp_path):
     found = command.json("new", "family", "my_net", "--output", str(tmp_path / "my_net.py"))
     assert found["file"] == str(tmp_path / "my_net.py") and len(found["next"]) == 4

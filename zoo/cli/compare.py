@@ -87,6 +87,8 @@ def _time(rows: list[dict[str, Any]], threads: int | None, rounds: int) -> str:
 
     with progress("Timing") as tell:
         report = compare([row["name"] for row in rows], threads=threads, rounds=rounds, progress=tell)
+    for contender, reason in report.skipped.items():
+        raise ValueError(f"{contender.candidate} cannot be timed: {reason}; leave it out, or compare without --latency")
     for row in rows:
         timing = report.fastest(row["name"], 1)
         row |= {"latency": timing.median, "ratio": str(report.ratio(timing, to=report.fastest(rows[0]["name"], 1)))}

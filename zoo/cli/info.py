@@ -25,6 +25,8 @@ def run(
     place = resolve(name)
     if place.startswith("timm:"):
         raise ValueError(f"{name}: info knows zoo's own models; zoo flops {name} counts what this one costs")
+    if place.startswith("hf-hub:"):
+        raise ValueError(f"{name}: info opens nothing on the Hub; zoo.create_model does, and its config says the rest")
     facts = _of_folder(place.partition(":")[2]) if ":" in place else _of_name(place)
     if resolved:
         model = create(place, device="meta", **({"pretrained": False} if ":" in place else {}))

@@ -16,12 +16,13 @@ class Greedy(TyperCommand):
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        words, option, begun = [], None, False
+        words, option, begun = [], None, ""
         for word in args:
             if word.startswith("-"):
-                option, begun = (word if word in several else None), False
+                name, begun, _ = word.partition("=")  # with a value behind it, the next word is a second one
+                option = name if name in several else None
             elif option is not None:
-                words += [option] * begun
+                words += [option] if begun else []
                 begun = True
             words.append(word)
         return super().parse_args(ctx, words)

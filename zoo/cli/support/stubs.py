@@ -1,5 +1,6 @@
 """What `zoo new` writes."""
 
+import keyword
 import re
 from string import Template
 
@@ -129,6 +130,8 @@ def check_name(kind: str, name: str, slot: str) -> None:
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"the name is {shown(name)}; give small letters, digits and _, such as gated_shift")
+    if name == "none" or keyword.iskeyword(name):
+        raise ValueError(f"{shown(name)} means something else already, in a slot or in Python; give another name")
     if kind == "family":
         from zoo.cli.support.models import index
 
@@ -148,5 +151,7 @@ def text_of(kind: str, name: str, slot: str) -> str:
     """The file of a new part."""
     words = name.split("_")
     title = " ".join(words).capitalize()
-    class_name = "".join(word.capitalize() for word in words)
-    return TEXTS[slot if kind == "mixer" else kind].substitute(name=name, title=title, class_name=class_name)
+    text, class_name = TEXTS[slot if kind == "mixer" else kind], "".join(word.capitalize() for word in words)
+    if re.search(rf"\b{class_name}\b", text.template):  # the file needs another thing of that name
+        class_name += "Mixer"
+    return text.substitute(name=name, title=title, class_name=class_name)
