@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.blocks.kan.bases import base as basis_base
-from zoo.blocks.kan.bases.spline import Spline
+from zoo.blocks.kan.bases.spline import Spline, spline_values
 from zoo.blocks.kan.linear import KANLinear
 from zoo.blocks.kernels import functions
 from zoo.blocks.linear import initialise
@@ -249,6 +249,17 @@ def test_knots_that_bf16_cannot_tell_apart():
     y = narrow(x.bfloat16())
     assert y.isfinite().all() and y.shape == exact.shape
     assert KANLinear(2, 2, dtype=torch.bfloat16).basis.knots.dtype is torch.float32
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_what_compilers_see_of_splines_is_an_operator_by_torchs_rules(even):
+    basis = KANLinear(3, 2, basis="spline").basis
+    if not even:
+        basis.set_knots(basis.knots + 0.05 * torch.rand_like(basis.knots))
+    x = torch.randn(2, 4, 3, requires_grad=True)
+    torch.library.opcheck(spline_values, (x, basis.knots, basis.order))
+    values = spline_values(x, basis.knots, basis.order)
+    assert torch.allclose(values, basis.values(x), atol=1e-6) and values.shape == (2, 4, 8, 3)
 
 
 @pytest.mark.parametrize("even", [True, False])

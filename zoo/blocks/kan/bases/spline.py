@@ -143,7 +143,8 @@ class Spline(Basis):
     def values(self, x: Tensor) -> Tensor:
         x, grid = finite(x), self._grid()
         if grid is None:
-            return self._expanded(x) if guard.compiling() and x.requires_grad else self._recursion(x)[0]
+            whole = guard.compiling() and not guard.exporting()
+            return spline_values(x, self.knots, self.order) if whole else self._recursion(x)[0]
         distance, total = (_scaled(x, grid) - grid.centres).abs(), None
         for weight, reach in self._powers():
             power = (reach - distance).clamp(min=0).pow(self.order)
@@ -168,21 +169,6 @@ class Spline(Basis):
             product = (x - knots[:-k]) / (knots[k:] - knots[:-k]) * splines
             splines = product[..., :-1, :] + splines[..., 1:, :] - product[..., 1:, :]
             yield splines
-
-    def _expanded(self, x: Tensor) -> Tensor:
-        """The splines as Taylor series at their own input: polynomials, so that all derivatives are exact.
-
-        A derivative is made of splines of lower order. Through the recursion, compiled backward passes take twice as
-        long: they evaluate it once for each way back through it.
-        """
-        levels, offset = [*self._levels(x.detach())], (x - x.detach()).unsqueeze(-2)
-        knots, total = self.knots.to(x.dtype).t(), None
-        for lower, derivative in enumerate(levels):
-            for k in range(lower + 1, self.order + 1):
-                derivative = derivative * (k / (knots[k:] - knots[:-k]))
-                derivative = derivative[..., :-1, :] - derivative[..., 1:, :]
-            total = derivative if total is None else derivative + offset * total / (self.order - lower + 1)
-        return total
 
     # --- The closed form: a sum of powers max(0, reach - |u|)^order of the distance u from a bump's centre ------------
 
@@ -259,3 +245,55 @@ def _power(distance: Tensor, reach: float, exponent: int, out: Tensor) -> Tensor
     for _ in range(exponent - 1):
         out.mul_(factor)
     return out
+
+
+# --- For compilers ----------------------------------------------------------------------------------------------------
+# A compiler cannot see whether knots are even, and what it makes of the recursion is slower than the closed form: 1.1
+# times forward, 1.5 to 2.5 times with backward. So it gets one operator, which looks at the knots when it runs.
+
+
+def _on(knots: Tensor, order: int) -> Spline:
+    """Splines on these very knots."""
+    basis = Spline.__new__(Spline)
+    Basis.__init__(basis, len(knots))
+    basis.order, basis.knots = order, knots
+    return basis
+
+
+@torch.library.custom_op("zoo::spline_values", mutates_args=())
+def spline_values(x: Tensor, knots: Tensor, order: int) -> Tensor:
+    """The splines of every feature: ``(*, features) -> (*, num, features)``."""
+    basis = _on(knots, order)
+    values = x.new_empty(x.shape[:-1].numel(), basis.num, basis.features)
+    basis.fill(x.reshape(-1, basis.features), values)
+    return values.reshape(*x.shape[:-1], *values.shape[1:])
+
+
+@spline_values.register_fake
+def _(x: Tensor, knots: Tensor, order: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], knots.shape[1] - 1 - order, knots.shape[0])
+
+
+@torch.library.custom_op("zoo::spline_pull_back", mutates_args=())
+def spline_pull_back(x: Tensor, grad: Tensor, knots: Tensor, order: int) -> Tensor:
+    """The gradient of ``(spline_values(x, knots, order) * grad).sum()`` by `x`."""
+    (by_x,) = _on(knots, order).pull_back(x.reshape(-1, x.shape[-1]), grad.reshape(-1, *grad.shape[-2:]))
+    return by_x.reshape(x.shape)
+
+
+@spline_pull_back.register_fake
+def _(x: Tensor, grad: Tensor, knots: Tensor, order: int) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _save(ctx, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    x, knots, ctx.order = inputs
+    ctx.save_for_backward(x, knots)
+
+
+def _pull_back(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    x, knots = ctx.saved_tensors
+    return spline_pull_back(x, grad, knots, ctx.order), None, None
+
+
+spline_values.register_autograd(_pull_back, setup_context=_save)
