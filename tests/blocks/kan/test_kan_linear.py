@@ -251,6 +251,12 @@ def test_knots_that_bf16_cannot_tell_apart():
     assert KANLinear(2, 2, dtype=torch.bfloat16).basis.knots.dtype is torch.float32
 
 
+def test_a_compiled_derivative_forwards_goes_through_the_splines_too():
+    layer, x = KANLinear(3, 2, basis="spline"), torch.randn(4, 3)
+    tangent = lambda x: torch.func.jvp(layer, (x,), (x,))[1]
+    assert torch.allclose(torch.compile(tangent, backend="aot_eager")(x), tangent(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("even", [True, False])
 def test_what_compilers_see_of_splines_is_an_operator_by_torchs_rules(even):
     basis = KANLinear(3, 2, basis="spline").basis
