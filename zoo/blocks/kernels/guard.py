@@ -19,6 +19,7 @@ __all__ = [
     "plain",
     "readable",
     "recording",
+    "takes_operators",
     "to_onnx",
     "tracing",
     "transformed",
@@ -36,6 +37,11 @@ def compiling() -> bool:
 def exporting() -> bool:
     """Whether it is `torch.export` that reads the program, which then runs on all sizes that its caller left open."""
     return torch.compiler.is_exporting()
+
+
+def takes_operators() -> bool:
+    """Whether a compiler reads the program that takes operators of our own: no exporter, and under no transform."""
+    return compiling() and not exporting() and not transformed()
 
 
 def recording() -> bool:

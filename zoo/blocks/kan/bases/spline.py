@@ -143,8 +143,7 @@ class Spline(Basis):
     def values(self, x: Tensor) -> Tensor:
         x, grid = finite(x), self._grid()
         if grid is None:
-            whole = guard.compiling() and not guard.exporting() and not guard.transformed()
-            return spline_values(x, self.knots, self.order) if whole else self._recursion(x)[0]
+            return spline_values(x, self.knots, self.order) if guard.takes_operators() else self._recursion(x)[0]
         distance, total = (_scaled(x, grid) - grid.centres).abs(), None
         for weight, reach in self._powers():
             power = (reach - distance).clamp(min=0).pow(self.order)
