@@ -1,7 +1,8 @@
 """What a drawing of a model shows: the chain of its parts, and each kind of block in it, from its settled slots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -82,28 +83,39 @@ def _of_blocks(model: BlockModel) -> Structure:
     single = "depth" in config
     depths, dims = ([config["depth"]], [config["dim"]]) if single else (config["depths"], config["dims"])
     kinds, firsts = _kinds(model, depths), [sum(depths[:stage]) for stage in range(len(depths))]
-    height, width = model.img_size
-    chain = [Box("end", f"image, {config['in_chans']} x {height} x {width}"), *_slot("stem", config["stem"][0])]
+    chain = [Box("end", _input(model.input_size)), *_slots(config, "stem")]
     if "embed" in config and any(True for _ in model.tokens.parameters()):
-        chain += _slot("embed", config["embed"][0])
-    last_of_level = [sum(depths[: stage + 1]) - 1 for stage in range(len(depths))] if single else range(len(depths))
+        chain += _slots(config, "embed")
     for stage, depth in enumerate(depths):
-        if stage and "downsample" in config:
-            chain += _slot("downsample", config["downsample"][stage - 1])
-        side = model.feature_info[last_of_level[stage]]["reduction"]
+        chain += _slots(config, "downsample", stage - 1) if stage else []
         name = "" if single else f"stage {stage + 1}: "
-        chain.append(Box("stage", f"{name}{depth} block{'s' * (depth != 1)}, {dims[stage]} channels, 1/{side}"))
-    ending = [_slot("norm", config["final_norm"][0]), [Box("pool", f"pool: {config['global_pool'] or 'none'}")]]
-    chain += [box for part in (ending[::-1] if config["pool_first"] else ending) for box in part]
-    chain += _slot("head", config["head"][0]) if config["num_classes"] else []
-    chain.append(Box("end", f"{config['num_classes']} logits" if config["num_classes"] else "features"))
+        level = sum(depths[: stage + 1]) - 1 if single else stage
+        chain.append(
+            Box("stage", f"{name}{depth} block{'s' * (depth != 1)}, {dims[stage]} channels{_side(model, level)}")
+        )
+    norm, pool = _slots(config, "final_norm", role="norm"), config.get("global_pool")
+    pooled = [Box("pool", f"pool: {pool}")] if pool else []
+    chain += [*pooled, *norm] if config.get("pool_first") else [*norm, *pooled]
+    chain += _slots(config, "head") if config["num_classes"] else []
+    chain.append(Box("end", f"{config['num_classes']} outputs" if config["num_classes"] else "features"))
     blocks = [Block(_places(numbers, firsts, depths), branches) for branches, numbers in kinds.items() if any(branches)]
     return Structure(tuple(chain), tuple(blocks))
 
 
-def _slot(role: str, slot: object) -> list[Box]:
-    """A box of a slot; none where the slot has nothing in it."""
-    return [] if str(slot) == "none" else [Box(role, str(slot))]
+def _input(size: Sequence[int]) -> str:
+    return f"{'image' if len(size) == 3 else 'input'}, {' x '.join(map(str, size))}"
+
+
+def _side(model: BlockModel, level: int) -> str:
+    """How much smaller than the image a map of features is, of models that have such."""
+    info = getattr(model, "feature_info", None)
+    return f", 1/{info[level]['reduction']}" if info else ""
+
+
+def _slots(config: Mapping[str, Any], name: str, number: int = 0, role: str | None = None) -> list[Box]:
+    """A box of a slot; none where the model has no such slot, or nothing in it."""
+    text = str(config[name][number]) if name in config else "none"
+    return [] if text == "none" else [Box(role or name, text)]
 
 
 def _kinds(model: BlockModel, depths: Sequence[int]) -> dict[tuple[Branch, ...], list[int]]:
