@@ -41,6 +41,26 @@ def test_others_have_no_more_than_before(name):
     assert difference < 1e-5
 
 
+class Widened(nn.Module):
+    """A norm, a map to other channels, and a convolution over these: the beginning of an inverted bottleneck."""
+
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.norm, self.fc, self.conv = nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.Conv2d(hidden, 3, 3)
+
+    def forward(self, x):
+        return self.conv(self.fc(self.norm(x)).relu().square().permute(FIRST)).mean((2, 3))
+
+
+@pytest.mark.parametrize(("dim", "hidden", "moved"), [(4, 8, 4), (8, 4, 4), (4, 4, 4)])
+def test_a_permutation_stands_where_there_are_fewer_channels(dim, hidden, moved):
+    model, x = Widened(dim, hidden).eval(), torch.randn(2, 5, 6, dim)
+    program = without_transpositions(torch.export.export(model, (x,)))
+    (node,) = (node for node in program.graph.nodes if node.target is torch.ops.aten.permute.default)
+    assert node.meta["val"].shape == (2, moved, 5, 6)
+    assert relative_error(program.module()(x), model(x)) < 1e-5
+
+
 class Between(nn.Module):
     """A convolution, what is asked for, and a convolution."""
 

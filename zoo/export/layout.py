@@ -46,7 +46,13 @@ def without_transpositions(program: torch.export.ExportedProgram) -> torch.expor
     if any(_changes_in_place(node) for node in graph.nodes):
         return program
     first: dict[fx.Node, fx.Node] = {}  # for nodes with channels last: one of the same values with channels first
+    narrow = {_narrower(node) for node in graph.nodes if _permutes(node, TO_FIRST)}
     for node in list(graph.nodes):
+        if node in narrow:
+            with graph.inserting_before(node):
+                source = node.args[0]
+                first[source] = graph.call_function(aten.permute.default, (source, TO_FIRST))
+                first[source].meta["val"] = source.meta["val"].permute(TO_FIRST)
         if node.op != "call_function" or any(user.op == "output" for user in node.users):
             continue
         if _permutes(node, TO_LAST):
@@ -72,13 +78,27 @@ def _permutes(node: fx.Node, dims: list[int]) -> bool:
     return node.target is aten.permute.default and [dim % len(dims) for dim in node.args[1]] == dims
 
 
+def _narrower(node: fx.Node) -> fx.Node | None:
+    """The linear map that widens what a permutation then moves: before it there is less to move. None without one."""
+    source = node.args[0]
+    while source.target in ELEMENTWISE and len(source.users) == 1:
+        inputs = [each for each in source.all_input_nodes if _same(_shape(each), _shape(source))]
+        if len(inputs) != 1:
+            return None
+        (source,) = inputs
+    if source.target is not aten.linear.default or len(source.users) != 1 or len(_shape(source)) != 4:
+        return None
+    wide, narrow = _shape(source.args[1]) if len(_shape(source.args[1])) == 2 else (0, 0)
+    return source if wide > narrow else None
+
+
 def _elementwise(node: fx.Node, first: dict[fx.Node, fx.Node]) -> fx.Node | None:
     """The same of inputs with channels first, where all have such; others may be numbers, or one a channel."""
     if node.target not in ELEMENTWISE or not any(arg in first for arg in node.all_input_nodes):
         return None
     args: list[Any] = []
     for arg in node.args:
-        if not isinstance(arg, fx.Node) or _shape(arg) == ():
+        if not isinstance(arg, fx.Node) or _shape(arg) in ((), (1,)):
             args.append(arg)
         elif arg in first and _same(_shape(arg), _shape(node)):
             args.append(first[arg])
