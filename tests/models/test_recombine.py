@@ -8,7 +8,7 @@ import zoo
 
 TOKEN_MIXERS = zoo.list_blocks("token_mixer")
 CHANNEL_MIXERS = zoo.list_blocks("channel_mixer")
-PER_PAIR = 2  # channel mixers that a token mixer meets in a family; the others are left to the slow tests
+PER_PAIR = 1  # channel mixers that a token mixer meets in a family; the others are left to the slow tests
 
 
 def train_a_step(model: torch.nn.Module) -> None:
