@@ -4,25 +4,21 @@ import re
 
 import pytest
 import torch
-from composing import FORMATS, Draw, draw, outcome
+from composing import FORMATS, outcome
+from drawing import Draw, draw
 from torch import nn
 
 import zoo
-from zoo.export import formats
 from zoo.registry import families, family_of
 
 DRAWS, ALL = 40, 500
 EVERY = {"exported": 8, "onnx": 20}  # of so many draws one is exported, in the suite
 
 
-def installed(*names: str) -> list[str]:
-    return [name for name in names if not formats()[name].missing()]
-
-
 @pytest.mark.parametrize("number", range(DRAWS))
 def test_a_recombination_goes_all_the_way_or_is_refused_in_words(number):
     drawn = draw(number)
-    done = outcome(drawn, installed(*(name for name, every in EVERY.items() if number % every == 0)))
+    done = outcome(drawn, [name for name in FORMATS if number % EVERY[name] == 0])
     assert done.wrong is None, f"{drawn}\n{done.wrong}"
 
 
@@ -30,7 +26,7 @@ def test_a_recombination_goes_all_the_way_or_is_refused_in_words(number):
 @pytest.mark.parametrize("number", range(ALL))
 def test_so_do_many_in_every_format(number):
     drawn = draw(number)
-    done = outcome(drawn, installed(*FORMATS))
+    done = outcome(drawn, FORMATS)
     assert done.wrong is None, f"{drawn}\n{done.wrong}"
 
 
