@@ -372,7 +372,7 @@ def test_costs_of_a_sparse_model_by_hand():
         (dict(experts=["none"]), "experts: none cannot be an expert"),
         (dict(experts=["moe"]), "MoE cannot be an expert"),
         (dict(shared="moe"), "MoE cannot be shared by a mixture"),
-        (dict(experts="grn_mlp"), "looks at all positions"),
+        (dict(experts="grn_mlp"), "experts: GrnMlp looks at all positions"),
         (dict(group=0), "group is 0; it must be from 1"),
     ],
 )

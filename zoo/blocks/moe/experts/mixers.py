@@ -43,8 +43,8 @@ class MixerExperts(Experts):
                 )
             if not trait(mixer, "per_position"):
                 raise ValueError(
-                    f"{type(mixer).__name__} looks at all positions of a sample, and an expert sees some of them; give "
-                    "another channel mixer"
+                    f"experts: {type(mixer).__name__} looks at all positions of a sample, and an expert sees some of "
+                    "them; give another channel mixer"
                 )
         self.mixers = nn.ModuleList(mixers)
 
