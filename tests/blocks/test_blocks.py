@@ -184,6 +184,7 @@ def test_train_and_eval_forward_agree(any_size):
     [
         ("trunc_normal", 0.02),
         ("trunc_normal_005", 0.005),
+        ("trunc_normal(std=0)", 0.0),
         ("xavier", (2 / (400 + 200)) ** 0.5),
         ("lecun", 400**-0.5),
         ("zeros", 0.0),
@@ -208,6 +209,30 @@ def test_initialisation_schemes(scheme, std):
         "torch",
         "open_gate",
     }
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        "rbf_kan(base='relu(inplace=True)')",
+        "mlp(act='relu(inplace=True)')",
+        "moe(num_experts=2, act='silu(inplace=True)')",
+    ],
+)
+def test_an_activation_within_a_block_never_writes_into_its_input(slot):
+    torch.manual_seed(0)
+    block, x = zoo.create_block("channel_mixer", slot, dim=8), torch.randn(4, 8)
+    torch.manual_seed(0)
+    plain = zoo.create_block("channel_mixer", slot.replace("(inplace=True)", ""), dim=8)
+    before, outputs = x.clone(), [first_of(model(x)) for model in (block, plain)]
+    assert torch.equal(x, before) and torch.equal(*outputs)
+    first_of(block(x.requires_grad_())).sum().backward()
+    assert x.grad.isfinite().all()
+    assert zoo.create_block("act", "relu(inplace=True)").inplace  # alone it is what was asked for
+
+
+def first_of(outputs):
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def test_low_precision_weights_have_no_outliers():

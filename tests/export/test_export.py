@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import randomised
+from conftest import randomised, relative_error
 from torch import nn
 
 import zoo
@@ -71,6 +71,21 @@ def test_a_mixture_goes_where_torch_is_and_nowhere_else(tmp_path):
     with pytest.raises(ValueError, match=rf"^{rule}.*; export to exported or aoti"):
         export_model(model, tmp_path / "model")
     assert export_model(model, tmp_path / "model", "exported").difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        "moe(num_experts=4, dispatch='capacity(factor=1.05)')",
+        "moe(num_experts=4, router='expert_choice')",
+        "rational_kan(degrees=(3, 1))",
+    ],
+)
+def test_what_torch_can_record_but_not_write_is_not_recorded(mixer, tmp_path):
+    model = randomised(zoo.create_model("mixer_test", depth=1, channel_mixer=mixer))
+    done = export_model(model, tmp_path / "model", "exported")
+    x = torch.randn(7, *model.input_size)
+    assert done.difference < 1e-4 and relative_error(done.load()(x), model(x)) < 1e-4
 
 
 class Wrong(Format):

@@ -188,6 +188,7 @@ def test_dump_is_the_inverse_of_resolve():
         (lambda: zoo.create_block("stem", "none", dim=8, in_chans=3), "stem 'none' is unknown"),
         (lambda: zoo.create_block("channel_mixer", "hourglass(ratio=1.5)", dim=8), "must be narrower"),
         (lambda: zoo.create_block("channel_mixer", "mlp(ratio=0.01)", dim=8), "hidden width of 0"),
+        (lambda: zoo.create_model("vit_test", head="mlp(ratio=0.001)"), "head mlp of dim 32 has a hidden width of 0"),
         (lambda: zoo.create_block("token_mixer", "attention(heads=3)", dim=8), "cannot have 3 heads"),
         (lambda: zoo.create_block("token_mixer", "pool(size=2)", dim=8), "size is 2; it must be odd"),
         (lambda: zoo.create_block("token_mixer", "spatial_gate(ratio=1)", dim=3, grid=(4,)), "even and at least 2"),

@@ -64,7 +64,10 @@ class TruncNormal(Scheme):
     std: Deviation = 0.02
 
     def fill_weight(self, weight: Tensor) -> None:
-        trunc_normal_(weight, std=self.std)
+        if self.std == 0:  # timm's divides by it
+            nn.init.zeros_(weight)
+        else:
+            trunc_normal_(weight, std=self.std)
 
 
 @register("init", "trunc_normal_005")

@@ -91,9 +91,7 @@ def hidden_width(block: str, dim: int, *, ratio: Ratio = 4.0, hidden: Width | No
     """
     width = int(ratio * dim) if hidden is None else hidden
     if width < 1:
-        raise ValueError(
-            f"{block} of dim {dim} has a hidden width of {width}; it must be at least 1: raise ratio or hidden"
-        )
+        raise ValueError(f"{block} of dim {dim} has a hidden width of {width}; it must be at least 1: raise ratio")
     return width
 
 

@@ -169,8 +169,10 @@ def _as_sentences(model: str, to: str) -> Iterator[None]:
     """Turn whatever a converter or a runtime may raise into a ValueError; a disk's errors stay what they are."""
     try:
         yield
-    except (Refused, OSError):
+    except OSError:
         raise
+    except Refused as error:  # it knows what is wrong, not always of what
+        raise Refused(f"{model} in {to}: {error}") from error.__cause__
     except Exception as error:
         raise ValueError(f"{model} cannot be brought into {to}: {cause(error)}; export it to another format") from error
 

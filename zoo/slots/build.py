@@ -205,7 +205,7 @@ def create_block(kind: str, slot: SlotLike, dim: int | None = None, **kwargs) ->
     _check_options(title, cls, kwargs, [*first, *options, *OF_THE_MODEL, *anything])
     if kind == "act":
         place = {name: kwargs.pop(name, None) for name in ("device", "dtype")}
-        return build_act(Slot(slot.name, {**slot.options, **kwargs}, slot.factory), **place)
+        return build_block("act", Slot(slot.name, {**slot.options, **kwargs}, slot.factory)).to(**place)
     return build_block(kind, slot, *(kwargs.pop(name) for name in first), **kwargs)
 
 
@@ -222,8 +222,16 @@ def list_blocks(kind: str) -> list[str]:
 
 
 def build_act(slot: SlotLike, *, device=None, dtype=None) -> nn.Module:
-    """The activation of a slot. Few have parameters, and classes such as `nn.Tanh` take no device: it is moved."""
-    return build_block("act", slot).to(device=device, dtype=dtype)
+    """The activation of a slot, as a part of a block.
+
+    Few have parameters, and classes such as `nn.Tanh` take no device: it is moved. It never writes into its input,
+    whatever its ``inplace`` says, for a block may read that again, and the caller too; its values are the same.
+    """
+    act = build_block("act", slot).to(device=device, dtype=dtype)
+    for module in act.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    return act
 
 
 class OfKind(Rule):

@@ -369,10 +369,10 @@ def test_costs_of_a_sparse_model_by_hand():
         (dict(dispatch="capacity(factor=0)"), "factor is 0; it must be above 0"),
         (dict(experts=[]), "experts is .*, 0 entries; it must have from 1"),
         (dict(experts=["mlp"] * 9), "list of 9 for 8 experts"),
-        (dict(experts=["none"]), "none cannot be an expert"),
+        (dict(experts=["none"]), "experts: none cannot be an expert"),
         (dict(experts=["moe"]), "MoE cannot be an expert"),
         (dict(shared="moe"), "MoE cannot be shared by a mixture"),
-        (dict(experts="grn_mlp"), "looks at all positions"),
+        (dict(experts="grn_mlp"), "experts: GrnMlp looks at all positions"),
         (dict(group=0), "group is 0; it must be from 1"),
     ],
 )

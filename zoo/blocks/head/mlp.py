@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.blocks.linear import Linear, linear
+from zoo.blocks.linear import Linear, hidden_width, linear
 from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Classes, Eps, Rate, Ratio, Width
 from zoo.slots.table import register
@@ -29,6 +29,7 @@ class MlpHead(nn.Module):
         metaformer_baselines.py.
     Differs: the norm's eps is 1e-6 as in timm; the official code has torch's 1e-5, which changes the logits by 1e-5.
     Cost: ratio x dim x (dim + num_classes) MACs.
+    Raises: ValueError for a hidden width of 0.
     """
 
     follows = ("drop",)
@@ -38,7 +39,7 @@ class MlpHead(nn.Module):
         self, dim: Width, num_classes: Classes, *, ratio: Ratio = 4.0, drop: Rate = 0.0, eps: Eps = 1e-6, **options
     ):
         super().__init__()
-        hidden = int(ratio * dim)
+        hidden = hidden_width("head mlp", dim, ratio=ratio)
         self.fc1 = Linear(dim, hidden, **options)
         self.norm = nn.LayerNorm(hidden, eps=eps, **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None

@@ -18,6 +18,10 @@ def wide(size: Size) -> Size:
 
 
 def ceil(number: float | Tensor) -> Size:
+    """The whole number above one that is not negative, of a symbol in operations that `torch.export.save` can write."""
+    if isinstance(number, torch.SymFloat):
+        below = math.trunc(number)
+        return below + 1 - math.trunc(1 - (number - below))
     return number.ceil().long() if isinstance(number, Tensor) else math.ceil(number)
 
 

@@ -61,8 +61,9 @@ class Rational(Basis):
     def values(self, x: Tensor) -> Tensor:
         x = x.clamp(-self.limit, self.limit)
         size, b = _absolute(x), _absolute(self.denominator)
-        q = size * b[-1]
-        for row in reversed(b[:-1].unbind(0)):
+        *lower, last = b.unbind(0)  # not of a slice: torch.export.save writes no unbind of nothing that can be read
+        q = size * last
+        for row in reversed(lower):
             q = (q + row) * size
         powers = [1 / (q + 1)]
         for _ in range(self.degrees[0]):

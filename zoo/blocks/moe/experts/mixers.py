@@ -38,11 +38,13 @@ class MixerExperts(Experts):
         for mixer in mixers:
             if mixer is None or trait(mixer, "has_aux"):
                 name = "none" if mixer is None else type(mixer).__name__
-                raise ValueError(f"{name} cannot be an expert; give channel mixers that return their output alone")
+                raise ValueError(
+                    f"experts: {name} cannot be an expert; give channel mixers that return their output alone"
+                )
             if not trait(mixer, "per_position"):
                 raise ValueError(
-                    f"{type(mixer).__name__} looks at all positions of a sample, and an expert sees some of them; give "
-                    "another channel mixer"
+                    f"experts: {type(mixer).__name__} looks at all positions of a sample, and an expert sees some of "
+                    "them; give another channel mixer"
                 )
         self.mixers = nn.ModuleList(mixers)
 
