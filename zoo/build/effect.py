@@ -62,6 +62,6 @@ def _remedy(model: Model, pattern: str) -> str:
     settled = [model.config[argument] for argument, own in model.slots.items() if own in takers]
     for slot in (slot for slots in settled if isinstance(slots, list) for slot in slots):
         if isinstance(slot, Slot) and option in slot.options:
-            return f"{slot} has an {option} of its own, so set it there"
+            return f"{slot} has its own {option}, so set it there"
     known = "; ".join(f"{own} {', '.join(names)}" for own, names in takers.items() if names)
     return f"leave it out, or choose a part with the option {option!r}: {known}"
