@@ -12,12 +12,12 @@ TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "
 PLOT = ["matplotlib>=3.8"]
 ATLAS = [
     *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
-    *("pyyaml>=6.0", *PLOT),
+    *("pyyaml>=6.0", *PLOT, *TRAIN),
 ]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
 TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
-DEV = TRAIN + PLOT + EXPORT + ATLAS + TESTS
+DEV = EXPORT + ATLAS + TESTS
 
 setup(
     name="zoo",

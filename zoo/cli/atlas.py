@@ -17,7 +17,8 @@ def run(
         typer.Argument(metavar="FAMILY", help="Families that get pages; without any, all.", autocompletion=complete),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the site goes; an atlas that is there is replaced.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Where the site goes; replaces an atlas and all in its folder."),
     ] = Path("atlas"),
     recipes: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Recipes that the families' pages name, if they are there.")
@@ -26,15 +27,15 @@ def run(
 ) -> None:
     """Write the atlas: models, weights, costs by stage, drawings of the blocks, how to train and cite, and the API.
 
-    The pages need no server and no network. They take a minute or two, and the packages of pip install 'zoo[atlas]'.
+    The pages need no server and no network. They take two or three minutes, and the packages of pip install 'zoo[atlas]'.
     """
     from zoo.cli.support.manual import page as manual
     from zoo.cli.support.models import index, load
     from zoo.cli.support.output import print_json, progress
-    from zoo.tools.atlas.requirements import check_installed, check_target
+    from zoo.tools.atlas.target import check_installed, checked_target
 
     check_installed()
-    check_target(out)
+    checked_target(out)
     index()
     load()
     from zoo.tools.atlas import write_atlas
@@ -51,10 +52,17 @@ def run(
 
 def _recipes(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """The recipes in a folder, by the architecture that they train: file and title, the first line of each."""
-    from zoo.training import load_recipe
+    from zoo.checks import printable
+    from zoo.training import RecipeError, load_recipe
 
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(folder.glob("*.yaml")):
-        title = path.read_text("utf-8").partition("\n")[0].lstrip("# ").rstrip(".:")
-        found.setdefault(load_recipe(path).model.name.partition(".")[0], []).append((path.name, title))
+        try:
+            arch = load_recipe(path).model.name.partition(".")[0]
+        except (RecipeError, OSError, UnicodeDecodeError) as error:  # half written perhaps: no reason to write nothing
+            typer.echo(f"left out: {printable(error, 500)}", err=True)
+            continue
+        first = path.read_text("utf-8").partition("\n")[0]
+        title = first.lstrip("# ").rstrip(".:") if first.startswith("#") else path.stem
+        found.setdefault(arch, []).append((path.as_posix(), title))
     return found

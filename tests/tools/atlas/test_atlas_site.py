@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from zoo.tools.atlas import write_atlas
-from zoo.tools.atlas.requirements import MARK
+from zoo.tools.atlas.target import MARK
 
 FAMILIES = ("kan", "mixer", "poolformer")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -49,6 +49,11 @@ def test_the_site_in_a_browser(tmp_path, open_page):
     a_family_shows_its_drawing(open_page(site / "families" / "poolformer.html"))
     the_search_finds(open_page(site / "guides" / "extra.html"))
     the_api_is_there(open_page(site / "api" / "models.html"))
+    options_have_defaults(open_page(site / "api" / "blocks_token_mixer.html"))
+    before = dict(os.environ)
+    for path in sorted(site.rglob("*.html")):  # whatever they load is on the disk
+        open_page(path).close()
+    assert os.environ == before
 
 
 def the_plot_draws(page):
@@ -96,3 +101,9 @@ def the_search_finds(page):
 def the_api_is_there(page):
     assert page.locator("h2", has_text="zoo.create_model").count() == 1
     assert page.locator("h2", has_text="zoo.save_pretrained").count() == 1
+
+
+def options_have_defaults(page):
+    row = page.locator("table tr", has_text="Number of heads").first
+    assert row.locator("td").nth(1).inner_text() == "int (from 1 to 65536) or None"
+    assert row.locator("td").last.inner_text() == "None"

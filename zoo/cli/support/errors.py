@@ -32,6 +32,8 @@ def sentence(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # typer's own errors, and those of click under older versions of it
         return _of_the_parser(error)
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("zoo"):
+        if _raised_by_zoo(error):  # which knows what needs it
+            return f"error: {error}"
         return f"error: {error.name} is not installed, and this needs it: {EXTRAS}"
     if isinstance(error, (OSError, FloatingPointError)) or (
         isinstance(error, (ValueError, TypeError)) and _raised_by_zoo(error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 FIELDS = ("Paper", "Code", "Weights")
 ARXIV = r"arXiv\s+(\d{4}\.\d{4,5})"
-AUTHORS = r"(?:(?P<authors>[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)?),\s+)?"
+AUTHORS = r"(?:(?:^|[;:] |\bof )(?P<authors>[^;:\"]*?),\s+)?"  # from the beginning of the field, or of a part of it
 WORK = re.compile(rf'{AUTHORS}"(?P<title>[^"]+)",\s+{ARXIV.replace("(", "(?P<number>", 1)}')
 
 
@@ -51,7 +51,7 @@ def linked(field: str, text: str) -> str:
         '[sail-sg/poolformer](https://github.com/sail-sg/poolformer), models/poolformer.py (Apache-2.0).'
     """
     if field == "Code":  # a repository opens the field or follows a semicolon or a licence; the rest are its files
-        text = re.sub(r"(^|; |\), )([\w-]+/[\w.-]+?)(?=[,;. (]|$)", r"\1[\2](https://github.com/\2)", text)
+        text = re.sub(r"(^|; |\), )([\w-]+/[\w.-]*\w)(?=[,;. (]|$)", r"\1[\2](https://github.com/\2)", text)
     return re.sub(ARXIV, r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
@@ -71,8 +71,25 @@ def citations(family: str, about: About) -> Iterator[str]:
     """
     for work in WORK.finditer(about.fields.get("Paper", "")):
         number = work["number"]
-        authors = (work["authors"] or "").replace(" et al.", " and others")
-        lines = [f"@misc{{{family}_{number.replace('.', '_')},", f"  title = {{{{{work['title']}}}}},"]
+        authors = _tex(re.sub(r"\s+et al\.", " and others", work["authors"] or ""))
+        lines = [f"@misc{{{family}_{number.replace('.', '_')},", f"  title = {{{{{_tex(work['title'])}}}}},"]
         lines += [f"  author = {{{authors}}},"] if authors else []
         lines += [f"  year = {{20{number[:2]}}},", f"  eprint = {{{number}}},", "  archivePrefix = {arXiv},"]
         yield "\n".join([*lines, f"  url = {{https://arxiv.org/abs/{number}}},", "}"])
+
+
+def _tex(text: str) -> str:
+    """A text as TeX takes it."""
+    return re.sub(r"([&%#_$])", r"\\\1", " ".join(text.split()))
+
+
+def inert(text: str) -> str:
+    """A docstring's text as Markdown that makes no tags, headings or fences of its own; code in backticks stays code.
+
+    Example:
+        >>> inert("# `a < b` <b>")
+        '\\\\# `a < b` &lt;b>'
+    """
+    parts = re.split(r"(``[^`\n]+``|`[^`\n]+`)", text)
+    text = "".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
+    return re.sub(r"^(\s*)(#|```|~~~)", r"\1\\\2", text, flags=re.M)

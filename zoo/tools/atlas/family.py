@@ -13,7 +13,7 @@ from zoo.costs import CostReport, count_costs
 from zoo.create import create_model
 from zoo.registry import family_of
 from zoo.slots import Slot
-from zoo.tools.atlas.about import FIELDS, citations, linked, parse
+from zoo.tools.atlas.about import FIELDS, citations, inert, linked, parse
 from zoo.tools.atlas.drawing import draw
 from zoo.tools.atlas.recipe import recipe_of
 from zoo.tools.atlas.structure import structure_of
@@ -39,27 +39,31 @@ def family_page(name: str, models: Mapping[str, Mapping[str, Any]], recipes: Map
         recipes: File and title of the recipes there are, by the architecture that they train.
     """
     about = parse(family_of(next(iter(models))).about)
+    tasks = next(iter(models.values()))["tasks"]
     models = dict(sorted(models.items(), key=lambda item: (item[0].endswith("_test"), _size(item[1]))))
     archs = [arch for arch in models if not arch.endswith("_test")] or list(models)
     built = {arch: create_model(arch, device="meta") for arch in archs}
+    reports = {arch: count_costs(model) for arch, model in built.items()}
     drawn = {_mixers(model): arch for arch, model in reversed(built.items())}  # the smallest of each mixture
     drawn = sorted(drawn.values(), key=archs.index)
     shown = archs[0]
-    lines = [f"# {name}", "", about.summary, ""]
-    lines += [f"- **{field}:** {linked(field, about.fields[field])}" for field in FIELDS if field in about.fields]
-    lines += ["", about.notes, "", "## Blocks", ""]
-    lines += ["Drawn from the settled slots: each string is what an argument of that name takes.", ""]
+    lines = [f"# {name}", "", inert(about.summary), ""]
+    lines += [
+        f"- **{field}:** {linked(field, inert(about.fields[field]))}" for field in FIELDS if field in about.fields
+    ]
+    lines += ["", inert(about.notes), "", "## Blocks", ""]
+    lines += ["Drawn from the settled slots: a text in a colour is what the argument of that slot takes.", ""]
     for arch in drawn:
         lines += [f"[![The parts of {arch}, and its blocks]({arch}.svg)]({arch}.svg)", ""]
-    lines += ["## Models", "", *_variants(models), ""]
+    lines += ["## Models", "", *_variants(models, built, reports), ""]
     lines += ["## Costs by stage", "", "Of one sample; traffic is what every operator reads and writes as if alone."]
     for arch, model in built.items():
-        lines += ["", f'=== "{arch}"', "", *(f"    {line}" for line in _stages(model, count_costs(model)))]
-    lines += ["", "## Weights", "", *_weights(models), "", "## Use", "", *_use(shown, models[shown], about.fields)]
-    lines += ["", "## Train", "", *_train(shown, models, recipes)]
+        lines += ["", f'=== "{arch}"', "", *(f"    {line}" for line in _stages(model, reports[arch]))]
+    lines += ["", "## Weights", "", *_weights(models), "", "## Use", "", *_use(shown, built[shown], models[shown])]
+    lines += ["", "## Train", "", *_train(shown, recipe_of(shown, built[shown], tasks), models, recipes)]
     cited = list(citations(name, about))
     if cited:
-        lines += ["", "## Cite", "", "```bibtex", *cited, "```"]
+        lines += ["", "## Cite", "", "Authors are in short form; arXiv has them all.", "", "```bibtex", *cited, "```"]
     return Page("\n".join(lines) + "\n", {arch: draw(structure_of(built[arch]), arch) for arch in drawn})
 
 
@@ -76,15 +80,18 @@ def _size(entry: Mapping[str, Any]) -> int:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table; what is not in the first column is aligned to the right."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+    return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
 
 
-def _variants(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _variants(models: Mapping[str, Mapping], built: Mapping[str, nn.Module], reports: Mapping[str, Any]) -> list[str]:
+    """A table of the models, counted now, and for the tiny ones as they were counted for the index."""
     rows = []
     for arch, entry in models.items():
-        first = entry["configurations"][0]
-        numbers = [_short(first[key]) for key in ("params", "active_params", "macs")]
-        rows.append((f"`{arch}`", *numbers, " x ".join(map(str, first["input_size"])), str(first["classes"])))
+        first, report, model = entry["configurations"][0], reports.get(arch), built.get(arch)
+        figures = (getattr(report, key) if report else first[key] for key in ("params", "active_params", "macs"))
+        size = model.input_size if model else first["input_size"]
+        outputs = getattr(model, "num_classes", "") if model else first["classes"]
+        rows.append((f"`{arch}`", *map(_short, figures), " x ".join(map(str, size)), str(outputs)))
     return _table(("model", "parameters", "active", "MACs", "input", "outputs"), rows)
 
 
@@ -139,10 +146,10 @@ def _weights(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return _table(columns, rows) if rows else ["None are released."]
 
 
-def _use(arch: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> list[str]:
+def _use(arch: str, model: nn.Module, entry: Mapping[str, Any]) -> list[str]:
     first = entry["configurations"][0]
     released = first["weights"] is not None
-    size = ", ".join(map(str, first["input_size"]))
+    size = ", ".join(map(str, first["input_size"] if released else model.input_size))
     load = f'zoo.create_model("{first["name"] if released else arch}"{", pretrained=True" if released else ""}).eval()'
     code = ["import torch, zoo", "", f"model = {load}", f"output = model(torch.randn(1, {size}))"]
     export = f"zoo export {arch} --to onnx" + ("" if released else " --untrained")
@@ -150,15 +157,13 @@ def _use(arch: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> list
     return ["```python", *code, "```", "", "```bash", *shell, "```"]
 
 
-def _train(arch: str, models: Mapping[str, Mapping[str, Any]], recipes: Mapping[str, Sequence]) -> list[str]:
-    there = [f"- `recipes/{file}`: {printable(title)}" for name in models for file, title in recipes.get(name, ())]
+def _train(arch: str, recipe: str | None, models: Mapping[str, Mapping], recipes: Mapping[str, Sequence]) -> list[str]:
+    there = [f"- `{file}`: {inert(printable(title))}" for name in models for file, title in recipes.get(name, ())]
     listed = ["Recipes of zoo for these models:", "", *there, ""] if there else []
-    pictures = len(models[arch]["configurations"][0]["input_size"]) == 3
+    if recipe is None:
+        return [*listed, "zoo has no data of its own for such a model yet; the guide to recipes says how to add some."]
+    pictures = "image_folder" in recipe
     on = "pictures of your own, in `pictures/train/<class>/`, `validation` and `test`" if pictures else "a formula"
     begin = f"To begin with, on {on}; its settings are zoo's and were not measured for this family. Save it as"
-    return [*listed, f"{begin} `{arch}.yaml`:", "", "```yaml", recipe_of(arch, models[arch]).rstrip(), "```"] + [
-        "",
-        "```bash",
-        f"zoo train {arch}.yaml",
-        "```",
-    ]
+    code = ["```yaml", recipe.rstrip(), "```", "", "```bash", f"zoo train {arch}.yaml", "```"]
+    return [*listed, f"{begin} `{arch}.yaml`:", "", *code]

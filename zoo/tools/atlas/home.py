@@ -46,6 +46,7 @@ STYLE = """\
 <style>
   .md-grid { max-width: 100rem; }
   .zoo-table { font-size: 0.7rem; }
+  .zoo-table th .dt-column-header { gap: 0.4em; padding-right: 0.6em; }
   .zoo-table .dtcc:not(:has(input)) { flex: none; }
   .zoo-table .dtcc:has(input) { flex: 1; min-width: 0; }
 </style>"""

@@ -24,12 +24,12 @@ plot.on("plotly_click", event => {
 """
 
 
-def measured(models: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def published(models: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The configurations that have a published top-1, by family."""
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in models.values():
         for each in entry["configurations"]:
-            if each["top1"] is not None and each["macs"] is not None:
+            if None not in (each["top1"], *(each[axis] for axis in AXES)):  # of models from outside some are not known
                 found.setdefault(entry["family"], []).append(each)
     return found
 
@@ -41,7 +41,7 @@ def points(configurations: Sequence[Mapping[str, Any]], axis: str = "macs") -> l
 
 def draw_front(path: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
     """The same as a picture, without what moves: the README's."""
-    by_family = measured(models)
+    by_family = published(models)
     groups = {each["name"]: family for family, rows in by_family.items() for each in rows}
     everything = points([each for rows in by_family.values() for each in rows])
     draw_pareto(path, everything, (AXES["macs"][0], TOP1), groups=groups)
@@ -51,7 +51,7 @@ def plot_html(models: Mapping[str, Mapping[str, Any]]) -> str:
     """The plot as HTML, which wants its script as ``assets/`` + `SCRIPT` beside the page."""
     import plotly.graph_objects as go
 
-    figure, by_family = go.Figure(), measured(models)
+    figure, by_family = go.Figure(), published(models)
     everything = [each for family in by_family.values() for each in family]
     fronts = {axis: front(points(everything, axis)) for axis in AXES}
     for number, (family, each) in enumerate(sorted(by_family.items())):

@@ -4,45 +4,49 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from zoo.slots.table import KINDS, blocks_of
 
-PACKAGES = {  # title of the page, and the packages whose public names it has
-    "Models": ("zoo",),
-    "Costs": ("zoo.costs",),
-    "Speed": ("zoo.bench",),
-    "Training": ("zoo.training",),
-}
+# Title of the page, and the package whose public names it has.
+PACKAGES = {"Models": "zoo", "Costs": "zoo.costs", "Speed": "zoo.bench", "Training": "zoo.training"}
 TOOLS = {"Tools of KANs": "zoo.tools.kan", "Tools of mixtures of experts": "zoo.tools.moe"}
 
 
 def pages() -> dict[str, str]:
     """Title and Markdown of each page of the API."""
-    written = {title: _page(title, _public(packages)) for title, packages in PACKAGES.items()}
+    written = {title: _page(title, _public(package)) for title, package in PACKAGES.items()}
     written |= {title: _page(title, _functions(package)) for title, package in TOOLS.items()}
-    return {**written, **{f"Blocks: {kind}": _page(f"Blocks: {kind}", _blocks(kind)) for kind in KINDS}}
+    return {**written, **{f"Blocks: {kind}": _page(f"Blocks: {kind}", blocks_of(kind).items()) for kind in KINDS}}
 
 
-def _page(title: str, entries: Iterator[tuple[str, Any]]) -> str:
+def _page(title: str, entries: Iterable[tuple[str, Any]]) -> str:
     lines = [f"# {title}", ""]
     for name, value in entries:
         if _is_written_out(value):
-            lines += [f"::: {value.__module__}.{value.__qualname__}", "    options:", f"      heading: {name}", ""]
+            lines += [f"::: {value.__module__}.{value.__qualname__}", "    options:", f"      heading: {name}"]
+            lines += [f"      toc_label: {name}"]
+            if isinstance(value, type):  # the methods of a module are torch's, and its types stand in words below
+                is_module = issubclass(value, nn.Module)
+                lines += (
+                    ["      show_signature: false"] if is_module else ["      members: null", '      filters: ["!^_"]']
+                )
+            lines.append("")
         else:
             lines += [f"## {name}", "", f"`{value.__module__}.{value.__qualname__}`", ""]
     return "\n".join(lines)
 
 
-def _public(packages: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The public names of packages that are functions or classes."""
-    for package in packages:
-        module = importlib.import_module(package)
-        for name in sorted(module.__all__):
-            if hasattr(value := getattr(module, name), "__qualname__"):
-                yield f"{package}.{name}", value
+def _public(package: str) -> Iterator[tuple[str, Any]]:
+    """The public names of a package that are functions or classes."""
+    module = importlib.import_module(package)
+    for name in sorted(module.__all__):
+        if hasattr(value := getattr(module, name), "__qualname__"):
+            yield f"{package}.{name}", value
 
 
 def _functions(package: str) -> Iterator[tuple[str, Any]]:
@@ -55,13 +59,8 @@ def _functions(package: str) -> Iterator[tuple[str, Any]]:
                 yield f"{found.name}.{name}", value
 
 
-def _blocks(kind: str) -> Iterator[tuple[str, Any]]:
-    """The blocks of a kind, by the names that a slot has for them."""
-    yield from blocks_of(kind).items()
-
-
 def _is_written_out(value: Any) -> bool:
-    """Whether a definition stands in zoo's own source, where mkdocstrings, which runs nothing, can read it."""
+    """Whether a definition stands in zoo's own source, where mkdocstrings finds it by that name."""
     module = inspect.getmodule(value)
     if module is None or not module.__name__.startswith("zoo."):
         return False

@@ -62,7 +62,8 @@ def structure_of(model: nn.Module) -> Structure:
         return _of_blocks(model)
     if isinstance(model, Stack):
         return _of_layers(model)
-    return Structure(tuple(Box("other", f"{name}: {type(part).__name__}") for name, part in model.named_children()))
+    parts = [Box("other", f"{name}: {type(part).__name__}") for name, part in model.named_children()]
+    return Structure((Box("end", _input(getattr(model, "input_size", None) or ())), *parts, Box("end", "outputs")))
 
 
 def _of_layers(model: Stack) -> Structure:
@@ -84,7 +85,7 @@ def _of_blocks(model: BlockModel) -> Structure:
     depths, dims = ([config["depth"]], [config["dim"]]) if single else (config["depths"], config["dims"])
     kinds, firsts = _kinds(model, depths), [sum(depths[:stage]) for stage in range(len(depths))]
     chain = [Box("end", _input(model.input_size)), *_slots(config, "stem")]
-    if "embed" in config and any(True for _ in model.tokens.parameters()):
+    if "embed" in config and getattr(model, "tokens", None) is not None and model.tokens.state_dict():
         chain += _slots(config, "embed")
     for stage, depth in enumerate(depths):
         chain += _slots(config, "downsample", stage - 1) if stage else []
@@ -96,14 +97,15 @@ def _of_blocks(model: BlockModel) -> Structure:
     norm, pool = _slots(config, "final_norm", role="norm"), config.get("global_pool")
     pooled = [Box("pool", f"pool: {pool}")] if pool else []
     chain += [*pooled, *norm] if config.get("pool_first") else [*norm, *pooled]
-    chain += _slots(config, "head") if config["num_classes"] else []
-    chain.append(Box("end", f"{config['num_classes']} outputs" if config["num_classes"] else "features"))
+    outputs = config.get("num_classes")
+    chain += _slots(config, "head") if outputs else []
+    chain.append(Box("end", f"{outputs} outputs" if outputs else "features"))
     blocks = [Block(_places(numbers, firsts, depths), branches) for branches, numbers in kinds.items() if any(branches)]
     return Structure(tuple(chain), tuple(blocks))
 
 
 def _input(size: Sequence[int]) -> str:
-    return f"{'image' if len(size) == 3 else 'input'}, {' x '.join(map(str, size))}"
+    return f"{'image' if len(size) == 3 else 'input'}{', ' * bool(size)}{' x '.join(map(str, size))}"
 
 
 def _side(model: BlockModel, level: int) -> str:
@@ -122,10 +124,10 @@ def _kinds(model: BlockModel, depths: Sequence[int]) -> dict[tuple[Branch, ...],
     """The numbers of the blocks of each kind, by what such a block consists of."""
     config, kinds = model.config, {}
     for stage, depth in enumerate(depths):
-        scales = [_scale(config[name], stage) for name in ("layer_scale", "res_scale")]
+        scales = [_scale(config.get(name), stage) for name in ("layer_scale", "res_scale")]
         for number in range(sum(depths[:stage]), sum(depths[:stage]) + depth):
             token, channel, norm = (config[name][number] for name in ("token_mixer", "channel_mixer", "norm"))
-            branches = tuple(_branches(config["form"], str(token), str(channel), str(norm), *scales))
+            branches = tuple(_branches(config.get("form", "pre"), str(token), str(channel), str(norm), *scales))
             kinds.setdefault(branches, []).append(number)
     return kinds
 
@@ -142,9 +144,8 @@ def _branches(form: str, token: str, channel: str, norm: str, scale: Box | None,
     norms = () if norm == "none" else (Box("norm", norm),)
     mixers = [Box(role, text) for role, text in (("token_mixer", token), ("channel_mixer", channel)) if text != "none"]
     if form == "serial":
-        behind = channel != "none"
         boxes = [box for mixer in mixers for box in ((*norms, mixer) if mixer.role == "channel_mixer" else (mixer,))]
-        yield from [Branch((*boxes, *after), shortcut)] if mixers or behind else []
+        yield from [Branch((*boxes, *after), shortcut)] if mixers else []
         return
     for mixer in mixers:
         yield Branch((*((mixer, *norms) if form == "post" else (*norms, mixer)), *after), shortcut)
@@ -159,7 +160,13 @@ def _places(numbers: Sequence[int], firsts: Sequence[int], depths: Sequence[int]
         return "every block"
     first, *others = here[1] or [0]
     step = others[0] - first if others else 2  # as in the first stage, so perhaps in each
-    if first and len(depths) > 1 and all(here[n] == [*range(first, depth + 1, step)] for n, (_, depth) in stages):
+    if (
+        0 < first <= step
+        and len(depths) > 1
+        and all(here[n] == [*range(first, depth + 1, step)] for n, (_, depth) in stages)
+    ):
+        if step == 2:
+            return f"{'odd' if first == 1 else 'even'} blocks of each stage"
         return f"blocks {first}, {first + step}, ... of each stage"
     texts = [f"stage{'s' * (len(whole) > 1)} {_ranges(whole)}"] if whole else []
     for stage in here.keys() - whole:

@@ -12,6 +12,7 @@ COLUMNS = (
     *("model", "family", "top-1, published (%)", "parameters (M)", "active (M)", "MACs (G)", "input", "classes"),
     *("token mixers", "channel mixers", "weights", "licence"),
 )
+NUMBERS = ("top-1, published (%)", "parameters (M)", "active (M)", "MACs (G)", "classes")
 
 
 def rows(models: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -23,16 +24,16 @@ def rows(models: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for arch, entry in models.items():
         arguments = family_of(arch).arguments(arch)
         mixers = {
-            slot: ", ".join(dict.fromkeys(blocks_in(arguments[slot]))) if slot in arguments else ""
+            slot: escape(", ".join(dict.fromkeys(blocks_in(arguments[slot])))) if slot in arguments else ""
             for slot in ("token_mixer", "channel_mixer")
         }
         for each in entry["configurations"]:
             name = each["name"] if each["weights"] else arch
             figures = (each["top1"], *_scaled(each, 1e6, "params", "active_params"), *_scaled(each, 1e9, "macs"))
             values = (
-                *(_link(f"families/{entry['family']}.html", name), entry["family"], *figures),
+                *(_link(f"families/{entry['family']}.html", name), escape(entry["family"]), *figures),
                 *(" x ".join(map(str, each["input_size"])), each["classes"], *mixers.values()),
-                *(weights_link(each["weights"]), each["licence"] or ""),
+                *(weights_link(each["weights"]), escape(each["licence"] or "")),
             )
             yield dict(zip(COLUMNS, values, strict=True))
 
@@ -59,7 +60,8 @@ def table_html(models: Mapping[str, Mapping[str, Any]]) -> str:
     import pandas
     from itables.javascript import generate_init_offline_itables_html
 
-    frame = pandas.DataFrame(list(rows(models)), columns=list(COLUMNS)).convert_dtypes()
+    frame = pandas.DataFrame(list(rows(models)), columns=list(COLUMNS))
+    frame = frame.astype({name: "Int64" if name == "classes" else "Float64" for name in NUMBERS})  # None is no number
     script = generate_init_offline_itables_html(itables.options.dt_bundle)
     with pandas.option_context("display.float_format", "{:.5g}".format):
         return script + itables.to_html_datatable(
@@ -71,6 +73,7 @@ def table_html(models: Mapping[str, Mapping[str, Any]]) -> str:
             classes="display compact nowrap",
             columnControl=[{"target": 0, "content": ["order"]}, {"target": 1, "content": ["search"]}],
             ordering={"indicators": False},
+            columnDefs=[{"targets": "_all", "orderSequence": ["asc", "desc"]}],
             text_in_header_can_be_selected=False,
             lengthMenu=[25, 100, {"label": "all", "value": -1}],
             maxBytes=0,
