@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Write the atlas: models, weights, costs by stage, drawings of the blocks, how to train and cite, and the API.
 
-    The pages need no server and no network. They take two or three minutes, and the packages of pip install 'zoo[atlas]'.
+    The pages need no server and no network. Writing them takes two or three minutes, and pip install 'zoo[atlas]'.
     """
     from zoo.cli.support.manual import page as manual
     from zoo.cli.support.models import index, load
