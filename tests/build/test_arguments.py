@@ -167,7 +167,7 @@ def test_a_folder_has_no_none_where_there_can_be_none(tmp_path):
         ("kan_test", dict(act="relu"), "act='relu' is given, and needs layer=none"),
         ("s_convkan_test", dict(attn_drop_rate=0.2), "attn_drop_rate=0.2"),
         ("mixer_test", dict(token_mixer="pool", channel_mixer="none", proj_drop_rate=0.1), "proj_drop_rate=0.1"),
-        ("vit_test", dict(channel_mixer="mlp(act='relu')", token_mixer="pool", act="silu"), "has an act of its own"),
+        ("vit_test", dict(channel_mixer="mlp(act='relu')", token_mixer="pool", act="silu"), "has its own act"),
         ("vit_test", dict(channel_mixer="moe(experts='faster_kan')", act="relu"), "act='relu' is given, and no part"),
         ("swin_test", dict(depths=(1,), dims=(8,), token_mixer="pool", downsample="conv"), "it is for a part"),
     ],
