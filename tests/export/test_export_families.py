@@ -3,6 +3,8 @@
 `benchmarks/exports.py` tries the other variants, and the formats of small devices.
 """
 
+import random
+
 import pytest
 import torch
 from conftest import randomised
@@ -27,9 +29,12 @@ def only_torch(model: nn.Module) -> bool:
     return any(getattr(module, "only_torch", None) for module in model.modules())
 
 
-@pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("to", ["onnx", "exported", pytest.param("aoti", marks=pytest.mark.slow)])  # it compiles
-def test_every_family_is_exported(name, to, tmp_path):
+SOME = random.Random(0).sample(TESTS, 3)  # that are compiled here: each takes a quarter of a minute
+COMPILED = [pytest.param("aoti", name, marks=[] if name in SOME else [pytest.mark.slow]) for name in TESTS]
+
+
+@pytest.mark.parametrize(("to", "name"), [*((to, name) for to in ("onnx", "exported") for name in TESTS), *COMPILED])
+def test_every_family_is_exported(to, name, tmp_path):
     model = model_of(name)
     if only_torch(model) and not formats()[to].of_torch:
         with pytest.raises(ValueError, match="cannot be exported to onnx: it .*; export to exported or aoti"):
