@@ -1,5 +1,6 @@
 """What the tests share: the registry's names, seeded models, checkpoints in timm's layout."""
 
+import functools
 import json
 import os
 import random
@@ -43,6 +44,18 @@ def seeded():
     torch.manual_seed(0)
     yield
     torch.set_grad_enabled(True)
+
+
+@functools.cache
+def _compiles(path: Path) -> bool:
+    return "torch.compile(" in path.read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def no_programs_of_other_tests(request):
+    """Before a test of a file that compiles: torch allows a function so many programs, whichever test they are of."""
+    if _compiles(request.path):
+        torch.compiler.reset()
 
 
 def sampled(names: Iterable[str], of_each_family: int) -> list:
