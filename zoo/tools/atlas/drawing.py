@@ -73,7 +73,7 @@ class _Column:
     def box(self, box: Box, x: float = 0.0) -> None:
         """A box on the line, or beside it, where it moves nothing on."""
         lines = _lines(box.text)
-        width, height = LETTER * max(map(len, lines)) + 16, LINE * len(lines) + 10
+        width, height = _width(box), LINE * len(lines) + 10
         top = self.y if x == 0 else self.y - height - GAP
         look = f'fill="{FILLS.get(box.role, PAPER)}" stroke="{INK}"' if box.role != "end" else 'fill="none"'
         self.shapes.append(
@@ -119,7 +119,7 @@ def _block(block: Block) -> _Column:
         column.line(GAP / 2)
         top = column.y
         column.line(GAP)
-        widest = max(LETTER * max(map(len, _lines(box.text))) + 16 for box in branch.boxes)
+        widest = max(map(_width, branch.boxes))
         for box in branch.boxes:
             column.box(box)
             column.line()
@@ -127,6 +127,10 @@ def _block(block: Block) -> _Column:
         column.add(top, widest / 2 + SHORTCUT + room, branch.shortcut)
     column.line()
     return column
+
+
+def _width(box: Box) -> float:
+    return LETTER * max(map(len, _lines(box.text))) + 16
 
 
 def _path(way: str) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo.blocks.base import MetaBlock
 from zoo.checks import printable
-from zoo.costs import CostReport, count_costs
+from zoo.costs import CostReport, Work, count_costs
 from zoo.create import create_model
 from zoo.registry import family_of
 from zoo.slots import Slot
@@ -97,12 +97,14 @@ def _variants(models: Mapping[str, Mapping], built: Mapping[str, nn.Module], rep
 
 def _stages(model: nn.Module, report: CostReport) -> list[str]:
     """A table of the parts of a model: its own, and those of a chain of stages one by one."""
-    rows = [_stage(name, report) for name in _parts(model) if report.params_by_module[name] or _work(name, report)]
+    rows = [
+        _stage(name, report) for name in _parts(model) if report.params_by_module[name] or _work(name, report).bytes
+    ]
     return _table(STAGE_COLUMNS, [*rows, _stage("", report)])
 
 
-def _work(name: str, report: CostReport) -> float:
-    return report.forward_by_module[name].bytes if name in report.forward_by_module else 0
+def _work(name: str, report: CostReport) -> Work:
+    return report.forward_by_module.get(name, Work())
 
 
 def _parts(model: nn.Module) -> Iterator[str]:
@@ -115,14 +117,14 @@ def _parts(model: nn.Module) -> Iterator[str]:
 
 def _stage(name: str, report: CostReport) -> tuple[str, ...]:
     macs = report.by_module.get(name, 0)
-    work = report.forward_by_module.get(name)
+    work = _work(name, report)
     return (
         f"`{name}`" if name else "**all**",
         _short(report.params_by_module[name] if name else report.params),
         _short(macs),
         f"{macs / report.macs:.1%}" if report.macs else "",
-        _short(work.other_flops if work else 0),
-        f"{(work.bytes if work else 0) / 1e6:.3g}",
+        _short(work.other_flops),
+        f"{work.bytes / 1e6:.3g}",
         f"{report.activations_by_module.get(name, 0) / 1e6:.3g}",
     )
 

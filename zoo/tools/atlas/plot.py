@@ -51,27 +51,28 @@ def plot_html(models: Mapping[str, Mapping[str, Any]]) -> str:
     """The plot as HTML, which wants its script as ``assets/`` + `SCRIPT` beside the page."""
     import plotly.graph_objects as go
 
-    figure, by_family = go.Figure(), published(models)
-    everything = [each for family in by_family.values() for each in family]
-    fronts = {axis: front(points(everything, axis)) for axis in AXES}
-    for number, (family, each) in enumerate(sorted(by_family.items())):
+    figure, by_family = go.Figure(), dict(sorted(published(models).items()))
+    everything = [each for rows in by_family.values() for each in rows]
+    places = {}  # by axis, those of every family's points, and of the front last
+    for axis in AXES:
+        traces = [*(points(rows, axis) for rows in by_family.values()), front(points(everything, axis))]
+        places[axis] = {
+            "x": [[x for _, x, _ in each] for each in traces],
+            "y": [[y for *_, y in each] for each in traces],
+        }
+    for number, (family, rows) in enumerate(by_family.items()):
         marker = {"symbol": SYMBOLS[number % len(SYMBOLS)], "color": COLOURS[number % len(COLOURS)], "size": 8}
-        text = [f"{row['name']}<br>{' x '.join(map(str, row['input_size']))}, {row['licence']}" for row in each]
-        _, x, y = zip(*points(each), strict=True)
+        text = [f"{row['name']}<br>{' x '.join(map(str, row['input_size']))}, {row['licence']}" for row in rows]
         hover = "%{text}<br>%{x:.3g}, %{y:.2f} %<extra></extra>"
-        looks = {"mode": "markers", "marker": marker, "hovertemplate": hover}
-        figure.add_scatter(x=x, y=y, text=text, name=family, meta=family, **looks)
-    names, x, y = zip(*fronts["macs"], strict=True) if everything else ((), (), ())
+        figure.add_scatter(text=text, name=family, meta=family, mode="markers", marker=marker, hovertemplate=hover)
     line = {"shape": "hv", "color": "#888", "width": 1}
-    figure.add_scatter(x=x, y=y, text=names, mode="lines", name="Pareto front", line=line, hoverinfo="skip")
-    buttons = []
-    for axis, (label, _) in AXES.items():
-        ways = [[x for _, x, _ in points(each, axis)] for _, each in sorted(by_family.items())]
-        heights = [[row["top1"] for row in each] for _, each in sorted(by_family.items())]
-        ways.append([x for _, x, _ in fronts[axis]])
-        heights.append([y for *_, y in fronts[axis]])
-        data = {"x": ways, "y": heights}
-        buttons.append({"label": label, "method": "update", "args": [data, {"xaxis.title.text": label}]})
+    figure.add_scatter(mode="lines", name="Pareto front", line=line, hoverinfo="skip")
+    for trace, x, y in zip(figure.data, *places["macs"].values(), strict=True):
+        trace.update(x=x, y=y)
+    buttons = [
+        {"label": label, "method": "update", "args": [places[axis], {"xaxis.title.text": label}]}
+        for axis, (label, _) in AXES.items()
+    ]
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "direction": "right"}
     figure.update_layout(
         template="plotly_white",

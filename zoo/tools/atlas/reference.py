@@ -1,6 +1,7 @@
 """The pages of the API: what mkdocstrings is asked to show, found in the package's public names and its registries."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -67,6 +68,7 @@ def _is_written_out(value: Any) -> bool:
     return value.__qualname__ in _definitions(module)
 
 
+@functools.cache
 def _definitions(module: ModuleType) -> set[str]:
     body = ast.parse(inspect.getsource(module)).body
     return {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}

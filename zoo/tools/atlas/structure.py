@@ -169,8 +169,8 @@ def _places(numbers: Sequence[int], firsts: Sequence[int], depths: Sequence[int]
             return f"{'odd' if first == 1 else 'even'} blocks of each stage"
         return f"blocks {first}, {first + step}, ... of each stage"
     texts = [f"stage{'s' * (len(whole) > 1)} {_ranges(whole)}"] if whole else []
-    for stage in here.keys() - whole:
-        if here[stage]:
+    for stage in here:
+        if here[stage] and stage not in whole:
             of = f"stage {stage}: " if len(depths) > 1 else ""
             texts.append(f"{of}block{'s' * (len(here[stage]) > 1)} {_ranges(here[stage])}")
     return "; ".join(texts)

@@ -1,7 +1,6 @@
 """B-splines of any order on any grid."""
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -152,22 +151,13 @@ class Spline(Basis):
 
     def _recursion(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The splines by Cox and de Boor, and those of the order below (None for order 0)."""
-        splines, below = None, None
-        for level in self._levels(x):
-            splines, below = level, splines
-        return splines, below
-
-    def _levels(self, x: Tensor) -> Iterator[Tensor]:
-        """The splines of order 0, of order 1, and so on."""
-        knots = self.knots.to(x.dtype).t()
-        x = x.unsqueeze(-2)
-        splines = ((x >= knots[:-1]) & (x < knots[1:])).to(x.dtype)
-        yield splines
+        knots, x = self.knots.to(x.dtype).t(), x.unsqueeze(-2)
+        splines, below = ((x >= knots[:-1]) & (x < knots[1:])).to(x.dtype), None
         for k in range(1, self.order + 1):
             # Each spline falls where the one behind it rises: one product a spline and order does for both.
             product = (x - knots[:-k]) / (knots[k:] - knots[:-k]) * splines
-            splines = product[..., :-1, :] + splines[..., 1:, :] - product[..., 1:, :]
-            yield splines
+            splines, below = product[..., :-1, :] + splines[..., 1:, :] - product[..., 1:, :], splines
+        return splines, below
 
     # --- The closed form: a sum of powers max(0, reach - |u|)^order of the distance u from a bump's centre ------------
 
