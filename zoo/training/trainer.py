@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zoo.blocks.protocol import after_step
+from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
 from zoo.tools.moe.parallel import share_losses
 from zoo.training.data.alternate import AlternatingBatches
@@ -110,12 +110,14 @@ class Trainer:
         self.best = train.best and BestSoFar(train.best, recipe.directions("validation"))
         set_form(model, train)
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
-        self.stepper = Stepper(recipe, accelerator, self.model, self.optimizer, frozen, self.folder.path)
+        self.plain_model = accelerator.unwrap_model(self.model)  # under FSDP with the shards of its parameters
+        self._has_after_step = any(own(module, "after_step") for module in self.plain_model.modules())
+        self.stepper = Stepper(recipe, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path)
         self.ema = None
         if train.ema is not None:
             if self.sharded:
                 raise ValueError("train.ema needs whole weights, which FSDP does not keep: set it to null, or use DDP")
-            self.ema = ModelEmaV3(accelerator.unwrap_model(self.model), decay=train.ema, use_warmup=True)
+            self.ema = ModelEmaV3(self.plain_model, decay=train.ema, use_warmup=True)
         self.scheduler = create_scheduler(
             self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch
         )
@@ -163,7 +165,7 @@ class Trainer:
             for step, batch in zip(steps, loader(self.batches, steps), strict=True):
                 for phase in self.phases.get(step, ()):
                     averaged = None if self.ema is None else self.ema.module
-                    enter_phase(self.accelerator.unwrap_model(self.model), phase, averaged, self.optimizer)
+                    enter_phase(self.plain_model, phase, averaged, self.optimizer)
                 record = self._update(step, *batch)
                 self.step = step + 1
                 self.unreadable += self.batches.parts[self.batches.name(step)].share - sum(map(len, batch[::2]))
@@ -232,7 +234,10 @@ class Trainer:
         Of several tasks they are called `split/task/name`.
         """
         model = self.model if self.ema is None else self.ema.module
-        return evaluate_part(model, self.recipe, self.data, split, **self.share)
+        metrics = evaluate_part(model, self.recipe, self.data, split, **self.share)
+        if model.training:
+            self.stepper.train_mode()  # what is frozen stays as in evaluation
+        return metrics
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint of the current step.
@@ -283,12 +288,12 @@ class Trainer:
         if self.drop_path is not None:
             self.drop_path.enter(step)
         record, aux = self.stepper.step(step, *self._parts(step, batch))
-        name, model = self.batches.name(step), self.accelerator.unwrap_model(self.model)
-        if name not in self.first_losses:
+        if (name := self.batches.name(step)) not in self.first_losses:
             self.first_losses[name] = record["loss"].item()
-        after_step(model, aux)
+        if self._has_after_step:
+            after_step(self.plain_model, aux)
         if self.ema is not None:
-            self.ema.update(model, step=step)
+            self.ema.update(self.plain_model, step=step)
         group = self.optimizer.param_groups[0]
         return record | {"lr": group["lr"] / group.get("lr_scale", 1.0)}
 
@@ -303,7 +308,7 @@ class Trainer:
         return list(zip(map(place, batch[::2]), map(place, batch[1::2]), strict=True)), self.batches.name(step)
 
     def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+        names = [name for name, _ in self.plain_model.named_parameters()]
         check_state(weights, names, optimizer, self.step, self.folder.path)
 
     def _left_out(self) -> dict[str, int]:
@@ -331,7 +336,7 @@ class Trainer:
             return self.recipe.model.create()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return whole_state(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer, sharded=self.sharded)
+        return whole_state(self.plain_model, self.optimizer.optimizer, sharded=self.sharded)
 
     def _restore(self) -> None:
         """Take over the state of the checkpoint to start at."""
@@ -342,7 +347,7 @@ class Trainer:
                 f"{printable(path)} is at step {self.step}, and the recipe trains {self.total} in all: set "
                 "train.duration to more"
             )
-        model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+        model, optimizer = self.plain_model, self.optimizer.optimizer
         try:
             if self.start.record:
                 is_other = any(change.startswith("optim.name") for change in changed or ())

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from zoo.blocks.base import Aux
 from zoo.checks import unknown
@@ -30,7 +30,8 @@ class Stepper:
     Args:
         recipe: The recipe.
         accelerator: Of the processes.
-        model, optimizer: As the accelerator has prepared them.
+        model: As the accelerator has prepared it.
+        optimizer: Of its parameters, torch's own.
         frozen: Modules that compute as in evaluation although the model is trained.
         folder: Of the run, for messages.
     """
@@ -40,7 +41,7 @@ class Stepper:
         recipe: Recipe,
         accelerator: Accelerator,
         model: nn.Module,
-        optimizer: AcceleratedOptimizer,
+        optimizer: Optimizer,
         frozen: Sequence[nn.Module],
         folder: Path,
     ):
@@ -70,18 +71,19 @@ class Stepper:
             """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
             self.optimizer.zero_grad()
             loss, aux = self._backward(step, parts, name)
-            value = self.accelerator.reduce(loss, "mean")  # the same in every process, so they stop together
+            value = self._mean_of_processes(loss)  # the same in every process, so they stop together
             norm = self._gradient_norm()
             self.finite.check(step, value, value if self.scale.used else norm)  # a scaled gradient may overflow
             record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
             answers.append((record | aux, aux))
             return loss
 
-        self.train_mode()
+        if not self.model.training:
+            self.train_mode()
         with second_derivatives(self.recipe.optim.second_order):
             if self.scale.used:
                 loss_and_gradient()
-                self.scale.step(self.optimizer.optimizer)
+                self.scale.step(self.optimizer)
             else:
                 self.optimizer.step(loss_and_gradient)
         return answers[0]
@@ -109,7 +111,7 @@ class Stepper:
         losses = [self._loss(step, number, *part, name)[0] for number, part in enumerate(parts)]
         for buffer, value in zip(self.model.buffers(), before, strict=True):
             buffer.copy_(value)
-        value = self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        value = self._mean_of_processes(torch.stack(losses).mean()).item()
         check_after(value, first, step, self.folder)
 
     def train_mode(self) -> None:
@@ -126,7 +128,7 @@ class Stepper:
             with contextlib.nullcontext() if together else self.accelerator.no_sync(self.model):
                 loss, aux = self._loss(step, number, *part, name)
                 share = loss if len(parts) == 1 else loss / len(parts)
-                self.accelerator.backward(self.scale.scaled(share), create_graph=self.recipe.optim.second_order)
+                self.scale.scaled(share).backward(create_graph=self.recipe.optim.second_order)
             losses.append(loss.detach())
             auxes.append(aux)
         if len(parts) == 1:
@@ -138,7 +140,7 @@ class Stepper:
         train, objective = self.recipe.train, self.objectives[name]
         keywords = {"task": name} if name else {}
         number = self.accelerator.process_index * train.accumulate + part
-        torch.manual_seed(derive_seed(train.seed, STEP, step, number))
+        _seed(derive_seed(train.seed, STEP, step, number), self.accelerator.device)
         with autocast(train.precision, inputs.device):
             outputs, aux = self.model(inputs, return_aux=True, **keywords)
         return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
@@ -150,13 +152,24 @@ class Stepper:
             raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, "returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
+    def _mean_of_processes(self, loss: Tensor) -> Tensor:
+        return loss if self.accelerator.num_processes == 1 else self.accelerator.reduce(loss, "mean")
+
     def _gradient_norm(self) -> Tensor:
         """The norm of all gradients together, which are clipped if the recipe says so."""
-        self.scale.unscale(self.optimizer.optimizer)
+        self.scale.unscale(self.optimizer)
         clip = self.recipe.train.grad_clip
         if clip is None and self.accelerator.num_processes == 1:
             return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return self.accelerator.clip_grad_norm_(self.parameters, clip or math.inf)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step draws from; torch's function for all devices takes a millisecond on a CPU."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _mean(entries: Sequence[Tensor | tuple[Tensor, ...]]) -> Tensor | tuple[Tensor, ...]:
