@@ -1,0 +1,138 @@
+"""Members of tar archives by number: indexed once, and read at their place.
+
+A reader that streams shards through a buffer makes the order depend on how many workers stream, and where a run was
+interrupted; by number, a batch is a function of the seed and the step.
+"""
+
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.checks import printable
+from zoo.training.data.picture_split import PictureSource
+
+OPEN = 64  # shards that a process keeps open
+BLOCK = 512  # bytes of which an archive has whole blocks; one of zeros marks its end
+
+
+class TornShard(ValueError):
+    """A shard that ends too early, or is damaged; the message names it."""
+
+
+@dataclass
+class Sample:
+    """The members of a shard that have a name in common: their place and size, and the label's bytes, by ending."""
+
+    key: str
+    places: dict[str, tuple[int, int]]
+    contents: dict[str, bytes]
+
+
+def read_samples(path: str, endings: frozenset[str]) -> Iterator[Sample]:
+    """The samples of a shard, in their order, as WebDataset names them: all up to the first dot of the file's name.
+
+    Args:
+        path: The archive, not compressed.
+        endings: Those of the members whose bytes are wanted, such as ``cls``.
+
+    Raises:
+        TornShard: After the samples that are whole, the archive ends too early or is damaged; or it is none.
+        FileNotFoundError: There is none.
+    """
+    name, sample, end = printable(path, 500), None, 0
+    try:
+        size = os.path.getsize(path)
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isreg() else member.offset_data
+                if member.offset_data + member.size > size:
+                    break  # its end is not there
+                if not member.isreg():
+                    continue
+                folder, _, file = member.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = Sample(key, {}, {})
+                ending = ending.lower()
+                sample.places[ending] = member.offset_data, member.size
+                if ending in endings:
+                    sample.contents[ending] = archive.extractfile(member).read()
+        if end < size and not any(_block(path, end)) and _block(path, end):
+            if sample is not None:
+                yield sample
+            return
+        problem = f"it has no end mark, which is expected at byte {end:,} of {size:,}"
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no shard {name}: see the pattern in the recipe") from None
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        problem = printable(error, 300)
+    with open(path, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise TornShard(f"the shard {name} is compressed, so nothing can be read at its place: gunzip it")
+    raise TornShard(f"the shard {name} is torn or damaged ({problem}): fetch it again, or leave it out")
+
+
+def _block(path: str, start: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(BLOCK)
+
+
+class Members(PictureSource):
+    """Members of shards, by number.
+
+    Each process opens shards itself, as it comes to them: what a forked worker inherited would share its position in
+    the file with the others.
+    """
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+        self.keys: list[str] = []
+        self._places: list[tuple[int, int, int]] | np.ndarray = []
+        self._open: tuple[int, OrderedDict] = (0, OrderedDict())
+
+    def add(self, shard: int, key: str, place: tuple[int, int] | None) -> int:
+        """The number of a new member; without a place it cannot be read."""
+        self.keys.append(key)
+        self._places.append((shard, *(place or (-1, 0))))
+        return len(self.keys) - 1
+
+    def pack(self) -> "Members":
+        """The same after the last was added, in little memory."""
+        self._places = np.array(self._places, np.int64).reshape(-1, 3)
+        return self
+
+    def open(self, location: int) -> bytes:
+        shard, offset, size = map(int, self._places[location])
+        if offset < 0:
+            raise ValueError(f"{self.describe(location)} has no picture: remove its other members")
+        file = self._file(shard)
+        file.seek(offset)
+        content = file.read(size)
+        if len(content) < size:
+            raise TornShard(f"{self.describe(location)} ends too early: the shard has changed; fetch it again")
+        return content
+
+    def describe(self, location: int) -> str:
+        return printable(f"{self.paths[self._places[location][0]]}: {self.keys[location]}")
+
+    def _file(self, shard: int):
+        if self._open[0] != os.getpid():
+            self._open = os.getpid(), OrderedDict()
+        files = self._open[1]
+        if shard not in files:
+            while len(files) >= OPEN:
+                files.popitem(last=False)[1].close()
+            files[shard] = open(self.paths[shard], "rb")  # noqa: SIM115
+        files.move_to_end(shard)
+        return files[shard]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_open": (0, OrderedDict())}
