@@ -6,7 +6,6 @@ interrupted; by number, a batch is a function of the seed and the step.
 
 import os
 import tarfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,12 +14,15 @@ import numpy as np
 from zoo.checks import printable
 from zoo.training.data.picture_split import PictureSource
 
-OPEN = 64  # shards that a process keeps open
 BLOCK = 512  # bytes of which an archive has whole blocks; one of zeros marks its end
 
 
 class TornShard(ValueError):
     """A shard that ends too early, or is damaged; the message names it."""
+
+
+class TornShardWarning(UserWarning):
+    """The same, of a shard whose whole samples are used."""
 
 
 @dataclass
@@ -88,21 +90,19 @@ def _block(path: str, start: int) -> bytes:
 class Members(PictureSource):
     """Members of shards, by number.
 
-    Each process opens shards itself, as it comes to them: what a forked worker inherited would share its position in
-    the file with the others.
+    A shard is opened for each member that is read, as a folder's files are: what stayed open would be shared, with its
+    position, by forked workers and by threads.
     """
 
     def __init__(self, paths: list[str]):
         self.paths = paths
         self.keys: list[str] = []
         self._places: list[tuple[int, int, int]] | np.ndarray = []
-        self._open: tuple[int, OrderedDict] = (0, OrderedDict())
 
-    def add(self, shard: int, key: str, place: tuple[int, int] | None) -> int:
-        """The number of a new member; without a place it cannot be read."""
+    def add(self, shard: int, key: str, place: tuple[int, int] | None) -> None:
+        """Add a member of a shard; without a place it cannot be read."""
         self.keys.append(key)
         self._places.append((shard, *(place or (-1, 0))))
-        return len(self.keys) - 1
 
     def pack(self) -> "Members":
         """The same after the last was added, in little memory."""
@@ -113,26 +113,12 @@ class Members(PictureSource):
         shard, offset, size = map(int, self._places[location])
         if offset < 0:
             raise ValueError(f"{self.describe(location)} has no picture: remove its other members")
-        file = self._file(shard)
-        file.seek(offset)
-        content = file.read(size)
+        with open(self.paths[shard], "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
         if len(content) < size:
             raise TornShard(f"{self.describe(location)} ends too early: the shard has changed; fetch it again")
         return content
 
     def describe(self, location: int) -> str:
         return printable(f"{self.paths[self._places[location][0]]}: {self.keys[location]}")
-
-    def _file(self, shard: int):
-        if self._open[0] != os.getpid():
-            self._open = os.getpid(), OrderedDict()
-        files = self._open[1]
-        if shard not in files:
-            while len(files) >= OPEN:
-                files.popitem(last=False)[1].close()
-            files[shard] = open(self.paths[shard], "rb")  # noqa: SIM115
-        files.move_to_end(shard)
-        return files[shard]
-
-    def __getstate__(self):
-        return self.__dict__ | {"_open": (0, OrderedDict())}

@@ -19,7 +19,7 @@ from zoo.training.data.labels import number_labels
 from zoo.training.data.picture_set import PictureSet
 from zoo.training.data.picture_split import Part, PictureSplit
 from zoo.training.data.pictures import SUFFIXES
-from zoo.training.data.shards import Members, Sample, TornShard, read_samples
+from zoo.training.data.shards import Members, Sample, TornShard, TornShardWarning, read_samples
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class WebDataset(PictureSet):
             except TornShard as error:
                 if self.unreadable == "error":
                     raise
-                warnings.warn(f"{error}; what is whole of it is used, since data.unreadable is skip", stacklevel=3)
+                told = f"{error}; what is whole of it is used, since data.unreadable is skip"
+                warnings.warn(told, TornShardWarning, stacklevel=3)
         if not index.labels:
             raise ValueError(f"{printable(pattern, 500)}: there is no sample in these shards: name others")
         return index

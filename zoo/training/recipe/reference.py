@@ -78,7 +78,9 @@ def section(path: str, cls: type) -> str:
     title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
     about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
     lines = ["", f"## {title}", "", about]
-    rows = [row(cls, field) for field in dataclasses.fields(cls)]
+    inherited = {name for base in cls.__mro__[1:] for name in vars(base).get("__annotations__", ())}
+    fields = sorted(dataclasses.fields(cls), key=lambda field: field.name in inherited)  # a kind's own come first
+    rows = [row(cls, field) for field in fields]
     if rows:
         lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]
     return "\n".join(lines) + "\n"
