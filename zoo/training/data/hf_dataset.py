@@ -165,7 +165,7 @@ def _labels_of(table: Any, column: str, part: str, title: str) -> tuple[list[Any
     names = tuple(_class_names(table.features[column]) or ())
     values = table.with_format(None)[column][:]
     several = any(isinstance(value, list) for value in values)
-    flat = [each for value in values for each in (value if several and value else [value])]
+    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
     if any(each is None for each in flat):
         raise ValueError(f"{title}: a row of its {part} split has nothing in the column {shown(column)}: remove it")
     if not all(isinstance(each, (int, str)) for each in flat):

@@ -165,7 +165,7 @@ class PictureSet(DataSet):
             )
         warnings.warn(
             f"{title} has nothing for validation: {len(drawn):,} of its {len(train):,} training pictures are drawn for "
-            f"it, of every class as many (data.validation_share is {self.validation_share:g}, data.split_seed "
+            f"it, of every class its share (data.validation_share is {self.validation_share:g}, data.split_seed "
             f"{self.split_seed})",
             stacklevel=4,
         )
