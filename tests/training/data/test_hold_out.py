@@ -58,9 +58,17 @@ def test_a_folder_without_validation(tmp_path, part):
     assert splits["train"].class_names == ("ant", "bee")
     paths = [{path for path, _ in split.samples} for split in splits.values()]
     assert not paths[0] & paths[1] and len(paths[0] | paths[1]) == 30
-    png(tmp_path / part / "few", 2)
-    with pytest.raises(ValueError, match="a share of 0.01 of its 32 training pictures is none: .*validation_share"):
-        ImageFolder(root=str(tmp_path), validation_share=0.01).load()
+
+
+def test_few_pictures_give_one_and_single_ones_none(tmp_path):
+    png(tmp_path / "ant", 2)
+    png(tmp_path / "bee", 1)
+    with pytest.warns(UserWarning, match="1 of its 3 training pictures"):
+        splits = ImageFolder(root=str(tmp_path), validation_share=0.01).load()
+    assert splits["validation"].part.labels.tolist() == [0]
+    (tmp_path / "ant" / "1.png").unlink()
+    with pytest.raises(ValueError, match="nothing for validation, and no class with two pictures"):
+        ImageFolder(root=str(tmp_path)).load()
 
 
 def test_a_test_part_stays_and_one_folder_alone_is_no_class(tmp_path):

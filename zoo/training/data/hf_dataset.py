@@ -5,6 +5,7 @@ stands on it puts the next picture in the place of one that cannot be read.
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,10 +48,9 @@ class HfDataset(PictureSet):
                 missing = some(sorted({image, label} - table.features.keys()))
                 raise ValueError(f"{title}: its {part} split lacks the column {missing}, which that for training has")
             labels[part], names, several = _labels_of(table, label, part, title)
-        hidden = [
-            part for part, values in labels.items() if part != "train" and values and set(map(str, values)) == {"-1"}
-        ]
-        for part in hidden:  # of a competition whose answers are not public
+        for part in [part for part, values in labels.items() if part != "train" and set(map(str, values)) == {"-1"}]:
+            said = f"{title}: no row of its {part} split has a class: it is left out"
+            warnings.warn(said, stacklevel=2)  # of a competition whose answers are not public
             del tables[part], labels[part]
         class_names, numbered = number_labels(labels, names, several=several)
         parts = {

@@ -15,7 +15,7 @@ def hold_out(
     """Draw a share of every class; of several labels an example, of every label.
 
     A class has its share within an example, and all together too: what rounding leaves of one is added to the next. One
-    example of a class stays in training at least. Labels are gone through from the rarest on, since the examples of
+    example of a class stays in training at least, and one of the largest class is drawn. Labels are gone through from the rarest on, since the examples of
     those are the fewest to choose from.
 
     Args:
@@ -45,6 +45,8 @@ def hold_out(
         drawn[still[torch.randperm(len(still), generator=rng)[:count]]] = True
         free[still] = False
         left = min(max(wanted - count, -0.5), 0.5)
+    if not drawn.any() and len(members) > 1:
+        drawn[members[torch.randint(len(members), (1,), generator=rng)]] = True
     return (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
 
 

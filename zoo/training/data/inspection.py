@@ -105,8 +105,9 @@ def sight(split: PictureSplit, index: int) -> Sight:
             digest = hashlib.blake2b(content, digest_size=16).digest()
             return Sight(None, digest, *image.size, image.mode, image.format or "")
     except (ValueError, OSError) as error:
-        name = split.describe(index)
-        problem = printable(error, 500)
+        name, problem = split.describe(index), printable(error, 500)
+        if isinstance(error, OSError) and error.strerror:
+            problem = error.strerror
         return Sight(problem if name in problem else f"{name} cannot be read ({problem}): repair it or remove it")
 
 

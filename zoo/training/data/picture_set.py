@@ -160,8 +160,8 @@ class PictureSet(DataSet):
         kept, drawn = hold_out(train.labels, self.validation_share, self.split_seed, groups)
         if not len(drawn):
             raise ValueError(
-                f"{title} has nothing for validation, and a share of {self.validation_share:g} of its {len(train):,} "
-                "training pictures is none: add such a part, or set data.validation_share to more"
+                f"{title} has nothing for validation, and no class with two pictures, of which one could be drawn for "
+                "it: add such a part"
             )
         warnings.warn(
             f"{title} has nothing for validation: {len(drawn):,} of its {len(train):,} training pictures are drawn for "

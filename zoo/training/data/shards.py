@@ -53,9 +53,9 @@ def read_samples(path: str, endings: frozenset[str]) -> Iterator[Sample]:
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isreg() else member.offset_data
                 if member.offset_data + member.size > size:
                     break  # its end is not there
-                if not member.isreg():
-                    continue
                 folder, _, file = member.name.rpartition("/")
+                if not member.isreg() or file.startswith("."):  # the latter is what some systems put beside a file
+                    continue
                 stem, _, ending = file.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 if sample is None or sample.key != key:
