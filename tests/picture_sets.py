@@ -65,7 +65,7 @@ def as_shards(root, parts: Pictures, **options):
         for number, some in enumerate((samples[:half], samples[half:])):
             write_shard(root / f"{part}-{number:06}.tar", some)
     patterns = {part: str(root / f"{part}-*.tar") for part in parts}
-    return WebDataset(**patterns, **options)
+    return WebDataset(shards=patterns.pop("train"), **patterns, **options)
 
 
 def write_shard(path, samples, ending="cls"):

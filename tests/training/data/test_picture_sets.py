@@ -119,7 +119,7 @@ def test_the_model_is_told_how_pictures_are_prepared(data):
 
 @pytest.mark.parametrize("name", SETS)
 def test_all_have_the_same_options(name):
-    place = {"image_folder": "root", "csv": "file", "hf_dataset": "path", "webdataset": "train"}[name]
+    place = {"image_folder": "root", "csv": "file", "hf_dataset": "path", "webdataset": "shards"}[name]
     begin = f"data={{name: {name}, {place}: x"
     made = load_recipe("recipes/mixer_digits.yaml", [f"{begin}, scale: [0.5, 1], vflip: 0.5, repeats: 3}}"]).data
     assert (made.name, made.scale, made.repeats, made.in_chans) == (name, (0.5, 1.0), 3, 1)

@@ -38,7 +38,7 @@ def root(tmp_path):
 
 def data(root, pattern="train-*.tar", **options):
     options = {"validation": str(root / "val-*.tar")} | PLAIN | options
-    return WebDataset(train=str(root / pattern), **options)
+    return WebDataset(shards=str(root / pattern), **options)
 
 
 def test_pictures_go_with_their_labels(root):
@@ -182,7 +182,7 @@ def test_a_run_on_shards_goes_on_where_it_was(root, tmp_path):
         "recipes/mixer_digits.yaml",
         [
             "model={name: mixer_test, kwargs: {img_size: 8, patch_size: 4, in_chans: 1, num_classes: 3, depth: 1}}",
-            f"data={{name: webdataset, train: '{root}/train-*.tar', validation: '{root}/val-*.tar', img_size: 8}}",
+            f"data={{name: webdataset, shards: '{root}/train-*.tar', validation: '{root}/val-*.tar', img_size: 8}}",
             *("data.workers=2", "train.batch_size=6", "train.duration=9st", "schedule.warmup=1st"),
             *("train.checkpoint_every=4st", "train.eval_every=9st", "expect.metric=validation/top1"),
         ],

@@ -45,7 +45,7 @@ class CsvTable(PictureSet):
     test: str | None = None  # that of the pictures to test on, if it is another
     root: str | None = None  # folder that the paths begin at; null: that of the table
     image: str = "image"  # column of the paths
-    suffix: str = ""  # what each path lacks at its end, such as .jpg
+    suffix: str | None = None  # what each path lacks at its end, such as .jpg
     label: str = "label"  # column of the class
     labels: tuple[str, ...] = ()  # columns of 0 and 1, one a class
     separator: str | None = None  # between the classes in the column of label, such as |
@@ -97,7 +97,7 @@ class CsvTable(PictureSet):
 
     def _path(self, row: dict[str, str]) -> str:
         root = os.path.dirname(self.file) if self.root is None else self.root
-        return os.path.join(root, row[self.image].strip() + self.suffix)
+        return os.path.join(root, row[self.image].strip() + (self.suffix or ""))
 
     def _labels(self, rows: dict[str, list[dict[str, str]]]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
         if self.labels:

@@ -15,8 +15,8 @@ def hold_out(
     """Draw a share of every class; of several labels an example, of every label.
 
     A class has its share within an example, and all together too: what rounding leaves of one is added to the next. One
-    example of a class stays in training at least, and one of the largest class is drawn. Labels are gone through from the rarest on, since the examples of
-    those are the fewest to choose from.
+    example of a class stays in training at least, and one of the largest class is drawn. Labels are gone through from
+    the rarest on, since the examples of those are the fewest to choose from.
 
     Args:
         labels: Numbers of classes ``(N,)``, or for each class whether an example has it, ``(N, num_classes)``.

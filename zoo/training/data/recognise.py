@@ -97,7 +97,7 @@ def _shards(patterns: dict[str, str]) -> WebDataset:
         except ValueError:
             keys = {}
         label = _named(list(keys), LABELS) if isinstance(keys, dict) else None
-    return WebDataset(**patterns, label=label, unreadable="skip")
+    return WebDataset(shards=patterns.pop("train"), **patterns, label=label, unreadable="skip")
 
 
 def _table(files: dict[str, str]) -> CsvTable:

@@ -33,16 +33,16 @@ class WebDataset(PictureSet):
     """
 
     name: ClassVar[str] = "webdataset"
-    paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
-    train: str  # pattern of the shards to train on
+    paths: ClassVar[tuple[str, ...]] = ("shards", "validation", "test")
+    shards: str  # pattern of those to train on
     validation: str | None = None  # pattern of those to validate on
     test: str | None = None  # pattern of those to test on
     label: str | None = None  # key of the class in the .json member; null: the .cls member is the class
     classes: tuple[str, ...] = ()  # their names in the order of their numbers; none: all there are in training
 
     def load(self) -> dict[str, PictureSplit]:
-        patterns = {part: getattr(self, part) for part in ("train", "validation", "test") if getattr(self, part)}
-        indices = {part: self._index(pattern) for part, pattern in patterns.items()}
+        patterns = {"train": self.shards, "validation": self.validation, "test": self.test}
+        indices = {part: self._index(pattern) for part, pattern in patterns.items() if pattern}
         several = any(isinstance(label, list) for index in indices.values() for label in index.labels)
         raw = {
             part: [label if isinstance(label, list) or not several else [label] for label in index.labels]
@@ -52,7 +52,7 @@ class WebDataset(PictureSet):
         parts = {
             part: Part(index.members.pack(), range(len(index.labels)), labels[part]) for part, index in indices.items()
         }
-        return self.splits(parts, names, printable(self.train, 500))
+        return self.splits(parts, names, printable(self.shards, 500))
 
     def _index(self, pattern: str) -> "_Index":
         paths = expand(pattern)

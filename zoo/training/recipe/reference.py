@@ -78,8 +78,9 @@ def section(path: str, cls: type) -> str:
     title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
     about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
     lines = ["", f"## {title}", "", about]
-    inherited = {name for base in cls.__mro__[1:] for name in vars(base).get("__annotations__", ())}
-    fields = sorted(dataclasses.fields(cls), key=lambda field: field.name in inherited)  # a kind's own come first
+    fields = sorted(
+        dataclasses.fields(cls), key=lambda field: field.kw_only
+    )  # those that several kinds share come last
     rows = [row(cls, field) for field in fields]
     if rows:
         lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]
