@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, data, plot, export, atlas, runtimes of small devices, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, data, plot, export, atlas, runtimes, dev."""
 
 import re
 from pathlib import Path
