@@ -80,6 +80,15 @@ def test_patients_are_not_parted(table):
     assert names in ("ab", "cd", "ef") and len(splits["train"]) == 4
 
 
+def test_a_picture_that_is_listed_twice(table):
+    with pytest.warns(UserWarning, match="1 pictures of 'test' are listed for 'train' too: what is measured on 'test'"):
+        table(LINES + "a.png,cat,train\na.png,cat,test\n", split="split").load()
+    with pytest.raises(ValueError, match="/a.png and .*/a.png are one file under two classes"):
+        table(LINES + "a.png,dog,train\n", split="split").load()
+    text = "image,x,y,split\na.png,1,,train\na.png,1,,train\nb.png,0,1,val\n"
+    assert len(table(text, split="split", labels=("x", "y")).load()["train"]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

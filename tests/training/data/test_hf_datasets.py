@@ -1,6 +1,7 @@
 """Data sets of Hugging Face's: of a folder and by name, with the columns found or named."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -29,13 +30,9 @@ PICTURES = [(f"{i}.png", png(20 * i), i % 2) for i in range(6)]
 
 
 def table(label, feature, rows=6):
-    features = datasets.Features({"picture": datasets.Image(), **label_of(label, feature)})
+    features = datasets.Features({"picture": datasets.Image(), label: feature})
     images = [{"bytes": content, "path": None} for _, content, _ in PICTURES[:rows]]
     return lambda values: datasets.Dataset.from_dict({"picture": images, label: values}, features=features)
-
-
-def label_of(name, feature):
-    return {name: feature}
 
 
 def test_a_folder_of_parquet(tmp_path):
@@ -82,6 +79,12 @@ def test_what_the_hub_says_is_handed_on(monkeypatch):
     with pytest.raises(ValueError, match=r"the data set 'zoo/none' cannot be loaded \(no route to \\x1b") as said:
         HfDataset(path="zoo/none").load()
     assert len(str(said.value)) < 2000
+
+
+def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"datasets is not installed, .*pip install 'zoo\[data\]'"):
+        HfDataset(path="zoo/none").load()
 
 
 @pytest.mark.parametrize(

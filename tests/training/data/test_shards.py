@@ -7,10 +7,12 @@ import multiprocessing
 import tarfile
 
 import pytest
+import torch
 from picture_sets import write_shard
 from PIL import Image
 
 from zoo.training import Trainer, load_recipe
+from zoo.training.data import shards
 from zoo.training.data.shards import TornShard, read_samples
 from zoo.training.data.web_dataset import WebDataset, expand
 
@@ -123,6 +125,19 @@ def test_a_torn_shard_is_named(root, cut):
     numbers = [split.read(index).getpixel((0, 0)) for index in range(len(split))]
     assert [number % 3 for number in numbers] == split.part.labels.tolist()
     assert numbers[:12] == [*range(12)] and numbers[-12:] == [*range(24, 36)]
+
+
+@pytest.mark.filterwarnings("ignore:.*what is whole|data.workers")
+def test_large_shards_are_indexed_at_once_and_in_their_order(root, monkeypatch):
+    path = root / "train-000001.tar"
+    path.write_bytes(path.read_bytes()[:9000])
+    alone = data(root, unreadable="skip").load()["train"]
+    monkeypatch.setattr(shards, "LARGE", 0)
+    split = data(root, unreadable="skip", workers=2).load()["train"]
+    assert [split.describe(i) for i in range(len(split))] == [alone.describe(i) for i in range(len(alone))]
+    assert torch.equal(split.part.labels, alone.part.labels) and split.read(27).tobytes() == alone.read(27).tobytes()
+    with pytest.raises(TornShard, match="train-000001.tar is torn"):
+        data(root, workers=2).load()
 
 
 def test_damaged_and_compressed_shards_and_what_changes_later(root):

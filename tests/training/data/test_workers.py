@@ -8,7 +8,7 @@ import torch
 
 from zoo.training import load_recipe
 from zoo.training.data import workers
-from zoo.training.data.batches import EvaluationBatches, loader, waiting_workers
+from zoo.training.data.batches import EvaluationBatches, TrainingBatches, loader, waiting_workers
 from zoo.training.data.splits import TensorSplit
 from zoo.training.data.workers import available_cores, worker_count
 from zoo.training.recipe.recipe import differences
@@ -58,6 +58,15 @@ class Reporting(TensorSplit):
 def processes(split, **options):
     batches = EvaluationBatches(split, Classify(), **{"batch_size": 2, "seed": 0} | options)
     return {int(number) for inputs, _, _ in loader(batches, range(len(batches))) for number in inputs.unique()}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_they_fetch_for_a_whole_training():
+    batches = TrainingBatches(
+        Reporting(torch.zeros(8, 1, 2, 2), torch.zeros(8).long(), num_classes=2), Classify(), batch_size=4, seed=0
+    )
+    assert batches.steps_per_epoch == 2
+    assert len({int(number) for images, _ in loader(batches, range(9)) for number in images.unique()}) == 2
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

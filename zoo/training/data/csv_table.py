@@ -18,6 +18,7 @@ from zoo.checks import printable, shown, some, unknown
 from zoo.training.data.labels import number_labels
 from zoo.training.data.picture_set import PictureSet, check_present
 from zoo.training.data.picture_split import Files, Part, PictureSplit
+from zoo.training.data.pictures import check_links
 from zoo.training.recipe.section import Misfit
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -77,7 +78,10 @@ class CsvTable(PictureSet):
         names, labels = self._labels(rows)
         groups = None if self.group is None else [row[self.group] for row in rows["train"]]
         parts = {part: Part(Files(), files[part], labels[part]) for part in rows}
-        return self.splits(parts, names, title, groups)
+        splits = self.splits(parts, names, title, groups)
+        samples = {part: [(path, str(label)) for path, label in split.samples] for part, split in splits.items()}
+        check_links(samples, "listed for {} too")
+        return splits
 
     def _rows(self) -> dict[str, list[dict[str, str]]]:
         """The lines of each part, by column."""

@@ -13,7 +13,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +101,20 @@ def _identity(folder: str | os.PathLike) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
+def check_links(
+    parts: Mapping[str, list[tuple[str, Hashable]]], shared_as: str = "links to those of {}, or the other way round"
+) -> None:
     """Follow links: one file is of one class, and is seen either in training or in evaluation.
+
+    Args:
+        parts: The path and the class, or classes, of each picture of a part.
+        shared_as: What pictures of one part are of another, in words.
 
     Raises:
         ValueError: a file has two classes.
     """
     real_folders: dict[str, str] = {}
-    seen: dict[str, tuple[str, str, int]] = {}  # the file itself -> part, path and class where it was met first
+    seen: dict[str, tuple[str, str, Hashable]] = {}  # the file itself -> part, path and class where it was met first
     shared: Counter = Counter()
     for part, samples in parts.items():
         for path, label in samples:
@@ -124,8 +130,8 @@ def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
                 shared[first_part, part] += 1
     for (first_part, part), count in shared.items():
         warnings.warn(
-            f"{count} pictures of {part!r} are links to those of {first_part!r}, or the other way round: what is "
-            f"measured on {part!r} is not of unseen pictures",
+            f"{count} pictures of {part!r} are {shared_as.format(repr(first_part))}: what is measured on {part!r} is "
+            "not of unseen pictures",
             stacklevel=2,
         )
 

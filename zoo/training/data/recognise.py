@@ -13,7 +13,7 @@ from zoo.training.data.csv_table import ANSWERS, PARTS, CsvTable, read_table
 from zoo.training.data.hf_dataset import HfDataset, is_saved
 from zoo.training.data.image_folder import ImageFolder
 from zoo.training.data.picture_set import PictureSet
-from zoo.training.data.pictures import SUFFIXES
+from zoo.training.data.pictures import SUFFIXES, class_folders
 from zoo.training.data.shards import TornShard, read_samples
 from zoo.training.data.web_dataset import WebDataset, expand
 
@@ -63,7 +63,11 @@ def _folder(root: Path) -> PictureSet:
         by_part = {"train": str(tables[0])}
     is_classes = any((root / part).is_dir() and next((root / part).glob("*/"), None) for part in PARTS)
     if "train" in by_part and not is_classes:
-        return _table(by_part)
+        try:
+            return _table(by_part)
+        except ValueError:  # of a table of something else, beside the folders of classes
+            if len(class_folders(root)) < 2:
+                raise
     return ImageFolder(root=str(root), unreadable="skip")
 
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from zoo.checks import printable
 from zoo.training.data.picture_split import PictureSource
 
+LARGE = 2**28  # bytes of all shards, from which on it pays to start processes for their index
 BLOCK = 512  # bytes of which an archive has whole blocks; one of zeros marks its end
 
 
@@ -79,6 +82,33 @@ def read_samples(path: str, endings: frozenset[str]) -> Iterator[Sample]:
         if file.read(2) == b"\x1f\x8b":
             raise TornShard(f"the shard {name} is compressed, so nothing can be read at its place: gunzip it")
     raise TornShard(f"the shard {name} is torn or damaged ({problem}): fetch it again, or leave it out")
+
+
+def read_shards(paths: list[str], endings: frozenset[str], workers: int) -> Iterator[tuple[list[Sample], str | None]]:
+    """The whole samples of each shard in turn, and what is wrong with it; many large ones are read at once.
+
+    It takes 60 microseconds a sample, so shards of a million take a minute, or as much less as there are workers.
+    """
+    large = len(paths) > 1 and sum(map(os.path.getsize, paths)) > LARGE
+    options = {"num_workers": workers if large else 0, "collate_fn": tuple}
+    # With a generator of its own it draws the workers' seeds from that, and leaves torch's as it is.
+    return iter(DataLoader(_Contents(paths, endings), batch_size=None, generator=torch.Generator(), **options))
+
+
+class _Contents(Dataset):
+    def __init__(self, paths: list[str], endings: frozenset[str]):
+        self.paths, self.endings = paths, endings
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> tuple[list[Sample], str | None]:
+        samples: list[Sample] = []
+        try:
+            samples.extend(read_samples(self.paths[number], self.endings))
+        except TornShard as error:
+            return samples, str(error)
+        return samples, None
 
 
 def _block(path: str, start: int) -> bytes:

@@ -19,7 +19,8 @@ from zoo.training.data.labels import number_labels
 from zoo.training.data.picture_set import PictureSet
 from zoo.training.data.picture_split import Part, PictureSplit
 from zoo.training.data.pictures import SUFFIXES
-from zoo.training.data.shards import Members, Sample, TornShard, TornShardWarning, read_samples
+from zoo.training.data.shards import Members, Sample, TornShard, TornShardWarning, read_shards
+from zoo.training.data.workers import worker_count
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,19 @@ class WebDataset(PictureSet):
         paths = expand(pattern)
         index = _Index(Members(paths))
         suffixes = SUFFIXES | get_img_extensions(as_set=True)
-        for number, path in enumerate(paths):
-            try:
-                for sample in read_samples(path, frozenset(("cls", "json"))):
-                    ending = next((each for each in sample.places if f".{each}" in suffixes), None)
-                    if ending is None and self.unreadable == "error":
-                        said = f"{printable(path, 500)}: the sample {shown(sample.key)} has no picture"
-                        raise ValueError(f"{said} among {some(sample.places)}: remove it, or set data.unreadable=skip")
-                    label = self._label(sample, path)
-                    index.members.add(number, sample.key, sample.places.get(ending))
-                    index.labels.append(label)
-            except TornShard as error:
-                if self.unreadable == "error":
-                    raise
-                told = f"{error}; what is whole of it is used, since data.unreadable is skip"
+        shards = read_shards(paths, frozenset(("cls", "json")), worker_count(self.workers))
+        for number, (samples, problem) in enumerate(shards):
+            if problem is not None and self.unreadable == "error":
+                raise TornShard(problem)
+            for sample in samples:
+                ending = next((each for each in sample.places if f".{each}" in suffixes), None)
+                if ending is None and self.unreadable == "error":
+                    said = f"{printable(paths[number], 500)}: the sample {shown(sample.key)} has no picture"
+                    raise ValueError(f"{said} among {some(sample.places)}: remove it, or set data.unreadable=skip")
+                index.members.add(number, sample.key, sample.places.get(ending))
+                index.labels.append(self._label(sample, paths[number]))
+            if problem is not None:
+                told = f"{problem}; what is whole of it is used, since data.unreadable is skip"
                 warnings.warn(told, TornShardWarning, stacklevel=3)
         if not index.labels:
             raise ValueError(f"{printable(pattern, 500)}: there is no sample in these shards: name others")
