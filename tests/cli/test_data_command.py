@@ -62,7 +62,7 @@ def test_for_people(command, capsys, tmp_path):
     said = capsys.readouterr().out
     for words in (
         "image_folder: 2 classes, one class a picture",
-        "20 to 20, median 20",
+        "20/20/20",
         "2 pictures are in several parts:",
         "1 cannot be read:\n",
         "bad.png cannot be read as a picture",

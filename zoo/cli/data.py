@@ -47,7 +47,7 @@ def _print(report: dict[str, Any]) -> None:
     from zoo.cli.support.output import print_table
 
     kind = "one class a picture" if report["kind"] == "image" else "several classes a picture"
-    print(f"{report['format']}: {len(report['classes'])} classes, {kind}")
+    print(f"{report['format']}: {len(report['classes'])} classes, {kind}; widths and heights are least/median/largest")
     for said in report["warnings"]:
         print(f"note: {said}")
     parts = report["parts"]
@@ -80,7 +80,7 @@ def _kinds(part: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _span(spread: dict[str, float] | None) -> str:
-    return "none" if spread is None else f"{spread['min']} to {spread['max']}, median {spread['median']:g}"
+    return "none" if spread is None else "/".join(f"{spread[key]:g}" for key in ("min", "median", "max"))
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -87,7 +87,7 @@ def read_samples(path: str, endings: frozenset[str]) -> Iterator[Sample]:
 def read_shards(paths: list[str], endings: frozenset[str], workers: int) -> Iterator[tuple[list[Sample], str | None]]:
     """The whole samples of each shard in turn, and what is wrong with it; many large ones are read at once.
 
-    It takes 60 microseconds a sample, so shards of a million take a minute, or as much less as there are workers.
+    It takes 60 microseconds a sample, so shards of a million take a minute; with workers, a quarter of it at the least.
     """
     large = len(paths) > 1 and sum(map(os.path.getsize, paths)) > LARGE
     options = {"num_workers": workers if large else 0, "collate_fn": tuple}
