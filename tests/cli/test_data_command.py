@@ -116,6 +116,15 @@ def test_columns_are_found(command, tmp_path):
     assert found == common | {"image": "path", "label": "species", "split": "set"}
 
 
+def test_names_of_classes_are_escaped(command, tmp_path):
+    for name in ("a\x1b[31m", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            (tmp_path / name / f"{i}.png").write_bytes(png(i))
+    said = command.text("data", "check", str(tmp_path))
+    assert r"a\x1b[31m" in said and "\x1b" not in said
+
+
 def test_keys_of_json_are_found(command, tmp_path):
     content = [(f"{i}.png", png(i), b'{"width": 3, "label": %d}' % (i % 2)) for i in range(20)]
     write_shard(tmp_path / "pictures.tar", content, "json")

@@ -44,6 +44,7 @@ def run(
 
 
 def _print(report: dict[str, Any]) -> None:
+    from zoo.checks import printable
     from zoo.cli.support.output import print_table
 
     kind = "one class a picture" if report["kind"] == "image" else "several classes a picture"
@@ -52,13 +53,22 @@ def _print(report: dict[str, Any]) -> None:
         print(f"note: {said}")
     parts = report["parts"]
     rows = [
-        [name, f"{part['pictures']:,}", _span(part["width"]), _span(part["height"]), *map(_counts, _kinds(part))]
+        [
+            name,
+            f"{part['pictures']:,}",
+            _span(part["width"]),
+            _span(part["height"]),
+            _counts(part["modes"]),
+            _counts(part["formats"]),
+        ]
         for name, part in parts.items()
     ]
     print()
     print_table(("part", "pictures", "width", "height", "modes", "formats"), rows, right=(1,))
     print()
-    counts = [[name, *(f"{part['classes'][name]:,}" for part in parts.values())] for name in report["classes"]]
+    counts = [
+        [printable(name), *(f"{part['classes'][name]:,}" for part in parts.values())] for name in report["classes"]
+    ]
     print_table(("class", *parts), counts[:SHOWN], right=range(1, len(parts) + 1))
     _more(counts)
     for title, groups in (("in several parts", "duplicates"), ("under several labels", "conflicts")):
@@ -73,10 +83,6 @@ def _print(report: dict[str, Any]) -> None:
             print(f"  {each['problem']}")
         _more(report["unreadable"])
     print(f"\nIn a recipe:\n\n{report['recipe']}", end="")
-
-
-def _kinds(part: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    return part["modes"], part["formats"]
 
 
 def _span(spread: dict[str, float] | None) -> str:

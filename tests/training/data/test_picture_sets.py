@@ -14,6 +14,9 @@ from PIL import Image
 
 from zoo.training import RecipeError, load_recipe
 from zoo.training.data.batches import TrainingBatches, loader
+from zoo.training.data.digit_canvas import CanvasSplit, DigitCanvas
+from zoo.training.data.digits import Digits
+from zoo.training.data.splits import TensorSplit
 from zoo.training.tasks.classify import Classify
 
 PLAIN = {"img_size": 16, "crop_pct": 1.0, "workers": 0, "in_chans": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -115,6 +118,14 @@ def test_the_model_is_told_how_pictures_are_prepared(data):
         "std": (1.0,) * 3,
     }
     assert dataclasses.replace(data, in_chans=None, mean=None, std=None).preparation()["mean"][0] == 0.485
+
+
+def test_what_is_drawn_or_built_in_says_so_too():
+    digits = Digits(size=16)
+    assert digits.preparation()["input_size"] == (1, 16, 16) and digits.preparation()["mean"] == (0.0,)
+    assert digits.load()["test"].class_names == tuple("0123456789")
+    assert DigitCanvas.preparation(DigitCanvas()) == {} and len(CanvasSplit.class_names) == CanvasSplit.num_classes
+    assert TensorSplit(torch.zeros(3, 1, 2, 2), torch.zeros(3), num_classes=2).describe(1) == "image 1"
 
 
 @pytest.mark.parametrize("name", SETS)
