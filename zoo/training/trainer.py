@@ -19,11 +19,12 @@ from tqdm import tqdm
 from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
 from zoo.training.data.alternate import AlternatingBatches
-from zoo.training.data.batches import TrainingBatches, loader
+from zoo.training.data.batches import TrainingBatches, loader, waiting_workers
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_state
 from zoo.training.engine.best import BestSoFar
 from zoo.training.engine.drop_path import DropPathSchedule
+from zoo.training.engine.facts import tell_of_data
 from zoo.training.engine.form import set_form, spread
 from zoo.training.engine.freeze import freeze
 from zoo.training.engine.signals import Asked, asked_to_end
@@ -162,7 +163,7 @@ class Trainer:
         steps = range(self.step, self.step if self._stopped else self.total)
         bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with seeding, cpu_threads(self.recipe), bar, asked_to_end() as asked:
+        with seeding, cpu_threads(self.recipe), waiting_workers(), bar, asked_to_end() as asked:
             for step, batch in zip(steps, loader(self.batches, steps), strict=True):
                 for phase in self.phases.get(step, ()):
                     averaged = None if self.ema is None else self.ema.module
@@ -270,6 +271,8 @@ class Trainer:
             self._check_state(weights, optimizer)
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
+            if "" in self.data:
+                tell_of_data(model, self.recipe.data, self.splits["train"])
             self.folder.save_model(model, best=best)
 
         with self._writing():
