@@ -56,7 +56,48 @@ def evaluate_part(
     return metrics
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def measuring(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Within it the model is in evaluation mode, on the recipe's threads, and nothing is kept for a gradient."""
+    was_training = model.training
+    model.eval()
+    try:
+        with cpu_threads(recipe), torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def outputs_of(
+    model: nn.Module,
+    recipe: Recipe,
+    split: Split,
+    *,
+    task: str = "",
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """A model's outputs in float32 for batch after batch of a split, the targets, and the numbers of the images.
+
+    Each image that can be read comes once, in one of the `world` processes; a batch may be empty. It is for the inside
+    of `measuring`.
+    """
+    train, device = recipe.train, next(model.parameters()).device
+    objective, keywords = recipe.objectives[task].task, {"task": task} if task else {}
+    batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
+    for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
+        progress(number, len(batches))
+        with autocast(recipe, device):
+            outputs = model(inputs.to(device), **keywords)
+        outputs, targets, indices = outputs.float(), targets.to(device), torch.tensor(batches.numbers(number))
+        if not counts.all():
+            counted = counts.nonzero().squeeze(1)  # on the CPU, so that a GPU need not be waited for
+            rows = counted.to(device)
+            outputs, targets, indices = outputs[rows], targets[rows], indices[counted]
+        yield outputs, targets, indices
+
+
 def evaluate(
     model: nn.Module,
     recipe: Recipe,
@@ -77,22 +118,15 @@ def evaluate(
     Raises:
         ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
     """
-    train, device = recipe.train, next(model.parameters()).device
-    objective, keywords = recipe.objectives[task].task, {"task": task} if task else {}
-    batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
-    was_training = model.training
-    model.eval()
+    objective = recipe.objectives[task].task
     sums: dict[str, Tensor] = {}
     images = 0
-    with cpu_threads(recipe):
-        for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
-            progress(number, len(batches))
-            with autocast(recipe, device):
-                outputs = model(inputs.to(device), **keywords)
-            images += int(counts.sum())
-            for name, values in objective.metrics(outputs.float(), targets.to(device)).items():
-                sums[name] = sums.get(name, 0) + torch.tensordot(counts.double(), values.double().cpu(), 1)
-    model.train(was_training)
+    with measuring(model, recipe):
+        how = {"task": task, "rank": rank, "world": world, "progress": progress}
+        for outputs, targets, indices in outputs_of(model, recipe, split, **how):
+            images += len(indices)
+            for name, values in objective.metrics(outputs, targets).items():
+                sums[name] = sums.get(name, 0) + values.double().cpu().sum(0)
     gathered = gather_object([(sums, images)]) if world > 1 else [(sums, images)]
     images = sum(count for _, count in gathered)
     if not images:

@@ -68,16 +68,23 @@ class EvaluationBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
+    def numbers(self, number: int) -> list[int]:
+        """Which images a batch has; what fills up has numbers that no image of the split has."""
+        return self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+        indices = self.numbers(number)
         images, labels, readable = self.split.fetch_readable(
             [min(index, len(self.split) - 1) for index in indices], None
         )
-        examples = [
-            self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
-            for i, index in enumerate(indices)
-        ]
-        inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
+        if type(self.task).example is Task.example:
+            inputs, targets = images, labels
+        else:
+            examples = [
+                self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
+                for i, index in enumerate(indices)
+            ]
+            inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
         counts = torch.tensor([float(index < len(self.split)) for index in indices])
         return inputs, targets, counts * readable
 
