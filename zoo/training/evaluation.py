@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from zoo.training.data.batches import EvaluationBatches, Split, loader
 from zoo.training.recipe.recipe import Recipe
+from zoo.training.tasks.meter import Meter
+
+TOGETHER = 2**18  # numbers of outputs that are measured at once: a metric takes as long for a few images as for many
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
@@ -98,6 +101,43 @@ def outputs_of(
         yield outputs, targets, indices
 
 
+def measure(
+    model: nn.Module, recipe: Recipe, split: Split, *, task: str = "", rank: int = 0, world: int = 1, **how: Any
+) -> tuple[Meter, int]:
+    """What the task measures of a split, for its numbers and tables, and of how many images; else as `evaluate`."""
+    device, images = _with_float64(next(model.parameters()).device), 0
+    meter = recipe.objectives[task].task.meter(split.num_classes).to(device)
+    pending: list[tuple[Tensor, Tensor]] = []  # batches, of which some are measured at once
+    with measuring(model, recipe):
+        for outputs, targets, indices in outputs_of(model, recipe, split, task=task, rank=rank, world=world, **how):
+            images += len(indices)
+            if len(indices):
+                pending.append((outputs.to(device), targets.to(device)))
+            if sum(batch.numel() for batch, _ in pending) >= TOGETHER:
+                _update(meter, pending)
+        _update(meter, pending)
+    if world > 1:
+        gathered = [part for part in gather_object([(meter.state(), images)]) if part[1]]
+        images = sum(count for _, count in gathered)
+        if images:
+            meter.sum_up([state for state, _ in gathered])
+    if not images:
+        raise ValueError("none of the pictures to measure on can be read: repair them, or give others")
+    return meter, images
+
+
+def _update(meter: Meter, pending: list[tuple[Tensor, Tensor]]) -> None:
+    """Add the batches to what is measured, and forget them."""
+    if pending:
+        meter.update(*map(torch.cat, zip(*pending, strict=True)))
+        pending.clear()
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    """Where to add up: Apple's GPUs have no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def evaluate(
     model: nn.Module,
     recipe: Recipe,
@@ -118,22 +158,9 @@ def evaluate(
     Raises:
         ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
     """
-    objective = recipe.objectives[task].task
-    sums: dict[str, Tensor] = {}
-    images = 0
-    with measuring(model, recipe):
-        how = {"task": task, "rank": rank, "world": world, "progress": progress}
-        for outputs, targets, indices in outputs_of(model, recipe, split, **how):
-            images += len(indices)
-            for name, values in objective.metrics(outputs, targets).items():
-                sums[name] = sums.get(name, 0) + values.double().cpu().sum(0)
-    gathered = gather_object([(sums, images)]) if world > 1 else [(sums, images)]
-    images = sum(count for _, count in gathered)
-    if not images:
-        raise ValueError("none of the pictures to measure on can be read: repair them, or give others")
-    metrics = objective.summarise({name: sum(part[name] for part, _ in gathered) for name in sums}, images)
+    meter, images = measure(model, recipe, split, task=task, rank=rank, world=world, progress=progress)
     skipped = {"images": images, "unreadable": len(split) - images} if split.skip else {}
-    return metrics | skipped
+    return meter.compute() | skipped
 
 
 def show(metrics: dict[str, Any]) -> str:

@@ -21,16 +21,43 @@ class TrainingBatches(Dataset):
 
     `batch_size` is that of the whole run: each of `world` processes gets its share of the same batch, so the order of
     the data does not depend on how many there are.
+
+    Args:
+        repeats: Repeated augmentation (Hoffer et al., https://arxiv.org/abs/1901.09335): each image comes so often in a
+            row, augmented anew and in different processes where there are several, and an epoch, which is as long as
+            without, has so many times fewer of them.
+        accumulate: Number of parts that a process's share of a batch comes in. With more than one, an item is a list of
+            so many (inputs, targets), which are the batches of `accumulate` times as many processes; where pictures
+            are left out, one of which nothing remains is left out too.
     """
 
-    def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
-        if batch_size > len(split) or batch_size % world:
+    def __init__(
+        self,
+        split: Split,
+        task: Task,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        accumulate: int = 1,
+    ):
+        parts = world * accumulate
+        if batch_size > len(split) or batch_size % parts:
+            each = "" if accumulate == 1 else f", times the {accumulate} parts that each takes it in"
             raise ValueError(
                 f"train.batch_size is {batch_size}; it is that of all processes together, so it must be a multiple of "
-                f"their number, {world}, and at most that of the training images, {len(split)}"
+                f"their number, {world}{each}, and at most that of the training images, {len(split)}"
+            )
+        if task.pairs_images and batch_size // parts % 2:
+            raise ValueError(
+                f"train.batch_size is {batch_size}, of which {parts} parts have {batch_size // parts} images each; "
+                f"Mixup and CutMix take images in pairs: set it to a multiple of {2 * parts}, or mixup=0 and cutmix=0"
             )
         self.split, self.task, self.batch_size = split, task, batch_size
         self.seed, self.rank, self.world = seed, rank, world
+        self.repeats, self.accumulate = repeats, accumulate
         self.steps_per_epoch = len(split) // batch_size
         self._shuffled: tuple[int, Tensor] | None = None  # the latest epoch and its order
 
@@ -39,19 +66,33 @@ class TrainingBatches(Dataset):
         """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
         return self.batch_size // self.world
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._shuffled is None or self._shuffled[0] != epoch:
-            self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
-        batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
-        images, labels, readable = self.split.fetch_readable(
-            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
-        )
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        first = self.rank * self.accumulate
+        parts = [self._part(step, number) for number in range(first, first + self.accumulate)]
+        parts = [part for part in parts if len(part[0])]
+        if not parts:
+            raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
+        return parts if self.accumulate > 1 else parts[0]
+
+    def _part(self, step: int, number: int) -> tuple[Tensor, Tensor]:
+        """One of the parts of a batch: of each process, or of each of its turns."""
+        indices = self._batch(step)[number :: self.world * self.accumulate].tolist()
+        images, labels, readable = self.split.fetch_readable(indices, derive_seed(self.seed, AUGMENT, step, number))
         if not readable.all():
             images, labels = images[readable], labels[readable]
             if not len(images):
-                raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
-        return self.task.example(images, labels, generator(self.seed, CORRUPT, step, self.rank))
+                return images, labels
+        rng = generator(self.seed, CORRUPT, step, number)
+        inputs, targets = self.task.example(images, labels, rng)
+        return self.task.mix(inputs, targets, self.split.num_classes, rng)
+
+    def _batch(self, step: int) -> Tensor:
+        """The numbers of the images of a whole batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
+        places = torch.arange(position * self.batch_size, (position + 1) * self.batch_size)
+        return self._shuffled[1][places // self.repeats]
 
 
 class EvaluationBatches(Dataset):
