@@ -128,9 +128,11 @@ def measure(
 
 def _update(meter: Meter, pending: list[tuple[Tensor, Tensor]]) -> None:
     """Add the batches to what is measured, and forget them."""
-    if pending:
+    if len(pending) > 1:
         meter.update(*map(torch.cat, zip(*pending, strict=True)))
-        pending.clear()
+    elif pending:
+        meter.update(*pending[0])
+    pending.clear()
 
 
 def _with_float64(device: torch.device) -> torch.device:

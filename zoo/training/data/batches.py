@@ -122,8 +122,8 @@ class EvaluationBatches(Dataset):
             inputs, targets = images, labels
         else:
             examples = [
-                self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
-                for i, index in enumerate(indices)
+                self.task.example(image, label, generator(self.seed, EVALUATE, index))
+                for image, label, index in zip(images.split(1), labels.split(1), indices, strict=True)
             ]
             inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
         counts = torch.tensor([float(index < len(self.split)) for index in indices])

@@ -37,8 +37,13 @@ class Task(OpenSection, folder="zoo.training.tasks"):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "metrics" in vars(cls) and "meter" not in vars(cls):
+        if {"metrics", "summarise"} & vars(cls).keys() and "meter" not in vars(cls):
             cls.meter = Task.meter
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self).meter is Task.meter and type(self).metrics is Task.metrics:
+            raise TypeError(f"the task {self.name} measures nothing: define metrics(outputs, targets), or meter")
 
     @abstractmethod
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
@@ -74,9 +79,7 @@ class Task(OpenSection, folder="zoo.training.tasks"):
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Under each name what an image adds to a sum over the split, (B, ...)."""
-        raise TypeError(
-            f"the task {self.name} measures nothing by sums: define metrics(outputs, targets), or ask meter"
-        )
+        raise TypeError(f"the task {self.name} does not measure by sums: ask meter(num_classes)")
 
     def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
         """The numbers to report, of these sums and the number of images: by default the means over the images."""
