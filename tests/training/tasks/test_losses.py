@@ -12,6 +12,7 @@ from trainings import TINY, kill_at
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
 from zoo.training import Trainer, load_recipe
+from zoo.training.data.digits import Digits
 from zoo.training.data.splits import TensorSplit
 from zoo.training.recipe.recipe import dump_recipe
 from zoo.training.runs.records import read_records
@@ -161,6 +162,27 @@ def test_a_mixed_training_goes_on_bit_by_bit(make_recipe, tmp_path):
     second = Trainer(recipe, tmp_path / "killed")
     assert second.step == 2 and second.run() == expected
     assert read_records(tmp_path / "killed/metrics.jsonl") == read_records(tmp_path / "whole/metrics.jsonl")
+
+
+def test_several_labels_are_learnt(make_recipe, tmp_path, monkeypatch):
+    """Whether a digit is even, whether it is above 6, and one that nobody knows of most images."""
+    load = Digits.load
+
+    def load_labels(data):
+        splits = load(data)
+        for split in splits.values():
+            digits = split.labels
+            last = torch.where(torch.arange(len(digits)) % 3 == 0, (digits == 0).float(), torch.nan)
+            split.labels = torch.stack([(digits % 2 == 0).float(), (digits > 6).float(), last], 1)
+            split.num_classes, split.kind = 3, "labels"
+        return splits
+
+    monkeypatch.setattr(Digits, "load", load_labels)
+    task = "task={name: multilabel, pos_weight: [1, 2.5, 9]}"
+    once = [f"train.{key}=60st" for key in ("duration", "eval_every", "checkpoint_every")]
+    recipe = make_recipe(task, "model.kwargs.num_classes=3", "expect.metric=test/auc", *once)
+    metrics = Trainer(recipe, tmp_path / "run").run()
+    assert list(metrics) == ["test/auc", "test/map", "test/loss"] and metrics["test/auc"] > 85
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------------------

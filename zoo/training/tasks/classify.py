@@ -45,10 +45,11 @@ class Classify(Task):
         "loss": False,
     }
     label_smoothing: Annotated[float, Interval(0, below=1)] = 0.0  # what a label gives away, to all classes alike
-    criterion: Literal["cross_entropy", "bce"] = "cross_entropy"  # bce: binary cross entropy, each class for itself
-    sum_classes: bool = False  # of bce: the sum over the classes, not their mean
-    target_threshold: Share | None = None  # of bce: targets above it become 1, the others 0; null: they stay
-    # Weights of the classes in the loss, a number each; balanced: all classes weigh the same; null: all images do.
+    criterion: Literal["cross_entropy", "bce"] = "cross_entropy"  # the loss; bce: binary, each class for itself
+    sum_classes: bool = False  # whether bce sums over the classes; otherwise it takes their mean
+    target_threshold: Share | None = None  # targets of bce above it become 1, the others 0; null: they stay
+    # Weights of the classes in the loss, a number each; balanced: each class weighs as much as any other, by the
+    # training data; null: each image does.
     class_weights: Weights | None = None
     mixup: Alpha = 0.0  # alpha of Mixup, by which two images and their labels are blended; 0: none
     cutmix: Alpha = 0.0  # alpha of CutMix, by which a part of an image is put into another; 0: none
@@ -175,6 +176,8 @@ class ClassifyMeter(Meter):
         from torchmetrics import MeanMetric
 
         labels, predicted = self._classes()
+        both = (2 * labels + (predicted == labels)).sort().values  # in an order that is the same for several processes
+        labels, is_right = both // 2, both % 2
         share = MeanMetric().set_dtype(torch.float64)
-        share.update((predicted == labels).double(), 1 / labels.bincount().double()[labels])
+        share.update(is_right.double(), 1 / labels.bincount().double()[labels])
         return percent_of(share)
