@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").read_text("utf-8"), re.M).group(1)
 
-TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66"]
+TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "torchmetrics>=1.9", "tqdm>=4.66"]
 DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
 PLOT = ["matplotlib>=3.8"]
 ATLAS = [
