@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training.data.splits import Split
 from zoo.training.tasks.base import Task, check_classes, check_per_pixel
-from zoo.training.tasks.meter import Meter, mean, percent_of, value_of
+from zoo.training.tasks.meter import Meter, mean, value_of
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,25 @@ class SegmentMeter(Meter):
     """Of logits ``(B, num_classes, H, W)`` and classes ``(B, H, W)``."""
 
     def __init__(self, num_classes: int):
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+        from torchmetrics.classification import MulticlassJaccardIndex
 
-        options = {"num_classes": num_classes, "validate_args": False}
-        accuracy = MulticlassAccuracy(average="micro", **options).set_dtype(torch.float64)
-        iou = MulticlassJaccardIndex(average="none", **options)
-        super().__init__(iou=iou, pixel_accuracy=accuracy, loss=mean())
+        iou = MulticlassJaccardIndex(num_classes, average="none", validate_args=False)
+        super().__init__(iou=iou, loss=mean())
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        predicted = outputs.argmax(1)
-        self.parts["iou"].update(predicted, targets)
-        self.parts["pixel_accuracy"].update(predicted, targets)
+        self.parts["iou"].update(outputs.argmax(1), targets)
         self.parts["loss"].update(F.cross_entropy(outputs, targets, reduction="none").mean((1, 2)))
 
     def compute(self) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score
+
+        tables = self.tables()
+        pixels = tables["confusion"].numpy()
+        labelled, predicted = np.indices(pixels.shape)
+        accuracy = accuracy_score(labelled.ravel(), predicted.ravel(), sample_weight=pixels.ravel())
         return {
-            "miou": self.tables()["class_iou"].nanmean().item(),
-            "pixel_accuracy": percent_of(self.parts["pixel_accuracy"]),
+            "miou": tables["class_iou"].nanmean().item(),
+            "pixel_accuracy": 100 * float(accuracy),
             "loss": value_of(self.parts["loss"]),
         }
 
