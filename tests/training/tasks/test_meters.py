@@ -143,7 +143,9 @@ def test_intersection_over_union_is_that_of_the_classes_that_are_somewhere():
     union = counts.sum(0) + counts.sum(1) - counts.diag()
     expected = 100 * (counts.diag()[:7] / union[:7]).mean().item()
     assert meter.compute()["miou"] == pytest.approx(expected, rel=1e-14)
-    assert meter.compute()["pixel_accuracy"] == pytest.approx(100 * (predicted == targets).double().mean(), rel=1e-14)
+    assert meter.compute()["pixel_accuracy"] == pytest.approx(
+        100 * (predicted == targets).double().mean().item(), rel=1e-14
+    )
     assert torch.equal(meter.tables()["confusion"].double(), counts)
     assert meter.tables()["class_iou"].isnan().tolist() == [False] * 7 + [True] * 2
 
