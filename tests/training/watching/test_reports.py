@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_it_has_curves_costs_recipe_machine_versions_and_the_verdict(digits):
     drawn = re.findall(r"<h3>(.*?)</h3><img", page)
     assert drawn[:5] == ["loss", "top1", "lr", "grad_norm", "Confusion matrix"]
     assert f"<b>{metrics['test/top1']:.4g}</b>" in page and "untested, there is nothing to compare with" in page
-    assert "token_mixer" in page and "duration: 6st" in page and f"<dd>{torch.__version__}</dd>" in page
+    assert "token_mixer" in page and "duration: 6st" in page and f"<dd>{version('torch')}</dd>" in page
     assert "<b>01:05</b>" in page and "<b>123</b>" in page and "0 to 6" in page and "1 processes" in page
     texts = svg_texts(page)
     assert ">validation</text>" in texts and ">train</text>" in texts and ">predicted</text>" in texts
@@ -145,7 +146,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_confidence(make_recipe):
     split.describe = lambda index: f"picture {index}"
     found = answers_of(Said(), make_recipe("train.batch_size=2"), split, part="test")
     assert [mistake.which for mistake in found.mistakes] == ["picture 1", "picture 3", "picture 2"]
-    assert found.mistakes[0].lines == [f"{HOSTILE} 100%", "is ant 0%"]
+    assert found.mistakes[0].lines == [f"said {HOSTILE}, 100%", "is ant, 0%"]
     assert sorted(found.pairs) == sorted(
         [("ant", HOSTILE, 1, "33.3%"), (HOSTILE, "cat", 1, "50.0%"), (HOSTILE, "ant", 1, "50.0%")]
     )
@@ -167,9 +168,9 @@ def test_several_labels_an_image(make_recipe):
     split = split_of(logits, labels, kind="labels", class_names=("left", "right"))
     found = answers_of(Said(), make_recipe("train.batch_size=3"), split, part="test")
     assert [(mistake.which, *mistake.lines) for mistake in found.mistakes] == [
-        ("image 1", "left 2%", "has it"),
-        ("image 2", "left 95%", "has it not"),
-        ("image 0", "right 27%", "has it"),
+        ("image 1", "left, 2%", "has it"),
+        ("image 2", "left, 95%", "has it not"),
+        ("image 0", "right, 27%", "has it"),
     ]
     rows = {row[0]: row[1:] for row in found.classes}
     assert rows["left"] == ("2", "4", "50.0", "75.0") and rows["right"][:3] == ("2", "3", "100.0")

@@ -119,7 +119,7 @@ def _of_classes(found: Answers, predicted: Predictions, split: Split, preparatio
     wrong = (answer != targets).nonzero().flatten()
     for i in wrong[confidence[wrong].argsort(descending=True, stable=True)][:WORST].tolist():
         index, label, said = int(predicted.indices[i]), int(targets[i]), int(answer[i])
-        lines = [f"{names[said]} {shares[i, said]:.0%}", f"is {names[label]} {shares[i, label]:.0%}"]
+        lines = [f"said {names[said]}, {shares[i, said]:.0%}", f"is {names[label]}, {shares[i, label]:.0%}"]
         found.mistakes.append(Mistake([(_picture(split, index, preparation), "")], lines, describe(split, index)))
 
 
@@ -135,8 +135,11 @@ def _pairs(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, str, int
     ]
 
 
-def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> str:
-    """The confusion matrix as a picture, coloured by the share of each row, as a data URI."""
+def draw_confusion(counts: np.ndarray, names: Sequence[str], percent: bool = False) -> str:
+    """The confusion matrix as a picture, as a data URI.
+
+    It is coloured by the share of each row, and has the counts, or these shares in percent, unless there are many.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -156,7 +159,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> str:
         axes.set(xlabel="predicted", ylabel="labelled")
         for row, column in () if many else np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.55 else "#30343b"
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=colour)
+            number = 100 * shares[row, column] if percent else counts[row, column]
+            if number >= 0.5:
+                axes.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=8, color=colour)
         return svg_of(figure)
 
 
@@ -186,7 +191,7 @@ def _of_labels(found: Answers, predicted: Predictions, split: Split, preparation
         i, label = divmod(cell, len(names))
         if value:
             index, has = int(predicted.indices[i]), bool(targets[i, label])
-            lines = [f"{names[label]} {shares[i, label]:.0%}", "has it" if has else "has it not"]
+            lines = [f"{names[label]}, {shares[i, label]:.0%}", "has it" if has else "has it not"]
             found.mistakes.append(Mistake([(_picture(split, index, preparation), "")], lines, describe(split, index)))
 
 
@@ -250,6 +255,7 @@ def _of_confusion(found: Answers, confusion: np.ndarray, names: Sequence[str]) -
     found.head = ("class", "pixels", "IoU", "accuracy")
     found.classes = [(names[i], f"{labelled[i]:,}", _percent(iou[i]), _percent(accuracy[i])) for i in order]
     found.left_out = len(names) - len(order)
+    found.confusion = draw_confusion(confusion, names, percent=True) if len(names) <= LARGEST else None
     found.pairs = _pairs(confusion, names)
 
 

@@ -89,12 +89,12 @@ def draw(panel: Panel) -> str:
         figure = Figure(figsize=(5.6, 2.9), layout="constrained")
         axes = figure.subplots()
         for (label, (steps, values)), colour in zip(panel.curves.items(), _colours(panel), strict=True):
-            _curve(axes, label, np.array(steps), np.array(values), colour)
+            _curve(axes, label, np.array(steps), np.array(values), colour, smooth=panel.title != "lr")
             low, high = (_thinned(np.array(each)) for each in zip(*panel.ranges[label], strict=True))
             if (high > low).any():
                 axes.fill_between(_thinned(np.array(steps)), low, high, color=colour, alpha=0.12, linewidth=0)
         every = np.array([value for _, values in panel.curves.values() for value in values])
-        if len(every) and every.min() > 0 and every.max() / every.min() > WIDE:
+        if panel.title != "lr" and len(every) and every.min() > 0 and every.max() / every.min() > WIDE:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("step", color="#5b616b")
@@ -119,16 +119,16 @@ def _colours(panel: Panel) -> list[str]:
     return [COLOURS[number % len(COLOURS)] for number in range(len(panel.curves))]
 
 
-def _curve(axes: Any, label: str, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
-    if len(steps) <= SMOOTH:
+def _curve(axes: Any, label: str, steps: np.ndarray, values: np.ndarray, colour: str, smooth: bool) -> None:
+    if len(steps) <= SMOOTH or not smooth:
         marker = {"marker": "o", "markersize": 3.5} if len(steps) <= 12 else {}
-        axes.plot(steps, values, color=colour, label=label, linewidth=1.6, **marker)
+        axes.plot(_thinned(steps), _thinned(values), color=colour, label=label, linewidth=1.6, **marker)
         return
     axes.plot(_thinned(steps), _thinned(values), color=colour, linewidth=0.8, alpha=0.35)
     window = max(len(values) // 20, 3) | 1
     padded = np.pad(values, window // 2, mode="edge")
-    smooth = np.convolve(padded, np.full(window, 1 / window), mode="valid")
-    axes.plot(_thinned(steps), _thinned(smooth), color=colour, label=label, linewidth=1.8)
+    average = np.convolve(padded, np.full(window, 1 / window), mode="valid")
+    axes.plot(_thinned(steps), _thinned(average), color=colour, label=label, linewidth=1.8)
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ class Progress:
         self._began: float | None = None  # when the first step was done, which was number `_first`
         self._first = start
         self._paused = 0.0  # seconds since then that were no training
+        self._training = 0.0  # and those that were, up to the last step
         self._shown = (start, 0.0)  # the step, and the seconds of training, when it was last shown
         self._speed: float | None = None  # steps a second
 
@@ -71,6 +72,7 @@ class Progress:
         now = self.clock()
         if self._began is None:
             self._began, self._first, self._shown = now, step, (step, 0.0)
+        self._training = now - self._began - self._paused
         if now >= self._due:
             self._show(now)
 
@@ -114,13 +116,12 @@ class Progress:
     @property
     def throughput(self) -> float | None:
         """Examples a second of the training so far, without pauses; None before the second step is done."""
-        if self._began is None or self.step == self._first:
+        if self.step == self._first:
             return None
-        training = self.clock() - self._began - self._paused
-        return (self.step - self._first) * self.batch_size / max(training, 1e-9)
+        return (self.step - self._first) * self.batch_size / max(self._training, 1e-9)
 
     def _show(self, now: float) -> None:
-        self._measure(now)
+        self._measure()
         if self._bar is not None:
             self._refresh()
         else:
@@ -128,13 +129,12 @@ class Progress:
             self._wait = min(self._wait * GROWTH, LONGEST)
         self._due = now + self._wait
 
-    def _measure(self, now: float) -> None:
-        training = now - self._began - self._paused
-        steps, seconds = self.step - self._shown[0], training - self._shown[1]
+    def _measure(self) -> None:
+        steps, seconds = self.step - self._shown[0], self._training - self._shown[1]
         if steps > 0 and seconds > 0:
             weight = 1.0 if self._speed is None else 1 - math.exp(-seconds / MEMORY)
             self._speed = weight * steps / seconds + (1 - weight) * (self._speed or 0.0)
-            self._shown = self.step, training
+            self._shown = self.step, self._training
 
     def _refresh(self) -> None:
         self._bar.n = self.step

@@ -28,7 +28,7 @@ from zoo.version import __version__
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-DEPTH = 2  # levels of modules in the table of costs
+DEPTH = 3  # levels of modules in the table of costs
 Data = Mapping[str, Mapping[str, Split]]
 
 

@@ -52,7 +52,8 @@ class Session:
 
     def note(self, step: int, seconds: float, throughput: float | None) -> None:
         """Write down how far it is, after how long, and at how many examples a second."""
-        append_record(self.path, {"step": step, "seconds": round(seconds, 3), "throughput": throughput})
+        speed = throughput and round(throughput, 3)
+        append_record(self.path, {"step": step, "seconds": round(seconds, 3), "throughput": speed})
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ class Watch:
         losses = [value for name, value in values.items() if name.startswith("train/") and name.endswith("/loss")]
         if losses:
             self._progress.loss = losses[0]
-        else:  # an evaluation: often enough to know the time of a session that is killed
+        elif not record.get("final"):  # an evaluation: often enough to know the time of a session that is killed
             self._note(step)
         if values:
             self._trackers.log(step, values)
