@@ -19,7 +19,7 @@ from trainings import TINY
 from zoo.training import Trainer, load_recipe
 from zoo.training.data.splits import TensorSplit
 from zoo.training.runs.folder import RunFolder
-from zoo.training.watching.answers import answers_of
+from zoo.training.watching.answers import Asked, answers_of
 from zoo.training.watching.curves import panels
 from zoo.training.watching.report import report_of_training, write_report
 from zoo.training.watching.sessions import Session
@@ -144,7 +144,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_confidence(make_recipe):
     logits = [[4.0, 0.0, 0.0], [0.0, 9.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
     split = split_of(logits, [0, 0, 1, 1, 0], class_names=("ant", HOSTILE, "cat"))
     split.describe = lambda index: f"picture {index}"
-    found = answers_of(Said(), make_recipe("train.batch_size=2"), split, part="test")
+    found = answers_of(Asked(Said(), make_recipe("train.batch_size=2"), split, "test"))
     assert [mistake.which for mistake in found.mistakes] == ["picture 1", "picture 3", "picture 2"]
     assert found.mistakes[0].lines == [f"said {HOSTILE}, 100%", "is ant, 0%"]
     assert sorted(found.pairs) == sorted(
@@ -158,7 +158,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_confidence(make_recipe):
 
 def test_a_thousand_classes_have_no_drawing_of_each_pair(make_recipe):
     logits = torch.randn(40, 200).tolist()
-    found = answers_of(Said(), make_recipe(), split_of(logits, list(range(40))), part="test")
+    found = answers_of(Asked(Said(), make_recipe(), split_of(logits, list(range(40))), "test"))
     assert found.confusion is None and len(found.classes) == 200 and len(found.mistakes) <= 24
 
 
@@ -166,7 +166,7 @@ def test_several_labels_an_image(make_recipe):
     logits = [[5.0, -1.0], [-4.0, 2.0], [3.0, 1.0], [-1.0, -6.0]]
     labels = [[1.0, 1.0], [1.0, 1.0], [0.0, float("nan")], [0.0, 0.0]]
     split = split_of(logits, labels, kind="labels", class_names=("left", "right"))
-    found = answers_of(Said(), make_recipe("train.batch_size=3"), split, part="test")
+    found = answers_of(Asked(Said(), make_recipe("train.batch_size=3"), split, "test"))
     assert [(mistake.which, *mistake.lines) for mistake in found.mistakes] == [
         ("image 1", "left, 2%", "has it"),
         ("image 2", "left, 95%", "has it not"),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.checks import printable
 from zoo.training.data.batches import EvaluationBatches, loader
 from zoo.training.data.splits import Split
 from zoo.training.evaluation import autocast, cpu_threads
@@ -50,29 +51,37 @@ class Answers:
     about: str = ""  # what the mistakes are
 
 
-def answers_of(
-    model: nn.Module,
-    recipe: Recipe,
-    split: Split,
-    *,
-    task: str = "",
-    part: str,
-    preparation: Mapping[str, Any] | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Answers | None:
+@dataclass(frozen=True)
+class Asked:
+    """A model, and the part of the data that it is asked about, of one task; `preparation` has their mean and std."""
+
+    model: nn.Module
+    recipe: Recipe
+    split: Split
+    part: str
+    task: str = ""
+    preparation: Mapping[str, Any] | None = None
+
+    def mistake(self, index: int, lines: list[str], pictures: list[tuple[str, str]] | None = None) -> Mistake:
+        """An example of the split as a mistake, by default with its own picture."""
+        if pictures is None:
+            pictures = [(thumbnail(self.split.fetch([index], None)[0][0], self.preparation), "")]
+        which = self.split.describe(index) if hasattr(self.split, "describe") else f"image {index}"
+        return Mistake(pictures, lines, which)
+
+
+def answers_of(asked: Asked, progress: Progress = lambda done, total: None) -> Answers | None:
     """What a model makes of a split; None of vectors, of which there is nothing to show."""
+    split = asked.split
     if split.kind == "vector":
         return None
-    found = Answers(task, part, len(split))
-    if split.kind in ("image", "labels") and _gives_classes(model, recipe, split, task):
-        predicted = predict_split(model, recipe, split, task=task, progress=progress)
+    found = Answers(asked.task, asked.part, len(split))
+    if split.kind in ("image", "labels") and _gives_classes(asked):
+        predicted = predict_split(asked.model, asked.recipe, split, task=asked.task, progress=progress)
         found.examples = len(predicted.indices)
-        if split.kind == "image":
-            _of_classes(found, predicted, split, preparation)
-        else:
-            _of_labels(found, predicted, split, preparation)
+        (_of_classes if split.kind == "image" else _of_labels)(found, asked, predicted)
     else:
-        _of_pixels(found, model, recipe, split, preparation, progress)
+        _of_pixels(found, asked, progress)
     return found
 
 
@@ -82,27 +91,28 @@ def names_of(split: Split, count: int) -> list[str]:
     return names if len(names) == count else [str(number) for number in range(count)]
 
 
-def _gives_classes(model: nn.Module, recipe: Recipe, split: Split, task: str) -> bool:
+@torch.no_grad()
+def _gives_classes(asked: Asked) -> bool:
     """Whether the model gives a number a class, rather than an image."""
-    objective = recipe.objectives[task].task
-    inputs, _, _ = EvaluationBatches(split, objective, batch_size=1, seed=recipe.train.seed)[0]
-    with torch.no_grad(), cpu_threads(recipe):
-        was_training = model.training
-        outputs = model.eval()(inputs.to(next(model.parameters()).device), **({"task": task} if task else {}))
-        model.train(was_training)
+    model, task = asked.model, asked.recipe.objectives[asked.task].task
+    inputs, _, _ = EvaluationBatches(asked.split, task, batch_size=1, seed=asked.recipe.train.seed)[0]
+    keywords, was_training = {"task": asked.task} if asked.task else {}, model.training
+    with cpu_threads(asked.recipe):
+        outputs = model.eval()(inputs.to(next(model.parameters()).device), **keywords)
+    model.train(was_training)
     return outputs.ndim == 2
 
 
 # --- A class an image -------------------------------------------------------------------------------------------------
 
 
-def _of_classes(found: Answers, predicted: Predictions, split: Split, preparation: Mapping[str, Any] | None) -> None:
+def _of_classes(found: Answers, asked: Asked, predicted: Predictions) -> None:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     shares, targets = predicted.outputs.softmax(-1), predicted.targets
     confidence, answer = shares.max(-1)
     count = shares.shape[1]
-    names = names_of(split, count)
+    names = names_of(asked.split, count)
     every = list(range(count))
     counts = confusion_matrix(targets, answer, labels=every)
     scores = precision_recall_fscore_support(targets, answer, labels=every, zero_division=np.nan)
@@ -120,7 +130,7 @@ def _of_classes(found: Answers, predicted: Predictions, split: Split, preparatio
     for i in wrong[confidence[wrong].argsort(descending=True, stable=True)][:WORST].tolist():
         index, label, said = int(predicted.indices[i]), int(targets[i]), int(answer[i])
         lines = [f"said {names[said]}, {shares[i, said]:.0%}", f"is {names[label]}, {shares[i, label]:.0%}"]
-        found.mistakes.append(Mistake([(_picture(split, index, preparation), "")], lines, describe(split, index)))
+        found.mistakes.append(asked.mistake(index, lines))
 
 
 def _pairs(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, str, int, str]]:
@@ -151,7 +161,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], percent: bool = Fal
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         ticks = np.arange(len(names))
-        shown = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
+        shown = [printable(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
         size = 9 if not many else max(3.0, 200 / len(names))
         axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 2 else 0, fontsize=size, parse_math=False)
         axes.set_yticks(ticks, shown, fontsize=size, parse_math=False)
@@ -168,11 +178,11 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], percent: bool = Fal
 # --- Several labels an image ------------------------------------------------------------------------------------------
 
 
-def _of_labels(found: Answers, predicted: Predictions, split: Split, preparation: Mapping[str, Any] | None) -> None:
+def _of_labels(found: Answers, asked: Asked, predicted: Predictions) -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     shares, targets = predicted.outputs.sigmoid(), predicted.targets
-    names, known = names_of(split, shares.shape[1]), ~targets.isnan()
+    names, known = names_of(asked.split, shares.shape[1]), ~targets.isnan()
     rows = []
     for i, name in enumerate(names):
         there, says = targets[known[:, i], i], shares[known[:, i], i]
@@ -192,24 +202,18 @@ def _of_labels(found: Answers, predicted: Predictions, split: Split, preparation
         if value:
             index, has = int(predicted.indices[i]), bool(targets[i, label])
             lines = [f"{names[label]}, {shares[i, label]:.0%}", "has it" if has else "has it not"]
-            found.mistakes.append(Mistake([(_picture(split, index, preparation), "")], lines, describe(split, index)))
+            found.mistakes.append(asked.mistake(index, lines))
 
 
 # --- Something for every pixel ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _of_pixels(
-    found: Answers,
-    model: nn.Module,
-    recipe: Recipe,
-    split: Split,
-    preparation: Mapping[str, Any] | None,
-    progress: Progress,
-) -> None:
-    train, device = recipe.train, next(model.parameters()).device
-    objective, keywords = recipe.objectives[found.task].task, {"task": found.task} if found.task else {}
-    batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed)
+def _of_pixels(found: Answers, asked: Asked, progress: Progress) -> None:
+    model, recipe, train = asked.model, asked.recipe, asked.recipe.train
+    objective, keywords = recipe.objectives[asked.task].task, {"task": asked.task} if asked.task else {}
+    device = next(model.parameters()).device
+    batches = EvaluationBatches(asked.split, objective, batch_size=train.batch_size, seed=train.seed)
     was_training = model.training
     model.eval()
     worst: list[tuple[float, int, tuple[Tensor, ...]]] = []
@@ -232,11 +236,10 @@ def _of_pixels(
     model.train(was_training)
     found.about = "The images with the highest loss."
     for loss, index, tensors in sorted(worst, reverse=True):
-        found.mistakes.append(
-            Mistake(_dense_pictures(*tensors, preparation), [f"loss {loss:.3g}"], describe(split, -index))
-        )
+        pictures = _dense_pictures(*tensors, asked.preparation)
+        found.mistakes.append(asked.mistake(-index, [f"loss {loss:.3g}"], pictures))
     if confusion is not None:
-        _of_confusion(found, confusion, names_of(split, len(confusion)))
+        _of_confusion(found, confusion, names_of(asked.split, len(confusion)))
 
 
 def _cells(outputs: Tensor, targets: Tensor, counts: Tensor) -> np.ndarray:
@@ -259,9 +262,7 @@ def _of_confusion(found: Answers, confusion: np.ndarray, names: Sequence[str]) -
     found.pairs = _pairs(confusion, names)
 
 
-def _dense_pictures(
-    image: Tensor, target: Tensor, output: Tensor, preparation: Mapping[str, Any] | None
-) -> list[tuple[str, str]]:
+def _dense_pictures(image: Tensor, target: Tensor, output: Tensor, preparation: Any) -> list[tuple[str, str]]:
     pictures = [(thumbnail(image, preparation), "input")]
     if not target.is_floating_point():
         return [*pictures, (class_map(target), "labelled"), (class_map(output.argmax(0)), "predicted")]
@@ -269,18 +270,6 @@ def _dense_pictures(
         return [*pictures, (class_map(target > 0), "labelled"), (class_map(output[0] > 0), "predicted")]
     clamped = output.clamp(0, 1) if target.min() >= 0 and target.max() <= 1 else output
     return [*pictures, (thumbnail(target), "wanted"), (thumbnail(clamped), "output")]
-
-
-# --- Common to all ----------------------------------------------------------------------------------------------------
-
-
-def describe(split: Split, index: int) -> str:
-    """Which example that is, for people."""
-    return split.describe(index) if hasattr(split, "describe") else f"image {index}"
-
-
-def _picture(split: Split, index: int, preparation: Mapping[str, Any] | None) -> str:
-    return thumbnail(split.fetch([index], None)[0][0], preparation)
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 import datetime
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from zoo.training.recipe.recipe import Recipe, dump_recipe, load_recipe, measure
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.measuring import open_trained
 from zoo.training.runs.records import read_records
-from zoo.training.watching.answers import answers_of
+from zoo.training.watching.answers import Asked, Progress, answers_of
 from zoo.training.watching.curves import draw, panels
 from zoo.training.watching.sessions import read_sessions
 from zoo.training.watching.trackers import PARTS
@@ -39,7 +39,7 @@ def write_report(
     overrides: Iterable[str] = (),
     data: Data | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Path:
     """Write a run's report.html, and give its path.
 
@@ -69,7 +69,8 @@ def write_report(
     records = read_records(run.metrics) if run.metrics.is_file() else []
     page = _of_records(run, recipe, records)
     if run.model.is_dir():
-        page |= _of_model(run, recipe, part, data, device, progress)
+        data = load_data(recipe) if data is None else data
+        page |= _of_model(run, recipe, data, measured_part(data) if part is None else part, device, progress)
     text = _environment().from_string(TEMPLATE.read_text("utf-8")).render(page)
     target = run.path / FILE
     content = text.encode("utf-8", "replace")
@@ -196,16 +197,7 @@ def _metrics(recipe: Recipe, records: list[dict[str, Any]], final: Mapping[str, 
 # --- What the trained model says --------------------------------------------------------------------------------------
 
 
-def _of_model(
-    run: RunFolder,
-    recipe: Recipe,
-    part: str | None,
-    data: Data | None,
-    device: torch.device | str,
-    progress: Callable[[int, int], object],
-) -> dict[str, Any]:
-    data = load_data(recipe) if data is None else data
-    part = measured_part(data) if part is None else part
+def _of_model(run: RunFolder, recipe: Recipe, data: Data, part: str, device: Any, progress: Progress) -> dict[str, Any]:
     there = set.intersection(*(set(splits) for splits in data.values()))
     if part not in there:
         raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))
@@ -217,8 +209,7 @@ def _of_model(
     model = model.to(torch.device(device)).eval()
     for name, objective in recipe.objectives.items():
         prepared = objective.data.preparation() if hasattr(objective.data, "preparation") else None
-        about = {"task": name, "part": part, "preparation": prepared, "progress": progress}
-        answers.append(answers_of(model, recipe, data[name][part], **about))
+        answers.append(answers_of(Asked(model, recipe, data[name][part], part, name, prepared), progress))
     return {"answers": [each for each in answers if each is not None], "costs": costs}
 
 

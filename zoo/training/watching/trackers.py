@@ -12,6 +12,7 @@ from zoo.checks import printable
 from zoo.training.watching.settings import Watching
 
 PARTS = ("train", "validation", "test")
+LARGEST = 2**63  # whole numbers from there on are none that was measured
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -38,7 +39,7 @@ def _spread(name: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, (list, tuple)):
         for number, entry in enumerate(value):
             yield from _spread(f"{name}/{number}", entry)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif isinstance(value, float) or (type(value) is int and abs(value) < LARGEST):
         yield name, value
 
 
