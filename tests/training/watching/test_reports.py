@@ -5,6 +5,7 @@ import io
 import json
 import re
 from importlib.metadata import version
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
+from browser import open_page  # noqa: F401 (a fixture)
 from conftest import ROOT
 from torch import nn
 from trainings import TINY
@@ -19,6 +21,7 @@ from trainings import TINY
 from zoo.training import Trainer, load_recipe
 from zoo.training.data.splits import TensorSplit
 from zoo.training.runs.folder import RunFolder
+from zoo.training.watching import answers
 from zoo.training.watching.answers import Asked, answers_of
 from zoo.training.watching.curves import panels
 from zoo.training.watching.report import report_of_training, write_report
@@ -27,7 +30,7 @@ from zoo.training.watching.thumbnails import thumbnail
 
 TEXT = TINY
 SHORT = ("train.duration=2st", "train.eval_every=1st", "train.checkpoint_every=2st", "schedule.warmup=0st")
-HOSTILE = '<script>alert(1)</script> & "é" $x_1$'
+HOSTILE = '\x01猫 $x_1$ & "é" <script>alert(1)</script>'
 
 
 def trained(recipe, folder):
@@ -77,6 +80,17 @@ def test_a_report_is_one_small_file_that_asks_for_nothing(digits):
     assert sources and set(sources) == {"data:"} and "url(" not in page and "@import" not in page
 
 
+def test_a_browser_shows_it_whole_and_narrow(digits, open_page):  # noqa: F811
+    run, _, _ = digits
+    page = open_page(run / "report.html")
+    loaded = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
+    assert len(loaded) > 20 and min(loaded) >= 8  # the digits are as small
+    for width in (1400, 380):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h2").all_inner_texts()[:2] == ["Curves", "Metrics"]
+
+
 def test_it_has_curves_costs_recipe_machine_versions_and_the_verdict(digits):
     run, page, metrics = digits
     drawn = re.findall(r"<h3>(.*?)</h3><img", page)
@@ -98,6 +112,12 @@ def test_it_is_made_again_the_same_but_for_the_time(digits):
         write_report(run, part="tset")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         write_report(run.parent / "nothing")
+
+
+def test_names_of_classes_are_escaped(digits, monkeypatch):
+    monkeypatch.setattr(answers, "names_of", lambda split, count: [HOSTILE] * count)
+    page = write_report(digits[0]).read_text("utf-8")
+    assert "<script>" not in page and page.count("&lt;script&gt;alert(1)") > 20
 
 
 def test_what_cannot_be_written_after_a_training_is_a_warning(digits, monkeypatch):
@@ -153,7 +173,8 @@ def test_the_worst_mistakes_are_those_of_the_highest_confidence(make_recipe):
     rows = {row[0]: row[1:] for row in found.classes}
     assert rows["ant"] == ("3", "66.7", "66.7", "66.7") and rows["cat"] == ("0", "0.0", "–", "0.0")
     assert [row[0] for row in found.classes][-1] == "ant"  # the best one
-    assert "alert(1)" in base64.b64decode(found.confusion.partition(",")[2]).decode()
+    drawing = ElementTree.fromstring(base64.b64decode(found.confusion.partition(",")[2]))  # refuses control characters
+    assert any("猫 $x_1$" in "".join(text.itertext()) for text in drawing.iter("{http://www.w3.org/2000/svg}text"))
 
 
 def test_a_thousand_classes_have_no_drawing_of_each_pair(make_recipe):
@@ -211,7 +232,7 @@ schedule: {{name: constant}}
 expect: {{metric: validation/top1, status: untested, note: "<b>not</b> run"}}
 """)
     page = trained(load_recipe(recipe), tmp_path / "run <u>")
-    assert not re.search("<(b|i|u)>(?!\\d|[a-z]+</b>\\w)", re.sub("<b>[^<]*</b>", "", page))
+    assert not re.search("<(i|u|script)>|<b>(bold|not)", page)
     assert "run &lt;u&gt;" in page and "&lt;b&gt;not&lt;/b&gt; run" in page
 
 
