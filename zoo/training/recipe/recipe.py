@@ -292,11 +292,8 @@ def _dump(tree: dict[str, Any]) -> str:
 
 
 def dumps_of(recipe: Recipe) -> list[str]:
-    """The text of `dump_recipe`, and what versions wrote without `watch`, or with `train.select` in place of phases."""
+    """The text of `dump_recipe`, and what versions wrote that had `train.select` in the place of phases."""
     dumps, tree = [dump_recipe(recipe)], plain(recipe)
-    if recipe.watch == Watching():
-        del tree["watch"]
-        dumps.append(_dump(tree))
     phases = tree["train"]["phases"]
     if phases.keys() <= {"select"}:
         before = {"select" if key == "phases" else key: one for key, one in tree["train"].items()}

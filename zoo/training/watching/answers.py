@@ -21,6 +21,7 @@ from zoo.training.watching.thumbnails import class_map, thumbnail
 WORST, DENSE_WORST = 24, 8  # mistakes that are shown
 ROWS = 1000  # of the table of classes: of more, those that are recognised worst
 NUMBERS, LARGEST = 20, 120  # classes up to which a confusion matrix has its numbers, and is drawn
+LONGEST = 40  # of what says which example it is: of a path, the end
 PAIRS = 15  # that are confused most
 
 Progress = Callable[[int, int], object]
@@ -67,7 +68,7 @@ class Asked:
         if pictures is None:
             pictures = [(thumbnail(self.split.fetch([index], None)[0][0], self.preparation), "")]
         which = self.split.describe(index) if hasattr(self.split, "describe") else f"image {index}"
-        return Mistake(pictures, lines, which)
+        return Mistake(pictures, lines, which if len(which) <= LONGEST else f"…{which[-LONGEST:]}")
 
 
 def answers_of(asked: Asked, progress: Progress = lambda done, total: None) -> Answers | None:
@@ -161,7 +162,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], percent: bool = Fal
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         ticks = np.arange(len(names))
-        shown = [printable(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
+        shown = [printable(name if len(name) <= 20 else f"{name[:8]}…{name[-11:]}") for name in names]
         size = 9 if not many else max(3.0, 200 / len(names))
         axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 2 else 0, fontsize=size, parse_math=False)
         axes.set_yticks(ticks, shown, fontsize=size, parse_math=False)

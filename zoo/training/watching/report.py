@@ -2,7 +2,7 @@
 
 import datetime
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _of_records(run: RunFolder, recipe: Recipe, records: list[dict[str, Any]]) -
         "tiles": tiles,
         "curves": [(panel.title, draw(panel)) for panel in panels(records, tuple(recipe.objectives))],
         "metrics": _metrics(recipe, records, measured),
-        "origin": [record for record in records if isinstance(record.get("from"), str)],
+        "notes": list(_notes(records)),
         "recipe": dump_recipe(recipe),
         "sessions": [
             (each["began"], each["start"], each["step"], each["seconds"], each["throughput"], _machine(each))
@@ -144,6 +144,17 @@ def _machine(session: Mapping[str, Any]) -> str:
     words += facts["gpus"] if isinstance(facts.get("gpus"), list) else []
     words += [f"{facts.get('threads')} threads", f"{facts.get('processes')} processes"]
     return ", ".join(map(str, words))
+
+
+def _notes(records: list[dict[str, Any]]) -> Iterator[str]:
+    """What happened on the way, in sentences."""
+    for record in records:
+        if isinstance(record.get("from"), str):
+            changed = record.get("changed")
+            said = f", with changes: {'; '.join(map(str, changed))}" if isinstance(changed, list) and changed else ""
+            yield f"At step {record['step']:,} it began from {record['from']}{said}."
+        if isinstance(record.get("stopped"), str):
+            yield f"It stopped at step {record['step']:,}: {record['stopped']}."
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, float]:
