@@ -9,12 +9,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from zoo.training.data.batches import EvaluationBatches, Split, loader
+from zoo.training.engine.precision import autocast
 from zoo.training.recipe.recipe import Recipe
-
-
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The recipe's precision as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16")
 
 
 @contextlib.contextmanager
@@ -87,7 +83,7 @@ def evaluate(
     with cpu_threads(recipe):
         for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
             progress(number, len(batches))
-            with autocast(recipe, device):
+            with autocast(train.precision, device):
                 outputs = model(inputs.to(device), **keywords)
             images += int(counts.sum())
             for name, values in objective.metrics(outputs.float(), targets.to(device)).items():

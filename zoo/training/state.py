@@ -7,7 +7,7 @@ from torch.distributed.checkpoint import state_dict as sharding
 from torch.optim import Optimizer
 
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
-OPTIONS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer, which a recipe sets
+OPTIONS = ("lr", "initial_lr", "lr_scale", "weight_decay", "betas")  # of an optimizer, which a recipe sets
 
 
 def whole_state(model: nn.Module, optimizer: Optimizer, *, sharded: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,9 +22,11 @@ class Task(OpenSection, folder="zoo.training.tasks"):
 
     Attributes:
         reports: Names of the numbers that `summarise` gives.
+        higher_is_better: Of these, whether a higher one is the better; what is not said cannot tell the best model.
     """
 
     reports: ClassVar[tuple[str, ...]]
+    higher_is_better: ClassVar[dict[str, bool]] = {}
 
     @abstractmethod
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:

@@ -18,6 +18,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     reports: ClassVar[tuple[str, ...]] = ("top1", "loss")
+    higher_is_better: ClassVar[dict[str, bool]] = {"top1": True, "loss": False}
     label_smoothing: Annotated[float, Interval(0, below=1)] = 0.0  # what a label gives away, to all classes alike
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:

@@ -22,6 +22,7 @@ class Denoise(Task):
 
     name: ClassVar[str] = "denoise"
     reports: ClassVar[tuple[str, ...]] = ("psnr",)
+    higher_is_better: ClassVar[dict[str, bool]] = {"psnr": True}
     sigma: Annotated[float, Interval(above=0, most=100)]  # standard deviation of the noise; images are in [0, 1]
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:

@@ -23,6 +23,7 @@ class Edges(Task):
 
     name: ClassVar[str] = "edges"
     reports: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
+    higher_is_better: ClassVar[dict[str, bool]] = {"f1": True, "precision": True, "recall": True, "loss": False}
     edge_weight: Positive = 1.0  # of a pixel on an edge in the loss; one off it has 1
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:

@@ -17,6 +17,7 @@ class Regress(Task):
 
     name: ClassVar[str] = "regress"
     reports: ClassVar[tuple[str, ...]] = ("rmse",)
+    higher_is_better: ClassVar[dict[str, bool]] = {"rmse": False}
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         if split.kind != "vector":

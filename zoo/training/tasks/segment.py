@@ -21,6 +21,7 @@ class Segment(Task):
 
     name: ClassVar[str] = "segment"
     reports: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "loss")
+    higher_is_better: ClassVar[dict[str, bool]] = {"miou": True, "pixel_accuracy": True, "loss": False}
 
     def check(self, model: nn.Module, split: Split, head: str | None = None) -> None:
         check_per_pixel(model, split, split.num_classes, head)
