@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, watch, plot, export, atlas, small devices, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, data, watch, plot, export, atlas, runtimes, dev."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").rea
 
 PLOT = ["matplotlib>=3.8"]
 TRAIN = ["accelerate>=1.11", "jinja2>=3.1", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66", *PLOT]
+DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
 WATCH = ["tensorboard>=2.18", "trackio>=0.5", "wandb>=0.19"]
 ATLAS = [
     *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
@@ -17,8 +18,11 @@ ATLAS = [
 ]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
-TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboard>=2.18", "transformers>=4.57"]
-DEV = EXPORT + ATLAS + TESTS
+TESTS = [
+    *("playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboard>=2.18", "transformers>=4.57"),
+    "webdataset>=1.0",
+]
+DEV = EXPORT + ATLAS + DATA + TESTS
 
 setup(
     name="zoo",
@@ -49,6 +53,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "data": DATA,
         "watch": WATCH,
         "plot": PLOT,
         "export": EXPORT,

@@ -20,6 +20,7 @@ from timm.optim import Adahessian, create_optimizer_v2, get_optimizer_info, list
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
@@ -106,14 +107,15 @@ def param_groups(
     if unknown := marked - {name for name, _ in model.named_parameters()}:
         raise ValueError(f"no_weight_decay() of {type(model).__name__} names no parameter: {sorted(unknown)}")
     scales = _rate_scales(model, layer_decay, lr_by)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((scales.get(name, 1.0), name in marked), []).append(parameter)
+            key = scales.get(name, 1.0), name in marked, isinstance(parameter, DTensor)  # no step takes both kinds
+            groups.setdefault(key, []).append(parameter)
     return [
-        {"params": groups[scale, kept], "weight_decay": 0.0 if kept else weight_decay}
+        {"params": parameters, "weight_decay": 0.0 if kept else weight_decay}
         | ({} if scale == 1 else {"lr_scale": scale})
-        for scale, kept in sorted(groups, key=lambda key: (-key[0], key[1]))
+        for (scale, kept, _), parameters in sorted(groups.items(), key=lambda item: (-item[0][0], *item[0][1:]))
     ]
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from zoo.training.data.batches import EvaluationBatches, loader
 from zoo.training.data.splits import Split
-from zoo.training.evaluation import autocast, cpu_threads
+from zoo.training.engine.precision import autocast
+from zoo.training.evaluation import cpu_threads
 from zoo.training.recipe.recipe import Recipe
 
 
@@ -53,7 +54,7 @@ def predict_split(
     with cpu_threads(recipe):
         for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
             progress(number, len(batches))
-            with autocast(recipe, device):
+            with autocast(recipe.train.precision, device):
                 outputs = model(inputs.to(device), **keywords)
             read = counts > 0
             first = number * train.batch_size

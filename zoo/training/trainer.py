@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
-from zoo.tools.moe.parallel import share_losses
 from zoo.training.data.alternate import AlternatingBatches
 from zoo.training.data.batches import TrainingBatches, loader
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_state
 from zoo.training.engine.best import BestSoFar
 from zoo.training.engine.drop_path import DropPathSchedule
-from zoo.training.engine.form import set_form
+from zoo.training.engine.form import set_form, spread
 from zoo.training.engine.freeze import freeze
 from zoo.training.engine.signals import Asked, asked_to_end
 from zoo.training.engine.step import Parts, Stepper
@@ -93,8 +92,6 @@ class Trainer:
         self.unreadable = 0  # pictures that this process left out, in training
         self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
         model = self._create_model()
-        if accelerator.num_processes > 1:
-            share_losses(model)
         for name, objective in self.objectives.items():
             split = self.data[name]["train"]
             if name:
@@ -108,6 +105,7 @@ class Trainer:
         schedule = train.drop_path
         self.drop_path = schedule and DropPathSchedule(model, schedule, self.batches.steps_per_epoch)
         self.best = train.best and BestSoFar(train.best, recipe.directions("validation"))
+        spread(model, train, device=accelerator.device, world=accelerator.num_processes)
         set_form(model, train)
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
         self.plain_model = accelerator.unwrap_model(self.model)  # under FSDP with the shards of its parameters
@@ -115,8 +113,11 @@ class Trainer:
         self.stepper = Stepper(recipe, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path)
         self.ema = None
         if train.ema is not None:
-            if self.sharded:
-                raise ValueError("train.ema needs whole weights, which FSDP does not keep: set it to null, or use DDP")
+            if self.sharded or self.stepper.experts:
+                raise ValueError(
+                    "train.ema needs whole weights, which neither FSDP nor train.expert_parallel keeps: set it to "
+                    "null, or use DDP"
+                )
             self.ema = ModelEmaV3(self.plain_model, decay=train.ema, use_warmup=True)
         self.scheduler = create_scheduler(
             self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch

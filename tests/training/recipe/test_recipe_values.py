@@ -42,7 +42,17 @@ expect: {metric: test/top1, status: untested}
 NAMES = {Optim: "adamw", Schedule: "cosine", Model: "mixer_test"}
 GIVEN = yaml.safe_load(TEXT) | {
     **{"duration": "6st", "batch_size": 8, "eval_every": "6st", "checkpoint_every": "6st"},
-    **{"sigma": 1, "root": "x", "formula": "product", "num_classes": 3, "lr": 0.001, "weight_decay": 0},
+    **{
+        "sigma": 1,
+        "root": "x",
+        "file": "x",
+        "path": "x",
+        "shards": "x",
+        "formula": "product",
+        "num_classes": 3,
+        "lr": 0.001,
+        "weight_decay": 0,
+    },
     **{"metric": "test/top1", "status": "untested"},
     **{"first": 0, "last": 1, "end": "6st"},
 }

@@ -1,8 +1,10 @@
-"""How a model computes, which changes nothing of what it computes."""
+"""How a model computes, and where, which changes nothing of what it computes."""
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
+from zoo.tools.moe.parallel import expert_parallel, share_losses
 from zoo.training.recipe.train import Train
 
 
@@ -25,3 +27,17 @@ def set_form(model: nn.Module, train: Train) -> None:
         model.to(memory_format=torch.channels_last)
     if train.compile:
         model.compile()
+
+
+def spread(model: nn.Module, train: Train, *, device: torch.device, world: int) -> None:
+    """Make a model one of several processes', before it is wrapped: what is of all tokens is, and who has the experts.
+
+    Raises:
+        ValueError: The experts cannot be split.
+    """
+    if world == 1:
+        return
+    if train.expert_parallel:
+        expert_parallel(model, init_device_mesh(device.type, (world,)))
+    else:
+        share_losses(model)

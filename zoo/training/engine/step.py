@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from zoo.blocks.base import Aux
 from zoo.checks import unknown
+from zoo.tools.moe.parallel import clip_grad_norm_, expert_parameters
 from zoo.training.divergence import check_after, overflowing
 from zoo.training.engine.finite import FiniteCheck
 from zoo.training.engine.precision import LossScale, autocast
@@ -49,6 +51,7 @@ class Stepper:
         self.objectives, self.frozen, self.folder = recipe.objectives, frozen, folder
         self.scale = LossScale(recipe.train.precision, accelerator.device)
         self.finite = FiniteCheck(accelerator.device, folder)
+        self.experts = bool(expert_parameters(model))  # whether processes have a part of them each
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(self, step: int, parts: Parts, name: str) -> tuple[dict[str, Any], Aux]:
@@ -159,9 +162,12 @@ class Stepper:
         """The norm of all gradients together, which are clipped if the recipe says so."""
         self.scale.unscale(self.optimizer)
         clip = self.recipe.train.grad_clip
+        if self.experts:
+            return clip_grad_norm_(self.model, clip or math.inf)
         if clip is None and self.accelerator.num_processes == 1:
             return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        return self.accelerator.clip_grad_norm_(self.parameters, clip or math.inf)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, clip or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _seed(seed: int, device: torch.device) -> None:

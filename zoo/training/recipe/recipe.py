@@ -276,6 +276,8 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     for flat in (before, after):
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
             del flat[key]
+        for key in [key for key in flat if key.endswith("data.workers")]:  # a batch is the same whoever reads it
+            del flat[key]
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 

@@ -39,6 +39,7 @@ class Train(Section):
     best: Best | None = None  # what the best model, which is kept beside the last, is told by; null: none is kept
     compile: bool = False  # whether torch.compile makes a program of the model
     grad_checkpointing: bool = False  # whether blocks compute again in the backward pass, which takes less memory
+    expert_parallel: bool = False  # whether several processes have a part each of every mixture's experts
     channels_last: bool = False  # whether images and convolutions lie in memory with the channels last
     # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
     threads: Annotated[int, Interval(1, 1024)] | None = None

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from zoo.checks import printable
 from zoo.training.data.batches import EvaluationBatches, loader
 from zoo.training.data.splits import Split
-from zoo.training.evaluation import autocast, cpu_threads
+from zoo.training.engine.precision import autocast
+from zoo.training.evaluation import cpu_threads
 from zoo.training.predictions import Predictions, predict_split
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.watching.curves import STYLE, svg_of
@@ -223,7 +224,7 @@ def _of_pixels(found: Answers, asked: Asked, progress: Progress) -> None:
     with cpu_threads(recipe):
         for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
             progress(number, len(batches))
-            with autocast(recipe, device):
+            with autocast(recipe.train.precision, device):
                 outputs = model(inputs.to(device), **keywords)
             outputs, targets = outputs.float(), targets.to(device)
             for i in counts.nonzero().flatten().tolist():
