@@ -68,7 +68,7 @@ class Asked:
         """An example of the split as a mistake, by default with its own picture."""
         if pictures is None:
             pictures = [(thumbnail(self.split.fetch([index], None)[0][0], self.preparation), "")]
-        which = self.split.describe(index) if hasattr(self.split, "describe") else f"image {index}"
+        which = self.split.describe(index)
         return Mistake(pictures, lines, which if len(which) <= LONGEST else f"…{which[-LONGEST:]}")
 
 
@@ -89,8 +89,7 @@ def answers_of(asked: Asked, progress: Progress = lambda done, total: None) -> A
 
 def names_of(split: Split, count: int) -> list[str]:
     """The classes of a split by name, or by number where they have none."""
-    names = list(getattr(split, "class_names", ()))
-    return names if len(names) == count else [str(number) for number in range(count)]
+    return list(split.class_names) if len(split.class_names) == count else [str(number) for number in range(count)]
 
 
 @torch.no_grad()

@@ -219,8 +219,8 @@ def _of_model(run: RunFolder, recipe: Recipe, data: Data, part: str, device: Any
         costs.append(_costs(name, model.only(name) if isinstance(model, MultiTask) else model, tuple(size)))
     model = model.to(torch.device(device)).eval()
     for name, objective in recipe.objectives.items():
-        prepared = objective.data.preparation() if hasattr(objective.data, "preparation") else None
-        answers.append(answers_of(Asked(model, recipe, data[name][part], part, name, prepared), progress))
+        asked = Asked(model, recipe, data[name][part], part, name, objective.data.preparation())
+        answers.append(answers_of(asked, progress))
     return {"answers": [each for each in answers if each is not None], "costs": costs}
 
 

@@ -14,6 +14,25 @@ from zoo.training.watching.trackers import Trackers, scalars
 Sink = Callable[[int, dict[str, float]], object]
 
 
+def watch_of(trainer: Any, *, active: bool = True) -> "Watch":
+    """What watches a trainer, whose folder has its recipe already; where it is not active, what does not."""
+    vectors = all(splits["train"].kind == "vector" for splits in trainer.data.values())
+    about = {"start": trainer.step, "processes": trainer.share["world"], "active": active}
+    about |= {"unit": "samples"} if vectors else {}
+    return Watch(trainer.recipe, trainer.folder.path, total_steps=trainer.total, **about)
+
+
+@contextmanager
+def unwatched_after(trainer: Any) -> Iterator[None]:
+    """After it nothing watches a trainer, however it ends."""
+    try:
+        yield
+    finally:
+        if trainer.watch is not None:
+            trainer.watch.close()
+        trainer.watch = None
+
+
 class Watch:
     """One session of a run as it is watched: progress, the trackers of the recipe, and `sessions.jsonl`.
 
