@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, data, plot, export, atlas, runtimes, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, data, watch, plot, export, atlas, runtimes, dev."""
 
 import re
 from pathlib import Path
@@ -8,16 +8,23 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").read_text("utf-8"), re.M).group(1)
 
-TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "torchmetrics>=1.9", "tqdm>=4.66"]
-DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
 PLOT = ["matplotlib>=3.8"]
+TRAIN = [
+    *("accelerate>=1.11", "jinja2>=3.1", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "torchmetrics>=1.9"),
+    *("tqdm>=4.66", *PLOT),
+]
+DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
+WATCH = ["tensorboard>=2.18", "trackio>=0.5", "wandb>=0.19"]
 ATLAS = [
     *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
-    *("pyyaml>=6.0", *PLOT, *TRAIN),
+    *("pyyaml>=6.0", *TRAIN),
 ]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
-TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57", "webdataset>=1.0"]
+TESTS = [
+    *("playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboard>=2.18", "transformers>=4.57"),
+    "webdataset>=1.0",
+]
 DEV = EXPORT + ATLAS + DATA + TESTS
 
 setup(
@@ -28,7 +35,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["zoo", "zoo.*"]),
-    package_data={"zoo.tools": ["models.json"], "zoo.tools.atlas": ["iframe-worker.js"]},
+    package_data={
+        "zoo.tools": ["models.json"],
+        "zoo.tools.atlas": ["iframe-worker.js"],
+        "zoo.training.watching": ["report.html.jinja"],
+    },
     entry_points={"console_scripts": ["zoo=zoo.cli:main"]},
     python_requires=">=3.10",
     install_requires=[
@@ -46,6 +57,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "data": DATA,
+        "watch": WATCH,
         "plot": PLOT,
         "export": EXPORT,
         "bench": EXPORT,

@@ -42,6 +42,7 @@ def run(
         from zoo.training import Trainer, dump_recipe, load_recipe
         from zoo.training.evaluation import show
         from zoo.training.recipe.schema import plain
+        from zoo.training.watching.report import report_of_training
 
         loaded = load_recipe(recipe, overrides or ())
     if resolved:
@@ -61,7 +62,10 @@ def run(
     if not is_main:
         return
     seconds, model, said = time.perf_counter() - start, trainer.folder.model, loaded.expect.compare(metrics)
+    report = report_of_training(trainer.folder, loaded, trainer.data, trainer.accelerator.device)
     if json:
-        print_json({"metrics": metrics, "seconds": seconds, "model": str(model), "expected": said})
+        files = {"model": str(model), "report": report and str(report)}
+        print_json({"metrics": metrics, "seconds": seconds, **files, "expected": said})
     else:
-        print(f"{show(metrics)}  in {seconds:.0f} s; the model is in {model}\n{said}")
+        where = f"the model is in {model}" + (f", the report is {report}" if report else "")
+        print(f"{show(metrics)}  in {seconds:.0f} s; {where}\n{said}")

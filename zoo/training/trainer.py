@@ -15,12 +15,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
 from zoo.training.data.alternate import training_batches
-from zoo.training.data.batches import Batch, images_of, loader, parts_of, waiting_workers
+from zoo.training.data.batches import images_of, loader, waiting_workers
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_state
 from zoo.training.engine.best import BestSoFar
@@ -29,7 +28,7 @@ from zoo.training.engine.facts import tell_of_data
 from zoo.training.engine.form import set_form, spread
 from zoo.training.engine.freeze import freeze
 from zoo.training.engine.signals import Asked, asked_to_end
-from zoo.training.engine.step import Parts, Stepper
+from zoo.training.engine.step import Stepper
 from zoo.training.evaluation import cpu_threads, evaluate_part, load_data, show
 from zoo.training.optim import check_full_batch, create_optimizer, create_scheduler
 from zoo.training.phases import enter_phase, phases_by_step
@@ -42,6 +41,7 @@ from zoo.training.runs.records import as_numbers
 from zoo.training.seeds import INIT, derive_seed, seeded_globals
 from zoo.training.state import restore_state, whole_state, with_options
 from zoo.training.tasks.base import check_images
+from zoo.training.watching.watch import Watch, unwatched_after, watch_of
 
 
 class Trainer:
@@ -93,6 +93,7 @@ class Trainer:
         self.total = self._steps(train.duration)
         self.source, self.start = source, self.folder.open(recipe, source)
         self.step = self.start.step
+        self.watch: Watch | None = None  # while it trains
         self.first_losses: dict[str, float] = {}  # of each task, before its first update: what divergence is told by
         self.unreadable = 0  # pictures that this process left out, in training
         self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
@@ -145,7 +146,7 @@ class Trainer:
             FileExistsError: another process trains in the folder, or has done so since this object was made.
             OSError: the folder cannot be written; what was in it before is as it was.
         """
-        with self._writing():
+        with self._writing(), self._watched():
             self.fit()
             self.save_model()
             metrics = self.evaluate(measured_part(self.data))
@@ -154,8 +155,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from the current step to the last; raises as `run`."""
-        with self._writing():
-            in_main(self.accelerator, lambda: self.folder.begin(self.recipe, self.step, self.start.record))
+        with self._writing(), self._watched():
             if not self._saved:
                 self.save_checkpoint()  # a run that diverges at once can be gone on with, and a full disk shows now
             try:
@@ -167,9 +167,8 @@ class Trainer:
     def _fit(self) -> None:
         train, device = self.recipe.train, self.accelerator.device
         steps = range(self.step, self.step if self._stopped else self.total)
-        bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with seeding, cpu_threads(self.recipe), waiting_workers(), bar, asked_to_end() as asked:
+        with seeding, cpu_threads(self.recipe), waiting_workers(), asked_to_end() as asked:
             for step, batch in zip(steps, loader(self.batches, steps), strict=True):
                 for phase in self.phases.get(step, ()):
                     averaged = None if self.ema is None else self.ema.module
@@ -177,16 +176,14 @@ class Trainer:
                 record = self._update(step, *batch)
                 self.step = step + 1
                 self.unreadable += self.batches.parts[self.batches.name(step)].share - images_of(batch)
-                bar.update()
+                self.watch.advance(self.step)
                 if self._due(train.log_every):
                     self.stepper.settle(step)
-                    record = as_numbers(record)
-                    bar.set_postfix(loss=f"{record['loss']:.4f}")
-                    self._log(record | self._left_out())
+                    self._log(as_numbers(record) | self._left_out())
                 if self._due(train.checkpoint_every):
                     self.stepper.settle(step)
-                    parts, name = self._parts(step, batch)
-                    self.stepper.check_update(step, parts, name, self.first_losses.get(name))
+                    name = self.batches.name(step)
+                    self.stepper.check_update(step, batch, name, self.first_losses.get(name))
                 if self._due(train.eval_every):
                     self.stepper.settle(step)
                     self._evaluate()
@@ -194,7 +191,7 @@ class Trainer:
                     self.save_checkpoint()
                 if self._stopped:
                     break
-                if self._is_asked(asked):
+                if asked.by_any(self.accelerator, together=self._due(train.log_every)):
                     self._end(asked, saved=self._due(train.checkpoint_every))
 
     def _evaluate(self) -> None:
@@ -215,15 +212,6 @@ class Trainer:
         """Whether the training has ended before its time, as `train.best.patience` says."""
         return self.best is not None and self.best.exhausted
 
-    def _is_asked(self, asked: Asked) -> bool:
-        """Whether this process, or another, was asked to end; several agree when they log."""
-        if self.accelerator.num_processes == 1:
-            return asked.by is not None
-        if not self._due(self.recipe.train.log_every):
-            return False
-        flag = torch.tensor(float(asked.by is not None), device=self.accelerator.device)
-        return self.accelerator.reduce(flag, "sum").item() > 0
-
     def _end(self, asked: Asked, *, saved: bool) -> None:
         """Save what there is, and end as the signal asks."""
         if not saved:
@@ -242,7 +230,10 @@ class Trainer:
         Of several tasks they are called `split/task/name`.
         """
         model = self.model if self.ema is None else self.ema.module
-        metrics = evaluate_part(model, self.recipe, self.data, split, **self.share)
+        paused = contextlib.nullcontext() if self.watch is None else self.watch.paused(split)
+        with paused as tell:
+            progress = {} if tell is None else {"progress": tell}
+            metrics = evaluate_part(model, self.recipe, self.data, split, **self.share, **progress)
         if model.training:
             self.stepper.train_mode()  # what is frozen stays as in evaluation
         return metrics
@@ -292,13 +283,30 @@ class Trainer:
             in_main(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             yield
 
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Within it the folder is one of this recipe, and what happens is told; the outermost begins and ends it."""
+        if self.watch is not None:
+            yield
+            return
+
+        def begin() -> None:
+            self.folder.begin(self.recipe, self.step, self.start.record)
+            self.watch = watch_of(self)
+
+        in_main(self.accelerator, begin)
+        if not self._is_main:
+            self.watch = watch_of(self, active=False)
+        with unwatched_after(self):
+            yield
+
     def _update(self, step: int, *batch: Any) -> dict[str, Any]:
         """One optimizer step on inputs and targets, or on several such pairs; what may be logged."""
         self.scheduler.step_update(step)
         if self.drop_path is not None:
             self.drop_path.enter(step)
-        record, aux = self.stepper.step(step, *self._parts(step, batch))
-        if (name := self.batches.name(step)) not in self.first_losses:
+        record, aux = self.stepper.step(step, batch, name := self.batches.name(step))
+        if name not in self.first_losses:
             self.first_losses[name] = record["loss"].item()
         if self._has_after_step:
             after_step(self.plain_model, aux)
@@ -306,16 +314,6 @@ class Trainer:
             self.ema.update(self.plain_model, step=step)
         group = self.optimizer.param_groups[0]
         return record | {"lr": group["lr"] / group.get("lr_scale", 1.0)}
-
-    def _parts(self, step: int, batch: Batch) -> tuple[Parts, str]:
-        """The parts of a batch on the device, and the name of its task."""
-        layout = torch.channels_last if self.recipe.train.channels_last else torch.preserve_format
-
-        def place(tensor: Tensor) -> Tensor:
-            form = layout if tensor.ndim == 4 else torch.preserve_format
-            return tensor.to(self.accelerator.device, non_blocking=True, memory_format=form)
-
-        return [(place(inputs), place(targets)) for inputs, targets in parts_of(batch)], self.batches.name(step)
 
     def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
         names = [name for name, _ in self.plain_model.named_parameters()]
@@ -390,7 +388,9 @@ class Trainer:
     def _log(self, record: dict[str, Any]) -> None:
         if self._is_main:
             self.folder.log({"step": self.step} | record)
+            if self.watch is not None:
+                self.watch.log(self.step, record)
 
     def _say(self, line: str) -> None:
         if self._is_main:
-            tqdm.write(line)
+            (print if self.watch is None else self.watch.say)(line)

@@ -215,7 +215,7 @@ def test_what_a_kill_before_the_recipe_leaves_is_no_hindrance(make_recipe, tmp_p
         (tmp_path / "run" / name).write_bytes(b"")
     Trainer(make_recipe(), tmp_path / "run").run()
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {".DS_Store", "recipe.yaml", "metrics.jsonl", "checkpoints", "model"}
+    assert left == {".DS_Store", "recipe.yaml", "sessions.jsonl", "metrics.jsonl", "checkpoints", "model"}
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError, match="file is there and is no folder; choose another"):
         Trainer(make_recipe(), tmp_path / "file")

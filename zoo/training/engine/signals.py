@@ -5,11 +5,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from accelerate import Accelerator
+
 
 class Asked:
     """Whether the process was asked to end, and by which signal."""
 
     by: signal.Signals | None = None
+
+    def by_any(self, accelerator: Accelerator, *, together: bool) -> bool:
+        """Whether this process was asked, or one of several; these tell each other when they are `together`."""
+        if accelerator.num_processes == 1:
+            return self.by is not None
+        if not together:
+            return False
+        flag = torch.tensor(float(self.by is not None), device=accelerator.device)
+        return accelerator.reduce(flag, "sum").item() > 0
 
     def end(self) -> None:
         """End as the signal asks, with the exit status that a shell knows it by; SIGTERM's if another process was."""

@@ -16,14 +16,13 @@ from torch.optim import Optimizer
 from zoo.blocks.base import Aux
 from zoo.checks import unknown
 from zoo.tools.moe.parallel import clip_grad_norm_, expert_parameters
+from zoo.training.data.batches import Batch, parts_of
 from zoo.training.divergence import check_after, overflowing
 from zoo.training.engine.finite import FiniteCheck
 from zoo.training.engine.precision import LossScale, autocast
 from zoo.training.optim import second_derivatives
 from zoo.training.recipe.recipe import Objective, Recipe
 from zoo.training.seeds import STEP, derive_seed
-
-Parts = Sequence[tuple[Tensor, Tensor]]  # inputs and targets of the parts that a batch is computed in
 
 
 class Stepper:
@@ -56,12 +55,12 @@ class Stepper:
         self.experts = bool(expert_parameters(model))  # whether processes have a part of them each
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def step(self, step: int, parts: Parts, name: str) -> tuple[dict[str, Any], Aux]:
+    def step(self, step: int, batch: Batch, name: str) -> tuple[dict[str, Any], Aux]:
         """Change the weights once.
 
         Args:
             step: Its number.
-            parts: The batch, of this process's share of it.
+            batch: This process's share of it.
             name: Of the task.
 
         Returns:
@@ -75,7 +74,7 @@ class Stepper:
         def loss_and_gradient() -> Tensor:
             """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
             self.optimizer.zero_grad()
-            loss, aux = self._backward(step, parts, name)
+            loss, aux = self._backward(step, self._placed(batch), name)
             value = self._mean_of_processes(loss)  # the same in every process, so they stop together
             norm = self._gradient_norm()
             self.finite.check(step, value, value if self.scale.used else norm)  # a scaled gradient may overflow
@@ -100,20 +99,20 @@ class Stepper:
             raise overflowing(step, self.folder)
 
     @torch.no_grad()
-    def check_update(self, step: int, parts: Parts, name: str, first: float | None) -> None:
+    def check_update(self, step: int, batch: Batch, name: str, first: float | None) -> None:
         """Check that the model still has a sensible loss after an update, on the batch that this was made from.
 
         The model is in training mode, and is left as it was: batch norms do not see the batch twice.
 
         Args:
-            step, parts, name: As of `step`.
+            step, batch, name: As of `step`.
             first: The loss before the first update of the task.
 
         Raises:
             FloatingPointError: It has not.
         """
         before = [buffer.clone() for buffer in self.model.buffers()]
-        losses = [self._loss(step, number, *part, name)[0] for number, part in enumerate(parts)]
+        losses = [self._loss(step, number, *part, name)[0] for number, part in enumerate(self._placed(batch))]
         for buffer, value in zip(self.model.buffers(), before, strict=True):
             buffer.copy_(value)
         value = self._mean_of_processes(torch.stack(losses).mean()).item()
@@ -125,7 +124,17 @@ class Stepper:
         for module in self.frozen:
             module.eval()
 
-    def _backward(self, step: int, parts: Parts, name: str) -> tuple[Tensor, Aux]:
+    def _placed(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """The parts of a batch on the device."""
+        device, last = self.accelerator.device, self.recipe.train.channels_last
+
+        def place(tensor: Tensor) -> Tensor:
+            form = torch.channels_last if last and tensor.ndim == 4 else torch.preserve_format
+            return tensor.to(device, non_blocking=True, memory_format=form)
+
+        return [(place(inputs), place(targets)) for inputs, targets in parts_of(batch)]
+
+    def _backward(self, step: int, parts: Sequence[tuple[Tensor, Tensor]], name: str) -> tuple[Tensor, Aux]:
         """Add up the gradients of the parts; the mean loss, and the mean of what the model returned beside."""
         losses, auxes = [], []
         for number, part in enumerate(parts):

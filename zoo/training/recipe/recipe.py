@@ -31,6 +31,7 @@ from zoo.training.recipe.schema import (
 from zoo.training.recipe.section import Misfit, Section
 from zoo.training.recipe.train import Train
 from zoo.training.tasks.base import Task
+from zoo.training.watching.settings import Watching
 
 # Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
 ELSEWHERE = {
@@ -144,6 +145,7 @@ class Recipe(Section):
     expect: Expect  # what comes of it
     # Weight of each loss/<name> that the model returns; one below 0 is a reward.
     aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
+    watch: Watching = field(default_factory=Watching)  # who is told of it beside; decides nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,10 +203,11 @@ class Recipe(Section):
         """Check what only the machine and the data can tell, which are the splits of each task by its name.
 
         Raises:
-            ValueError: there are too many threads; or the run will not report what is expected of it. Where only the
-                data's test part is not there, that is a warning.
+            ValueError: there are too many threads, a tracker is not installed, or the run will not report what is
+                expected of it. Where only the data's test part is not there, that is a warning.
         """
         self.train.check_threads()
+        self.watch.check()
         reported = self.reports(measured_part(data))
         if self.expect.metric not in reported:
             message = unknown(f"expect.metric {shown(self.expect.metric)}", self.expect.metric, reported, "reported")
@@ -265,10 +268,10 @@ def is_dump(text: str) -> bool:
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` wherever two recipes train differently; how often they log, save or evaluate is no matter."""
+    """`key: old -> new` wherever two recipes train differently; how they are watched, logged, saved is no matter."""
     trees = plain(old), plain(new)
     for tree in trees:
-        del tree["expect"]
+        del tree["expect"], tree["watch"]
     before, after = map(_flat, trees)
     for flat in (before, after):
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
