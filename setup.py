@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, plot, export, atlas, runtimes of small devices, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, data, plot, export, atlas, runtimes, dev."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").read_text("utf-8"), re.M).group(1)
 
 TRAIN = ["accelerate>=1.0", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "torchmetrics>=1.9", "tqdm>=4.66"]
+DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
 PLOT = ["matplotlib>=3.8"]
 ATLAS = [
     *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
@@ -16,8 +17,8 @@ ATLAS = [
 ]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
-TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57"]
-DEV = EXPORT + ATLAS + TESTS
+TESTS = ["playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "transformers>=4.57", "webdataset>=1.0"]
+DEV = EXPORT + ATLAS + DATA + TESTS
 
 setup(
     name="zoo",
@@ -44,6 +45,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "data": DATA,
         "plot": PLOT,
         "export": EXPORT,
         "bench": EXPORT,

@@ -226,13 +226,6 @@ def test_compile(name):
     compiled(x).square().mean().backward()
 
 
-def test_export(name):
-    model = create(name)
-    x = images(model)
-    program = torch.export.export(model, (x,))
-    assert torch.allclose(program.module()(x), model(x), atol=1e-5)
-
-
 def test_autocast_bf16_trains(name):
     model = create(name).train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -202,6 +202,6 @@ def test_looking_at_an_update_changes_nothing(make_recipe, tmp_path):
     trainer.model.forward = lambda x, **options: forward(trainer.model.norm_of_images(x), **options)
     trainer._update(0, *trainer.batches[0])
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    trainer._check_update(0, *trainer.batches[0])
+    trainer.stepper.check_update(0, *trainer._parts(0, trainer.batches[0]), first=None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
     assert before["norm_of_images.num_batches_tracked"] == 1 and trainer.model.training

@@ -260,7 +260,7 @@ for title in ("## `task`, name `margin`", "## `data`, name `stripes`", "## `mode
     assert title in text, title
 assert "| `noise` | number | from 0 to 100 | `0.1` | Standard deviation |" in text
 for override, told in {
-    "data.name=stripe": "data: 'stripe' is unknown; did you mean 'stripes'? Known: digit_canvas, digits, ",
+    "data.name=stripe": "data: 'stripe' is unknown; did you mean 'stripes'? Known: csv, digit_canvas, digits, ",
     "data.noise=-1": "data.noise is -1.0; it must be from 0 to 100",
     "data.name=unfrozen": "data: 'unfrozen' is unknown",
     "expect.metric=test/hings": "did you mean 'hinge'?",

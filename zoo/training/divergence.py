@@ -22,6 +22,22 @@ def check_before(quantity: str, value: float, step: int, folder: Path) -> None:
         )
 
 
+def noticed_late(quantity: str, step: int, folder: Path) -> FloatingPointError:
+    """The error of a loss, or a norm of the gradient, that was not finite some steps ago, on an accelerator."""
+    return FloatingPointError(
+        f"the {quantity} was not finite at step {step + 1}: stopped, and nothing from after that step is saved. "
+        f"{_advice(folder)}"
+    )
+
+
+def overflowing(step: int, folder: Path) -> FloatingPointError:
+    """The error of gradients that overflow in fp16, however small the factor on the loss has become."""
+    return FloatingPointError(
+        f"the gradient overflows at step {step + 1} although the loss is scaled down: stopped. Take "
+        f"train.precision=bf16, which has the range of fp32. {_advice(folder)}"
+    )
+
+
 def check_after(value: float, first: float | None, step: int, folder: Path) -> None:
     """Raise FloatingPointError if an update has left a loss that is not finite, or far above the first one."""
     most = BLOWN_UP * max(1.0, first or 0.0)

@@ -9,15 +9,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from zoo.training.data.batches import EvaluationBatches, Split, loader
+from zoo.training.engine.precision import autocast
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.tasks.meter import Meter
 
 TOGETHER = 2**18  # numbers of outputs that are measured at once: a metric takes as long for a few images as for many
-
-
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The recipe's precision as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16")
 
 
 @contextlib.contextmanager
@@ -91,7 +87,7 @@ def outputs_of(
     batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed, rank=rank, world=world)
     for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
         progress(number, len(batches))
-        with autocast(recipe, device):
+        with autocast(train.precision, device):
             outputs = model(inputs.to(device), **keywords)
         outputs, targets, indices = outputs.float(), targets.to(device), torch.tensor(batches.numbers(number))
         if not counts.all():

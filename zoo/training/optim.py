@@ -9,21 +9,26 @@ affine layer may have three axes, an expert's bias two.
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
+from timm.models import group_parameters
 from timm.optim import Adahessian, create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import LBFGS, Optimizer
 
 from zoo.checks import Interval, shown, unknown
+from zoo.training.engine.freeze import matching
 from zoo.training.recipe.schema import LONGEST, Duration, Lasting
 from zoo.training.recipe.section import Misfit, Section
+from zoo.training.recipe.train import Train
 from zoo.training.seeds import derive_seed
 
 
@@ -35,6 +40,10 @@ class Optim(Section):
     lr: Annotated[float, Interval(above=0, most=1e12)]  # the highest learning rate
     weight_decay: Annotated[float, Interval(0, 10_000)]  # of the parameters that the model does not mark
     betas: tuple[Annotated[float, Interval(0, below=1)], ...] | None = None  # null: the optimizer's own
+    # Factor on the rate from a layer to the one before it, by the model's own order of its layers; null: one rate.
+    layer_decay: Annotated[float, Interval(above=0, most=1)] | None = None
+    # Factors on the rate by module or parameter, such as {stem: 0.1}; of several that mean one, the last counts.
+    lr_by: dict[str, Annotated[float, Interval(above=0, most=1_000_000)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +56,9 @@ class Optim(Section):
             raise Misfit(
                 f"{self.name} has {count} betas, optim.betas gives {len(self.betas)}: give {count}, or none", "betas"
             )
+        if self.name == "lbfgs" and (self.layer_decay is not None or self.lr_by):
+            key = "lr_by" if self.layer_decay is None else "layer_decay"
+            raise Misfit(f"lbfgs has one rate for all parameters: remove optim.{key}", key)
         if self.name == "lbfgs" and self.weight_decay != 0:
             raise Misfit(
                 f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0", "weight_decay"
@@ -72,21 +84,55 @@ class Schedule(Section):
             raise Misfit(f"min_lr is {self.min_lr}, but a constant rate never falls: remove it", "min_lr")
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, decayed and not decayed, by the model's marks alone.
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    lr_by: Mapping[str, float] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Trainable parameters by what they have in common: decayed or not, by the model's marks alone; and a rate.
+
+    A group whose rate is not the recipe's has its factor as `lr_scale`, as timm's schedulers take it.
+
+    Args:
+        model: The model.
+        weight_decay: Of the parameters that the model does not mark.
+        layer_decay, lr_by: As of `Optim`.
 
     Raises:
-        ValueError: a mark names no parameter of the model.
+        ValueError: A mark, or a pattern, names no parameter of the model; or the model does not say the order of its
+            layers.
     """
     marked = set(model.no_weight_decay())
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if unknown := marked - {name for name, _ in model.named_parameters()}:
         raise ValueError(f"no_weight_decay() of {type(model).__name__} names no parameter: {sorted(unknown)}")
-    groups = [
-        {"params": [p for name, p in trainable.items() if name not in marked], "weight_decay": weight_decay},
-        {"params": [p for name, p in trainable.items() if name in marked], "weight_decay": 0.0},
+    scales = _rate_scales(model, layer_decay, lr_by)
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = scales.get(name, 1.0), name in marked, isinstance(parameter, DTensor)  # no step takes both kinds
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if kept else weight_decay}
+        | ({} if scale == 1 else {"lr_scale": scale})
+        for (scale, kept, _), parameters in sorted(groups.items(), key=lambda item: (-item[0][0], *item[0][1:]))
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _rate_scales(model: nn.Module, layer_decay: float | None, lr_by: Mapping[str, float]) -> dict[str, float]:
+    """The factor on the rate of each parameter whose rate is not the recipe's."""
+    scales: dict[str, float] = {}
+    if layer_decay is not None:
+        if not hasattr(model, "group_matcher"):
+            raise ValueError(
+                f"optim.layer_decay needs the order of the layers, which {type(model).__name__} does not give "
+                "(group_matcher): set optim.lr_by instead"
+            )
+        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        scales = {name: layer_decay ** (last - layer) for name, layer in layers.items()}
+    factors = {name: factor for pattern, factor in lr_by.items() for name in matching(model, pattern, "optim.lr_by")}
+    return scales | {name: scales.get(name, 1.0) * factor for name, factor in factors.items()}
 
 
 class FullBatchLBFGS(LBFGS):
@@ -112,6 +158,28 @@ class FullBatchLBFGS(LBFGS):
                 for parameter, value in zip(parameters, before, strict=True):
                     parameter.copy_(value)
             raise
+
+
+def check_full_batch(train: Train, examples: Mapping[str, int], rank: int, world: int) -> None:
+    """Check what L-BFGS needs: the same loss all the time, and all of it in this process.
+
+    Args:
+        train: How the recipe trains.
+        examples: How many the training data of each task have.
+        rank, world: Of the processes.
+
+    Raises:
+        ValueError: The loss would not be the same.
+    """
+    if len(examples) > 1:
+        raise ValueError("lbfgs needs the same loss in every step, not tasks in turn: take another optimizer")
+    (count,) = examples.values()
+    if train.batch_size != count or train.grad_clip is not None or train.precision == "fp16" or world > 1:
+        raise ValueError(
+            "lbfgs needs all training data in every step, gradients as they are and a single process: "
+            f"set train.batch_size={count} (it is {train.batch_size}), train.grad_clip=null and a train.precision "
+            f"other than fp16, and start one process (there are {world}); or take another optimizer"
+        )
 
 
 class RepeatableAdahessian(Adahessian):
@@ -167,7 +235,8 @@ def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
     if optim.name == "lbfgs":
         return FullBatchLBFGS([parameter for parameter in model.parameters() if parameter.requires_grad], optim.lr)
     options = {} if optim.betas is None else {"betas": optim.betas}
-    groups, kind = param_groups(model, optim.weight_decay), get_optimizer_info(optim.name).opt_class
+    groups = param_groups(model, optim.weight_decay, optim.layer_decay, optim.lr_by)
+    kind = get_optimizer_info(optim.name).opt_class
     if isinstance(kind, str):  # timm names the class, and imports it when it is asked for
         _check_package(optim.name, kind.partition(".")[0])
     if kind is Adahessian:

@@ -6,8 +6,7 @@ one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
 """
 
 import contextlib
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,29 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zoo.blocks.base import Aux
-from zoo.blocks.protocol import after_step
-from zoo.checks import printable, shown, unknown
-from zoo.tools.moe.parallel import share_losses
+from zoo.blocks.protocol import after_step, own
+from zoo.checks import printable, shown
 from zoo.training.data.alternate import AlternatingBatches
-from zoo.training.data.batches import TrainingBatches, loader
+from zoo.training.data.batches import TrainingBatches, loader, waiting_workers
 from zoo.training.data.splits import Split
-from zoo.training.divergence import check_after, check_before, check_state
-from zoo.training.evaluation import autocast, cpu_threads, evaluate_part, load_data, show
-from zoo.training.optim import create_optimizer, create_scheduler, second_derivatives
+from zoo.training.divergence import check_state
+from zoo.training.engine.best import BestSoFar
+from zoo.training.engine.drop_path import DropPathSchedule
+from zoo.training.engine.facts import tell_of_data
+from zoo.training.engine.form import set_form, spread
+from zoo.training.engine.freeze import freeze
+from zoo.training.engine.signals import Asked, asked_to_end
+from zoo.training.engine.step import Parts, Stepper
+from zoo.training.evaluation import cpu_threads, evaluate_part, load_data, show
+from zoo.training.optim import check_full_batch, create_optimizer, create_scheduler
 from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
 from zoo.training.runs.checkpoints import Content
 from zoo.training.runs.folder import RunFolder
-from zoo.training.runs.records import numbers
-from zoo.training.seeds import INIT, STEP, TASK, derive_seed, seeded_globals
+from zoo.training.runs.records import as_numbers
+from zoo.training.seeds import INIT, TASK, derive_seed, seeded_globals
 from zoo.training.state import restore_state, whole_state, with_options
 from zoo.training.tasks.base import check_images
 
@@ -76,7 +80,7 @@ class Trainer:
         train, self.data = recipe.train, load_data(recipe)
         self.batches = self._training_batches()
         if recipe.optim.name == "lbfgs":
-            self._check_full_batch()
+            check_full_batch(train, {name: len(splits["train"]) for name, splits in self.data.items()}, **self.share)
         if recipe.optim.second_order and accelerator.num_processes > 1:
             raise ValueError(
                 f"{recipe.optim.name} differentiates gradients, which processes cannot share with their graph: start "
@@ -89,8 +93,6 @@ class Trainer:
         self.unreadable = 0  # pictures that this process left out, in training
         self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
         model = self._create_model()
-        if accelerator.num_processes > 1:
-            share_losses(model)
         for name, objective in self.objectives.items():
             split = self.data[name]["train"]
             if name:
@@ -100,12 +102,24 @@ class Trainer:
                 objective.task.check(model, split)
         recipe.check(self.data)
         self.phases = phases_by_step(model, train.phases, self._steps, self.total)
+        frozen = freeze(model, train.freeze, linear_probe=train.linear_probe)
+        schedule = train.drop_path
+        self.drop_path = schedule and DropPathSchedule(model, schedule, self.batches.steps_per_epoch)
+        self.best = train.best and BestSoFar(train.best, recipe.directions("validation"))
+        spread(model, train, device=accelerator.device, world=accelerator.num_processes)
+        set_form(model, train)
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
+        self.plain_model = accelerator.unwrap_model(self.model)  # under FSDP with the shards of its parameters
+        self._has_after_step = any(own(module, "after_step") for module in self.plain_model.modules())
+        self.stepper = Stepper(recipe, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path)
         self.ema = None
         if train.ema is not None:
-            if self.sharded:
-                raise ValueError("train.ema needs whole weights, which FSDP does not keep: set it to null, or use DDP")
-            self.ema = ModelEmaV3(accelerator.unwrap_model(self.model), decay=train.ema, use_warmup=True)
+            if self.sharded or self.stepper.experts:
+                raise ValueError(
+                    "train.ema needs whole weights, which neither FSDP nor train.expert_parallel keeps: set it to "
+                    "null, or use DDP"
+                )
+            self.ema = ModelEmaV3(self.plain_model, decay=train.ema, use_warmup=True)
         self.scheduler = create_scheduler(
             self.optimizer.optimizer, recipe.schedule, steps=self.total, steps_per_epoch=self.batches.steps_per_epoch
         )
@@ -146,29 +160,75 @@ class Trainer:
 
     def _fit(self) -> None:
         train, device = self.recipe.train, self.accelerator.device
-        steps = range(self.step, self.total)
+        steps = range(self.step, self.step if self._stopped else self.total)
         bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with seeding, cpu_threads(self.recipe), bar:
-            for step, (inputs, targets) in zip(steps, loader(self.batches, steps), strict=True):
+        with seeding, cpu_threads(self.recipe), waiting_workers(), bar, asked_to_end() as asked:
+            for step, batch in zip(steps, loader(self.batches, steps), strict=True):
                 for phase in self.phases.get(step, ()):
                     averaged = None if self.ema is None else self.ema.module
-                    enter_phase(self.accelerator.unwrap_model(self.model), phase, averaged, self.optimizer)
-                record = self._update(step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+                    enter_phase(self.plain_model, phase, averaged, self.optimizer)
+                record = self._update(step, *batch)
                 self.step = step + 1
-                self.unreadable += self.batches.parts[self.batches.name(step)].share - len(inputs)
+                self.unreadable += self.batches.parts[self.batches.name(step)].share - sum(map(len, batch[::2]))
                 bar.update()
                 if self._due(train.log_every):
+                    self.stepper.settle(step)
+                    record = as_numbers(record)
                     bar.set_postfix(loss=f"{record['loss']:.4f}")
                     self._log(record | self._left_out())
                 if self._due(train.checkpoint_every):
-                    self._check_update(step, inputs.to(device), targets.to(device))
+                    self.stepper.settle(step)
+                    parts, name = self._parts(step, batch)
+                    self.stepper.check_update(step, parts, name, self.first_losses.get(name))
                 if self._due(train.eval_every):
-                    metrics = self.evaluate("validation")
-                    self._log(metrics)
-                    self._say(f"step {self.step}/{self.total}  loss {record['loss']:.4f}  {show(metrics)}")
-                if self._due(train.checkpoint_every):
+                    self.stepper.settle(step)
+                    self._evaluate()
+                if self._due(train.checkpoint_every) or self._stopped:
                     self.save_checkpoint()
+                if self._stopped:
+                    break
+                if self._is_asked(asked):
+                    self._end(asked, saved=self._due(train.checkpoint_every))
+
+    def _evaluate(self) -> None:
+        """Measure on the validation part, and keep the model if it is the best so far."""
+        metrics = self.evaluate("validation")
+        self._log(metrics)
+        self._say(f"step {self.step}/{self.total}  {show(metrics)}")
+        if self.best is None:
+            return
+        if self.best.better(metrics, self.step):
+            self._save_model(best=True)
+        if self._stopped:
+            best = f"{self.best.section.metric} {self.best.value:.4g} of step {self.best.step}"
+            self._log({"stopped": f"no better one than {best} for {self.best.worse} evaluations"})
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the training has ended before its time, as `train.best.patience` says."""
+        return self.best is not None and self.best.exhausted
+
+    def _is_asked(self, asked: Asked) -> bool:
+        """Whether this process, or another, was asked to end; several agree when they log."""
+        if self.accelerator.num_processes == 1:
+            return asked.by is not None
+        if not self._due(self.recipe.train.log_every):
+            return False
+        flag = torch.tensor(float(asked.by is not None), device=self.accelerator.device)
+        return self.accelerator.reduce(flag, "sum").item() > 0
+
+    def _end(self, asked: Asked, *, saved: bool) -> None:
+        """Save what there is, and end as the signal asks."""
+        if not saved:
+            self.stepper.settle(self.step)
+            self.save_checkpoint()
+        signal = "another process was asked to end" if asked.by is None else asked.by.name
+        self._say(
+            f"{signal}: stopped at step {self.step}/{self.total}, which is saved in {printable(self.folder.path)}; run "
+            "again to go on"
+        )
+        asked.end()
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The metrics of a split as `split/name`, of the averaged weights if the recipe keeps them.
@@ -176,7 +236,10 @@ class Trainer:
         Of several tasks they are called `split/task/name`.
         """
         model = self.model if self.ema is None else self.ema.module
-        return evaluate_part(model, self.recipe, self.data, split, **self.share)
+        metrics = evaluate_part(model, self.recipe, self.data, split, **self.share)
+        if model.training:
+            self.stepper.train_mode()  # what is frozen stays as in evaluation
+        return metrics
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint of the current step.
@@ -185,7 +248,8 @@ class Trainer:
             FloatingPointError: the state has diverged; the last checkpoint stays.
         """
         weights, optimizer = self._state()
-        facts = {"first_losses": self.first_losses} | self._left_out()
+        facts = {"first_losses": self.first_losses} | self._left_out() | self.stepper.scale.state()
+        facts |= {} if self.best is None else self.best.state()
 
         def write() -> None:
             ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
@@ -198,13 +262,18 @@ class Trainer:
 
     def save_model(self) -> None:
         """Write the model, with the averaged weights if the recipe keeps them, as `model/`."""
+        self._save_model(best=False)
+
+    def _save_model(self, *, best: bool) -> None:
         weights, optimizer = self._state()
 
         def write() -> None:
             self._check_state(weights, optimizer)
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
-            self.folder.save_model(model)
+            if "" in self.data:
+                tell_of_data(model, self.recipe.data, self.splits["train"])
+            self.folder.save_model(model, best=best)
 
         with self._writing():
             in_main(self.accelerator, write)
@@ -217,60 +286,33 @@ class Trainer:
             in_main(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             yield
 
-    def _update(self, step: int, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
-        """One optimizer step; nothing is changed if the loss or the gradient is not finite."""
-        train, accelerator, name = self.recipe.train, self.accelerator, self.batches.name(step)
+    def _update(self, step: int, *batch: Tensor) -> dict[str, Any]:
+        """One optimizer step on inputs and targets, of one part of the batch after another; what may be logged."""
         self.scheduler.step_update(step)
-        self.model.train()
-        records: list[dict[str, Any]] = []
-        returned: list[Aux] = []
-
-        def loss_and_gradient() -> Tensor:
-            """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
-            self.optimizer.zero_grad()
-            loss, aux = self._loss(step, inputs, targets)
-            value = accelerator.reduce(loss.detach(), "mean").item()  # the same in every process, so they stop together
-            check_before("loss", value, step, self.folder.path)
-            accelerator.backward(loss, create_graph=self.recipe.optim.second_order)
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf).item()
-            check_before("norm of the gradient", norm, step, self.folder.path)
-            record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
-            records.append(record | {key: numbers(entry) for key, entry in aux.items()})
-            returned.append(aux)
-            return loss
-
-        with second_derivatives(self.recipe.optim.second_order):
-            self.optimizer.step(loss_and_gradient)
-        self.first_losses.setdefault(name, records[0]["loss"])
-        after_step(accelerator.unwrap_model(self.model), returned[0])
+        if self.drop_path is not None:
+            self.drop_path.enter(step)
+        record, aux = self.stepper.step(step, *self._parts(step, batch))
+        if (name := self.batches.name(step)) not in self.first_losses:
+            self.first_losses[name] = record["loss"].item()
+        if self._has_after_step:
+            after_step(self.plain_model, aux)
         if self.ema is not None:
-            self.ema.update(accelerator.unwrap_model(self.model), step=step)
-        return records[0] | {"lr": self.optimizer.param_groups[0]["lr"]}
+            self.ema.update(self.plain_model, step=step)
+        group = self.optimizer.param_groups[0]
+        return record | {"lr": group["lr"] / group.get("lr_scale", 1.0)}
 
-    def _loss(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Aux]:
-        """The loss of a batch, of this process's share of it, and what the model returned beside its outputs."""
-        name = self.batches.name(step)
-        objective, keywords = self.objectives[name], {"task": name} if name else {}
-        torch.manual_seed(derive_seed(self.recipe.train.seed, STEP, step, self.accelerator.process_index))
-        with autocast(self.recipe, inputs.device):
-            outputs, aux = self.model(inputs, return_aux=True, **keywords)
-        return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
+    def _parts(self, step: int, batch: Sequence[Tensor]) -> tuple[Parts, str]:
+        """The parts of a batch on the device, and the name of its task."""
+        layout = torch.channels_last if self.recipe.train.channels_last else torch.preserve_format
 
-    @torch.no_grad()
-    def _check_update(self, step: int, inputs: Tensor, targets: Tensor) -> None:
-        """Check that the model still has a sensible loss after an update, on the batch that this was made from.
+        def place(tensor: Tensor) -> Tensor:
+            form = layout if tensor.ndim == 4 else torch.preserve_format
+            return tensor.to(self.accelerator.device, non_blocking=True, memory_format=form)
 
-        The model is in training mode, and is left as it was: batch norms do not see the batch twice.
-        """
-        before = [buffer.clone() for buffer in self.model.buffers()]
-        loss, _ = self._loss(step, inputs, targets)
-        for buffer, value in zip(self.model.buffers(), before, strict=True):
-            buffer.copy_(value)
-        value, first = self.accelerator.reduce(loss, "mean").item(), self.first_losses.get(self.batches.name(step))
-        check_after(value, first, step, self.folder.path)
+        return list(zip(map(place, batch[::2]), map(place, batch[1::2]), strict=True)), self.batches.name(step)
 
     def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+        names = [name for name, _ in self.plain_model.named_parameters()]
         check_state(weights, names, optimizer, self.step, self.folder.path)
 
     def _left_out(self) -> dict[str, int]:
@@ -279,25 +321,6 @@ class Trainer:
             return {}
         count = torch.tensor(self.unreadable, device=self.accelerator.device)
         return {"unreadable": int(self.accelerator.reduce(count, "sum"))}
-
-    def _aux_loss(self, aux: Aux) -> Tensor | float:
-        """The model's auxiliary losses, weighted by the recipe."""
-        returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
-        for name in sorted(self.recipe.aux_losses.keys() - returned):
-            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, "returned by the model"))
-        return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
-
-    def _check_full_batch(self) -> None:
-        """Check what L-BFGS needs: the same loss all the time, and all of it here."""
-        if self.recipe.tasks is not None:
-            raise ValueError("lbfgs needs the same loss in every step, not tasks in turn: take another optimizer")
-        train, examples = self.recipe.train, len(self.splits["train"])
-        if train.batch_size != examples or train.grad_clip is not None or self.share["world"] > 1:
-            raise ValueError(
-                "lbfgs needs all training data in every step, gradients as they are and a single process: "
-                f"set train.batch_size={examples} (it is {train.batch_size}) and train.grad_clip=null, and start one "
-                f"process (there are {self.share['world']}); or take another optimizer"
-            )
 
     def _training_batches(self) -> AlternatingBatches:
         """The batches of all tasks in turn; those of a task among several have a seed of their own."""
@@ -317,7 +340,7 @@ class Trainer:
             return self.recipe.model.create()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return whole_state(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer, sharded=self.sharded)
+        return whole_state(self.plain_model, self.optimizer.optimizer, sharded=self.sharded)
 
     def _restore(self) -> None:
         """Take over the state of the checkpoint to start at."""
@@ -328,7 +351,7 @@ class Trainer:
                 f"{printable(path)} is at step {self.step}, and the recipe trains {self.total} in all: set "
                 "train.duration to more"
             )
-        model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+        model, optimizer = self.plain_model, self.optimizer.optimizer
         try:
             if self.start.record:
                 is_other = any(change.startswith("optim.name") for change in changed or ())
@@ -343,6 +366,9 @@ class Trainer:
             ) from error
         self.unreadable = facts.get("unreadable", 0) if self._is_main else 0
         self.first_losses |= facts.get("first_losses", {})
+        self.stepper.scale.restore(facts)
+        if self.best is not None and self._saved:
+            self.best.restore(facts)
         self._say(f"resumed {printable(self.folder.path)} at step {self.step}/{self.total}")
         if self.start.record:
             said = "what its recipe was is not known" if changed is None else "; ".join(changed) or "nothing is changed"

@@ -76,7 +76,7 @@ def test_reads_typed_values(recipe_file):
             "{name: digits}",
             "{shift: 1}",
             5,
-            r"data: missing key 'name', one of: digit_canvas, digits, formulas",
+            r"data: missing key 'name', one of: csv, digit_canvas, digits, formulas, hf_dataset",
         ),
         ("{name: digits}", "{name: digits, sift: 1}", 5, r"data\.sift: .*did you mean 'shift'"),
         ("balance: 0.01", "balance: high", 13, r"aux_losses\.balance: expected a number, got 'high'"),

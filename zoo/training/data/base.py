@@ -38,3 +38,10 @@ class DataSet(OpenSection, folder="zoo.training.data"):
     def with_channels_of(self, model: Mapping[str, Any]) -> "DataSet":
         """The same with what is left open about channels taken from the arguments of a model."""
         return self
+
+    def preparation(self) -> dict[str, Any]:
+        """How images are prepared for the model, as timm's ``pretrained_cfg`` says it; empty where nothing is known.
+
+        Keys: ``mean``, ``std``, ``crop_pct``, ``interpolation``, ``input_size``.
+        """
+        return {}

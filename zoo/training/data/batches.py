@@ -4,7 +4,10 @@ Nothing here keeps a position: the batch of a step is computed from the seed and
 the images, in the order and with the augmentation, that the uninterrupted run would have seen.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+from collections.abc import Hashable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -19,16 +22,17 @@ from zoo.training.tasks.base import Task
 class TrainingBatches(Dataset):
     """Batch number `step` of training as item `step`: reshuffled every epoch, the last partial batch dropped.
 
+    Of a split with `repeats` each image comes so often in a row, augmented anew and in different processes where there
+    are several, and an epoch is as long with so many fewer images (repeated augmentation; Hoffer et al.,
+    arXiv:1901.09335).
+
     `batch_size` is that of the whole run: each of `world` processes gets its share of the same batch, so the order of
     the data does not depend on how many there are.
 
     Args:
-        repeats: Repeated augmentation (Hoffer et al., https://arxiv.org/abs/1901.09335): each image comes so often in a
-            row, augmented anew and in different processes where there are several, and an epoch, which is as long as
-            without, has so many times fewer of them.
-        accumulate: Number of parts that a process's share of a batch comes in. With more than one, an item is a list of
-            so many (inputs, targets), which are the batches of `accumulate` times as many processes; where pictures
-            are left out, one of which nothing remains is left out too.
+        accumulate: Number of parts that a process's share of a batch comes in. An item has inputs and targets of one
+            after the other, which are the batches of so many times more processes. Where pictures are left out, a part
+            of which nothing remains is left out too.
     """
 
     def __init__(
@@ -40,7 +44,6 @@ class TrainingBatches(Dataset):
         seed: int,
         rank: int = 0,
         world: int = 1,
-        repeats: int = 1,
         accumulate: int = 1,
     ):
         parts = world * accumulate
@@ -57,7 +60,7 @@ class TrainingBatches(Dataset):
             )
         self.split, self.task, self.batch_size = split, task, batch_size
         self.seed, self.rank, self.world = seed, rank, world
-        self.repeats, self.accumulate = repeats, accumulate
+        self.accumulate = accumulate
         self.steps_per_epoch = len(split) // batch_size
         self._shuffled: tuple[int, Tensor] | None = None  # the latest epoch and its order
 
@@ -66,13 +69,13 @@ class TrainingBatches(Dataset):
         """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
         return self.batch_size // self.world
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
         first = self.rank * self.accumulate
         parts = [self._part(step, number) for number in range(first, first + self.accumulate)]
         parts = [part for part in parts if len(part[0])]
         if not parts:
             raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
-        return parts if self.accumulate > 1 else parts[0]
+        return tuple(itertools.chain(*parts))
 
     def _part(self, step: int, number: int) -> tuple[Tensor, Tensor]:
         """One of the parts of a batch: of each process, or of each of its turns."""
@@ -90,9 +93,9 @@ class TrainingBatches(Dataset):
         """The numbers of the images of a whole batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._shuffled is None or self._shuffled[0] != epoch:
-            self._shuffled = epoch, torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
-        places = torch.arange(position * self.batch_size, (position + 1) * self.batch_size)
-        return self._shuffled[1][places // self.repeats]
+            order = torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
+            self._shuffled = epoch, order.repeat_interleave(getattr(self.split, "repeats", 1))[: len(order)]
+        return self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class EvaluationBatches(Dataset):
@@ -105,6 +108,11 @@ class EvaluationBatches(Dataset):
     def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         self.split, self.task, self.batch_size, self.seed = split, task, batch_size, seed
         self.indices = list(range(rank, -(-len(split) // world) * world, world))
+
+    @property
+    def identity(self) -> Hashable:
+        """What is the same of two that fetch the same, as long as the split is there."""
+        return id(self.split), self.task, self.batch_size, self.seed, *self.indices[:2], len(self.indices)
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -136,12 +144,45 @@ def loader(batches: Dataset, numbers: range) -> Iterator[tuple[Tensor, ...]]:
     Raises:
         ValueError: what a worker raised, in its words alone: torch would add where in the worker that was.
     """
+    with _fetching(batches, numbers) as fetched:
+        for batch in fetched:
+            if isinstance(batch, _Problem):
+                raise ValueError(batch.text)
+            yield batch
+
+
+@contextlib.contextmanager
+def waiting_workers() -> Iterator[None]:
+    """Within it, the processes that fetch for one evaluation wait for the next of the same data, and end with it.
+
+    Who owns them is said by a context, and not by the data: where a cycle of objects is what keeps them, torch waits
+    five seconds for each before it ends it.
+    """
+    token = _idle.set({})
+    try:
+        yield
+    finally:
+        _idle.get().clear()
+        _idle.reset(token)
+
+
+# Loaders whose processes wait, by what they fetch; None: they end with their evaluation.
+_idle: ContextVar[dict[Hashable, DataLoader] | None] = ContextVar("_idle", default=None)
+
+
+@contextlib.contextmanager
+def _fetching(batches: Dataset, numbers: range) -> Iterator[DataLoader]:
     pin = torch.cuda.is_available()  # what makes the copy to a GPU run beside its work
     options = {"batch_size": None, "sampler": numbers, "num_workers": batches.split.workers, "pin_memory": pin}
-    for batch in DataLoader(_Carrying(batches), **options):
-        if isinstance(batch, _Problem):
-            raise ValueError(batch.text)
-        yield batch
+    idle = _idle.get()
+    if idle is None or not batches.split.workers or not isinstance(batches, EvaluationBatches):
+        yield DataLoader(_Carrying(batches), **options)
+        return
+    kind = batches.identity, numbers
+    fetched = idle.pop(kind, None) or DataLoader(_Carrying(batches), persistent_workers=True, **options)
+    yield fetched
+    if (idle := _idle.get()) is not None:  # and after an error it is not kept
+        idle[kind] = fetched
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class CanvasSplit(Split):
 
     num_classes = 11
     kind = "pixel"
+    class_names = ("background", *"0123456789")
 
     def __init__(self, canvas: DigitCanvas, part: str, digits: TensorSplit):
         self.canvas, self.part, self.labels = canvas, part, digits.labels

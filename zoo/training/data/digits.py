@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,9 +45,13 @@ class Digits(DataSet):
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
         targets = torch.from_numpy(labels).long()
         splits = {
-            part: TensorSplit(images[index], targets[index], num_classes=10)
+            part: TensorSplit(images[index], targets[index], num_classes=10, class_names=tuple("0123456789"))
             for part, index in {"train": train, "validation": validation, "test": test}.items()
         }
         if self.shift or self.rotate or self.zoom:
             splits["train"].augment = {"shift": self.shift, "rotate": self.rotate, "zoom": self.zoom}
         return splits
+
+    def preparation(self) -> dict[str, Any]:
+        facts = {"input_size": (1, self.size, self.size), "interpolation": "bilinear", "crop_pct": 1.0}
+        return facts | {"mean": (0.0,), "std": (1.0,)}

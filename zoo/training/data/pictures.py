@@ -8,16 +8,17 @@ warning with the name of the file.
 import contextlib
 import errno
 import heapq
+import io
 import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import get_img_extensions
 from timm.utils import natural_key
 from torch import Tensor
@@ -100,14 +101,20 @@ def _identity(folder: str | os.PathLike) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
+def check_links(
+    parts: Mapping[str, list[tuple[str, Hashable]]], shared_as: str = "links to those of {}, or the other way round"
+) -> None:
     """Follow links: one file is of one class, and is seen either in training or in evaluation.
+
+    Args:
+        parts: The path and the class, or classes, of each picture of a part.
+        shared_as: What pictures of one part are of another, in words.
 
     Raises:
         ValueError: a file has two classes.
     """
     real_folders: dict[str, str] = {}
-    seen: dict[str, tuple[str, str, int]] = {}  # the file itself -> part, path and class where it was met first
+    seen: dict[str, tuple[str, str, Hashable]] = {}  # the file itself -> part, path and class where it was met first
     shared: Counter = Counter()
     for part, samples in parts.items():
         for path, label in samples:
@@ -123,13 +130,13 @@ def check_links(parts: Mapping[str, list[tuple[str, int]]]) -> None:
                 shared[first_part, part] += 1
     for (first_part, part), count in shared.items():
         warnings.warn(
-            f"{count} pictures of {part!r} are links to those of {first_part!r}, or the other way round: what is "
-            f"measured on {part!r} is not of unseen pictures",
+            f"{count} pictures of {part!r} are {shared_as.format(repr(first_part))}: what is measured on {part!r} is "
+            "not of unseen pictures",
             stacklevel=2,
         )
 
 
-def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tensor:
+def read_picture(source: str | bytes, in_chans: int, *, deep: bool, name: str | None = None) -> Image.Image | Tensor:
     """A picture as grey (`in_chans` 1) or RGB (3), the way up that its EXIF says.
 
     Each sample is scaled from the range of its type: 16 bits from 0 to 65535, 12 bits to 4095, a single bit to 1. Mode
@@ -138,20 +145,20 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
     ``PIL.Image.MAX_IMAGE_PIXELS``, of which PIL itself only warns.
 
     Args:
-        path: The file.
+        source: The path of a file, or the bytes of one.
         in_chans: Channels wanted.
         deep: Whether a grey picture of more than 8 bits keeps them, as a float32 tensor ``(in_chans, H, W)`` in [0, 1];
             otherwise it is rounded to 8 bits, as what most augmentations of PIL need.
+        name: What an error calls it; None: its path.
 
     Raises:
         ValueError: the file cannot be read whole, is too large, or has values out of range; the message names it.
         OSError, MemoryError: the machine has too little of something, which says nothing about the picture.
     """
+    name = printable(source) if name is None else name
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError("it is no file")  # reading a pipe might never end
-        with Image.open(path) as image:
-            _check_size(image)
+        with Image.open(openable(source)) as image:
+            check_size(image)
             image.load()
             with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the way up
                 image = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
@@ -159,19 +166,36 @@ def read_picture(path: str, in_chans: int, *, deep: bool) -> Image.Image | Tenso
             if values is None:
                 return _eight_bits(image, in_chans)
     except MemoryError as error:
-        raise MemoryError(f"there is no memory to read {printable(path)}: {MACHINE}") from error
+        raise MemoryError(f"there is no memory to read {name}: {MACHINE}") from error
     except Exception as error:  # of many kinds, by format
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            message = f"{printable(path)} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
-            raise OSError(error.errno, message) from error
-        problem = f"{printable(path)} cannot be read as a picture ({printable(error, 300)}): repair it or remove it"
-        raise ValueError(problem) from error
+            raise OSError(
+                error.errno, f"{name} could not be read now ({os.strerror(error.errno)}): {MACHINE}"
+            ) from error
+        # PIL's own words name the place in memory of bytes.
+        problem = (
+            "PIL cannot identify its format" if isinstance(error, UnidentifiedImageError) else printable(error, 300)
+        )
+        raise ValueError(f"{name} cannot be read as a picture ({problem}): repair it or remove it") from error
     if deep:
         return torch.from_numpy(values).expand(in_chans, *values.shape)
     return _eight_bits(Image.fromarray(np.uint8(values * 255 + 0.5)), in_chans)
 
 
-def _check_size(image: Image.Image) -> None:
+def openable(source: str | bytes) -> str | io.BytesIO:
+    """What PIL opens of a path or of bytes.
+
+    Raises:
+        ValueError: The path is of no file; reading a pipe might never end.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        raise ValueError("it is no file")
+    return source
+
+
+def check_size(image: Image.Image) -> None:
     """Check that a picture, which takes a byte or more a pixel once it is unpacked, is no larger than PIL's bound."""
     width, height = image.size
     most = Image.MAX_IMAGE_PIXELS

@@ -14,13 +14,16 @@ from zoo.training.seeds import generator
 class Split(Protocol):
     """One part of a data set: `len()` images, fetched by index; or vectors, which the same words stand for.
 
-    Of the kinds, ``image`` has a class for an image, ``pixel`` one for every pixel of it, and ``vector`` has numbers
-    for a vector of numbers. A class that inherits from this one takes over what has a default.
+    Of the kinds, ``image`` has a class for an image, ``labels`` any number of them, ``pixel`` one for every pixel of
+    it, and ``vector`` has numbers for a vector of numbers. A class that inherits from this one takes over what has a
+    default.
     """
 
     num_classes: int  # of kind "vector": how many numbers
-    kind: Literal["image", "pixel", "vector"]
+    kind: Literal["image", "labels", "pixel", "vector"]
+    class_names: tuple[str, ...] = ()  # in the order of the labels; empty where the data have none
     workers: int = 0  # processes that fetch
+    repeats: int = 1  # how often an image comes in training at a time
     skip: bool = False  # whether what cannot be read is left out; otherwise it is an error
 
     def __len__(self) -> int: ...
@@ -28,9 +31,14 @@ class Split(Protocol):
     def fetch(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor]:
         """Images in float32 and labels; augmented from `seed`, plain if it is None.
 
-        Shape: ``(B, C, H, W)`` and ``(B,)`` or ``(B, H, W)``; vectors ``(B, inputs)`` and ``(B, num_classes)``.
+        Shape: ``(B, C, H, W)`` and ``(B,)`` or ``(B, H, W)``; of kind ``labels`` ``(B, num_classes)`` of 0, 1 and,
+        where nobody knows, NaN; vectors ``(B, inputs)`` and ``(B, num_classes)``.
         """
         ...
+
+    def describe(self, index: int) -> str:
+        """Which example that is, for people: the path of a picture, the member of a shard."""
+        return f"image {index}"
 
     def fetch_readable(self, indices: list[int], seed: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """As `fetch`, and which of the images could be read, ``(B,)``: all, unless `skip` is set."""
@@ -45,7 +53,8 @@ class TensorSplit(Split):
     labels: Tensor
     _: KW_ONLY
     num_classes: int
-    kind: Literal["image", "vector"] = "image"
+    kind: Literal["image", "labels", "vector"] = "image"
+    class_names: tuple[str, ...] = ()
     augment: dict[str, float] | None = None
 
     def __len__(self) -> int:

@@ -5,12 +5,11 @@ for a duration are errors with file and line (`schema.py`).
 """
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from torch import nn
@@ -25,17 +24,12 @@ from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.optim import Optim, Schedule
 from zoo.training.recipe.reading import compose, override, read
 from zoo.training.recipe.schema import (
-    LONGEST,
-    Count,
-    Duration,
-    Lasting,
-    Length,
     Positive,
-    Seed,
     build,
     plain,
 )
 from zoo.training.recipe.section import Misfit, Section
+from zoo.training.recipe.train import Train
 from zoo.training.tasks.base import Task
 
 # Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
@@ -50,7 +44,6 @@ ELSEWHERE = {
     "heads": "set model.heads",
     "self": "no model takes it",
 }
-FEW = 64  # threads that every machine can start, however few processors it has
 
 
 @dataclass(frozen=True)
@@ -76,37 +69,6 @@ class Model(Section):
         if self.pyramid is None:
             return create_model(self.name, **self.kwargs)
         return Segmenter(self.name, self.pyramid, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class Train(Section):
-    """The loop."""
-
-    renamed: ClassVar[dict[str, str]] = {"select": "phases.select"}
-    duration: Length  # of the whole training
-    batch_size: Count  # of the whole run, over all processes
-    eval_every: Length  # how often the validation split is measured
-    checkpoint_every: Length  # how often what a run goes on from is written
-    seed: Seed = 0  # of the weights, the order of the data and whatever else is random
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, weights stay in fp32
-    grad_clip: Positive | None = None  # largest norm of all gradients together; null: no clipping
-    # Decay of an average of the weights, which is then what is evaluated and saved; null: no average.
-    ema: Annotated[float, Interval(above=0, below=1)] | None = None
-    log_every: Length = Duration(10, "st")  # how often the loss is written down
-    # When the model enters its phases, such as {select: 5ep}: those that its modules know, see `zoo.blocks.protocol`.
-    phases: dict[str, Annotated[Duration, Lasting(0, LONGEST)]] = field(default_factory=dict)
-    # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
-    threads: Annotated[int, Interval(1, 1024)] | None = None
-
-    def check_threads(self) -> None:
-        """Check that this machine can start the threads: each takes memory and a place in the system's table.
-
-        Raises:
-            ValueError: They are many, and more than there are processors; torch would end the process.
-        """
-        most = max(os.cpu_count() or 1, FEW)
-        if (self.threads or 1) > most:
-            raise ValueError(f"train.threads is {self.threads}; on this machine it must be at most {most}, or null")
 
 
 @dataclass(frozen=True)
@@ -230,6 +192,11 @@ class Recipe(Section):
         names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
         return ["/".join(filter(None, (part, *names_of_task))) for names_of_task in names]
 
+    def directions(self, part: str) -> dict[str, bool | None]:
+        """Of each number that a run reports of a part, whether a higher one is the better; None if no task says it."""
+        better = {name: side for one in self.objectives.values() for name, side in one.task.higher_is_better.items()}
+        return {name: better.get(name.rpartition("/")[2]) for name in self.reports(part)}
+
     def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
         """Check what only the machine and the data can tell, which are the splits of each task by its name.
 
@@ -288,14 +255,13 @@ def _dump(tree: dict[str, Any]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 
-def dumps_of(recipe: Recipe) -> list[str]:
-    """The text of `dump_recipe`, and what versions wrote that had `train.select` in the place of phases."""
-    dumps, tree = [dump_recipe(recipe)], plain(recipe)
-    phases = tree["train"]["phases"]
-    if phases.keys() <= {"select"}:
-        before = {"select" if key == "phases" else key: one for key, one in tree["train"].items()}
-        dumps.append(_dump(tree | {"train": before | {"select": phases.get("select")}}))
-    return dumps
+def is_dump(text: str) -> bool:
+    """Whether a text is in the words of `dump_recipe`, also of a version that knew fewer keys or other ones."""
+    try:
+        tree = yaml.safe_load(text)
+        return isinstance(tree, dict) and _dump(tree) == text
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -306,6 +272,8 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     before, after = map(_flat, trees)
     for flat in (before, after):
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
+            del flat[key]
+        for key in [key for key in flat if key.endswith("data.workers")]:  # a batch is the same whoever reads it
             del flat[key]
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]

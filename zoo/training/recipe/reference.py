@@ -78,7 +78,10 @@ def section(path: str, cls: type) -> str:
     title = f"`{path}`" + (f", name `{name}`" if name else "") if path else "All"
     about = inspect.cleandoc(cls.__doc__).partition("\n\n")[0].replace("\n", " ")
     lines = ["", f"## {title}", "", about]
-    rows = [row(cls, field) for field in dataclasses.fields(cls)]
+    fields = sorted(
+        dataclasses.fields(cls), key=lambda field: field.kw_only
+    )  # those that several kinds share come last
+    rows = [row(cls, field) for field in fields]
     if rows:
         lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]
     return "\n".join(lines) + "\n"

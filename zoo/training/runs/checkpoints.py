@@ -31,12 +31,14 @@ STEP = "step-" + "[0-9]" * 8
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 OPTIMIZER, SUMMARY = "optimizer.pt", "checkpoint.json"
 FILES = (*WEIGHTS, OPTIMIZER, SUMMARY)  # a folder without any of them holds what somebody put there
-# What checkpoint.json says; the last two need not be there.
+# What checkpoint.json says; the first two are always there.
 SAID = {
     "step": Annotated[int, Interval(0, 99_999_999)],
     "sha256": dict[Literal[(*WEIGHTS, OPTIMIZER)], str],
     "first_losses": dict[str, float],
     "unreadable": Annotated[int, Interval(0)],
+    "loss_scale": dict[str, float],
+    "best": dict[str, float],
 }
 OLD = "old"  # in the folder that a checkpoint is written in: the one that it replaces
 # What older versions of zoo, killed while they wrote a checkpoint, left: a folder, and in it files.

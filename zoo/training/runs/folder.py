@@ -5,6 +5,7 @@
     checkpoints/step-00000400/      the latest checkpoint: `zoo.training.runs.checkpoints`
     model/                          the trained model, for zoo.create_model("local-dir:..."), Segmenter.open(...) or
                                     MultiTask.open(...)
+    best/                           the best model by the validation part, in the same form, if the recipe keeps it
     run.lock                        while a training writes: which process that is
 
 A file or a checkpoint is written beside its place and renamed into it: a kill at any instant leaves the old or the new
@@ -28,7 +29,7 @@ from zoo.training.models.multitask import PARTS as OF_TASKS
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import PARTS as OF_SEGMENTER
 from zoo.training.models.segmenter import Segmenter
-from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, dumps_of, load_recipe
+from zoo.training.recipe.recipe import Recipe, differences, dump_recipe, is_dump, load_recipe
 from zoo.training.runs.checkpoints import (
     PARTIAL,
     Content,
@@ -72,6 +73,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.best = self.path / "best"
         self.lock = FolderLock(self.path / "run.lock")
         self.latest: Path | None = None  # the last checkpoint that was found here or written from here
 
@@ -111,11 +113,13 @@ class RunFolder:
             )
         # The user is told before the training that `save_model` could not write, not after it.
         pointers = {OF_TASKS.pointer: recipe.model.heads, OF_SEGMENTER.pointer: recipe.model.pyramid}
-        next((pointer for pointer, section in pointers.items() if section is not None), MODEL).check(self.model)
+        pointer = next((pointer for pointer, section in pointers.items() if section is not None), MODEL)
+        for target in [self.model] if recipe.train.best is None else [self.model, self.best]:
+            pointer.check(target)
         old = load_recipe(self.recipe) if self.recipe.exists() else recipe
         changed = differences(old, recipe)
         advised = changed and all(change.startswith(ADVISED) for change in changed)
-        advised = advised and self._is_own(old) and self.metrics.exists()
+        advised = advised and self._is_own() and self.metrics.exists()
         if changed and not (advised and "diverged" in (read_records(self.metrics) or [{}])[-1]):
             changes = some(changed, 12, between="; ")
             raise ValueError(
@@ -158,7 +162,7 @@ class RunFolder:
                 append_record(self.metrics, record)
         old = load_recipe(self.recipe) if self.recipe.exists() else None
         # One in somebody's own words that says the same stays.
-        if old is None or (old != recipe and self._is_own(old)):
+        if old is None or (old != recipe and self._is_own()):
             with replacing(self.recipe) as file:
                 file.write_text(MARK + dump_recipe(recipe), "utf-8")
         if self.metrics.exists():
@@ -208,13 +212,14 @@ class RunFolder:
             f"or remove {printable(self.path)} to start again"
         )
 
-    def save_model(self, model: nn.Module) -> None:
-        """Write the trained model."""
+    def save_model(self, model: nn.Module, *, best: bool = False) -> None:
+        """Write the trained model, or the best one so far."""
         self.lock.check_kept()
+        target = self.best if best else self.model
         if isinstance(model, (Segmenter, MultiTask)):
-            model.save(self.model)
+            model.save(target)
         else:
-            save_pretrained(model, self.model)
+            save_pretrained(model, target)
 
     def _is_foreign(self) -> bool:
         """Whether the folder holds something, and it is no run. What is hidden, as `.DS_Store`, does not count."""
@@ -224,7 +229,7 @@ class RunFolder:
 
     def _check_places(self) -> None:
         """Raise an error if something else stands where a file or a folder of the run must be."""
-        for folder in (self.path, self.checkpoints, self.model):
+        for folder in (self.path, self.checkpoints, self.model, self.best):
             folder_at(folder)
         stage = ".zoo-00000000.tmp"  # as where files are written before they get their places
         longest = self.model / stage / "backbone-00000000" / stage / "model-00000000.safetensors"
@@ -236,10 +241,10 @@ class RunFolder:
         began = [origin.get("from") for origin in read_records(self.metrics)] if self.metrics.exists() else []
         return any(_resolved(origin) == Path(source).resolve() for origin in began if isinstance(origin, str))
 
-    def _is_own(self, recipe: Recipe) -> bool:
-        """Whether recipe.yaml, which says this recipe, is in zoo's words; older versions did not mark it."""
-        text, dumps = self.recipe.read_text("utf-8"), dumps_of(recipe)
-        return text.removeprefix(MARK) in dumps and (text.startswith(MARK) or self.metrics.exists())
+    def _is_own(self) -> bool:
+        """Whether recipe.yaml is in zoo's words, and not in somebody's; older versions did not mark it."""
+        text = self.recipe.read_text("utf-8")
+        return is_dump(text.removeprefix(MARK)) and (text.startswith(MARK) or self.metrics.exists())
 
 
 def _resolved(path: str | Path) -> Path | None:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,15 @@ def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
             file.write_bytes(content)
 
 
-def numbers(entry: Tensor | tuple[Tensor, ...]) -> Any:
-    """An auxiliary output as JSON has it: a loss is a tensor, a statistic a tuple of them, one a layer."""
-    return entry.tolist() if isinstance(entry, Tensor) else [layer.tolist() for layer in entry]
+def as_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as JSON has it: of tensors the numbers, and of tuples of them, such as one a layer, lists."""
+    return {key: _number(entry) for key, entry in record.items()}
+
+
+def _number(entry: Any) -> Any:
+    if isinstance(entry, tuple):
+        return [layer.tolist() for layer in entry]
+    return entry.tolist() if isinstance(entry, Tensor) else entry
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -1,0 +1,185 @@
+"""One step of the optimizer: the loss of a batch, its gradient, and the update."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from zoo.blocks.base import Aux
+from zoo.checks import unknown
+from zoo.tools.moe.parallel import clip_grad_norm_, expert_parameters
+from zoo.training.divergence import check_after, overflowing
+from zoo.training.engine.finite import FiniteCheck
+from zoo.training.engine.precision import LossScale, autocast
+from zoo.training.optim import second_derivatives
+from zoo.training.recipe.recipe import Recipe
+from zoo.training.seeds import STEP, derive_seed
+
+Parts = Sequence[tuple[Tensor, Tensor]]  # inputs and targets of the parts that a batch is computed in
+
+
+class Stepper:
+    """Takes the steps of a training; what is random in one follows from the recipe's seed, its number and the process.
+
+    Args:
+        recipe: The recipe.
+        accelerator: Of the processes.
+        model: As the accelerator has prepared it.
+        optimizer: Of its parameters, torch's own.
+        frozen: Modules that compute as in evaluation although the model is trained.
+        folder: Of the run, for messages.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        frozen: Sequence[nn.Module],
+        folder: Path,
+    ):
+        self.recipe, self.accelerator, self.model, self.optimizer = recipe, accelerator, model, optimizer
+        self.objectives, self.frozen, self.folder = recipe.objectives, frozen, folder
+        self.scale = LossScale(recipe.train.precision, accelerator.device)
+        self.finite = FiniteCheck(accelerator.device, folder)
+        self.experts = bool(expert_parameters(model))  # whether processes have a part of them each
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(self, step: int, parts: Parts, name: str) -> tuple[dict[str, Any], Aux]:
+        """Change the weights once.
+
+        Args:
+            step: Its number.
+            parts: The batch, of this process's share of it.
+            name: Of the task.
+
+        Returns:
+            What may be logged, with numbers still on the device; and what the model returned beside its outputs.
+
+        Raises:
+            FloatingPointError: The loss or its gradient is not finite; nothing is changed, see `FiniteCheck`.
+        """
+        answers: list[tuple[dict[str, Any], Aux]] = []
+
+        def loss_and_gradient() -> Tensor:
+            """For the optimizer, which may ask more than once; the first answer is what is reported of the step."""
+            self.optimizer.zero_grad()
+            loss, aux = self._backward(step, parts, name)
+            value = self._mean_of_processes(loss)  # the same in every process, so they stop together
+            norm = self._gradient_norm()
+            self.finite.check(step, value, value if self.scale.used else norm)  # a scaled gradient may overflow
+            record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
+            answers.append((record | aux, aux))
+            return loss
+
+        if not self.model.training:
+            self.train_mode()
+        with second_derivatives(self.recipe.optim.second_order):
+            if self.scale.used:
+                loss_and_gradient()
+                self.scale.step(self.optimizer)
+            else:
+                self.optimizer.step(loss_and_gradient)
+        return answers[0]
+
+    def settle(self, step: int) -> None:
+        """Raise FloatingPointError for what `step` has only noted, up to the step before this one."""
+        self.finite.settle()
+        if self.scale.exhausted:
+            raise overflowing(step, self.folder)
+
+    @torch.no_grad()
+    def check_update(self, step: int, parts: Parts, name: str, first: float | None) -> None:
+        """Check that the model still has a sensible loss after an update, on the batch that this was made from.
+
+        The model is in training mode, and is left as it was: batch norms do not see the batch twice.
+
+        Args:
+            step, parts, name: As of `step`.
+            first: The loss before the first update of the task.
+
+        Raises:
+            FloatingPointError: It has not.
+        """
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        losses = [self._loss(step, number, *part, name)[0] for number, part in enumerate(parts)]
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        value = self._mean_of_processes(torch.stack(losses).mean()).item()
+        check_after(value, first, step, self.folder)
+
+    def train_mode(self) -> None:
+        """Set the model to training, but for what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def _backward(self, step: int, parts: Parts, name: str) -> tuple[Tensor, Aux]:
+        """Add up the gradients of the parts; the mean loss, and the mean of what the model returned beside."""
+        losses, auxes = [], []
+        for number, part in enumerate(parts):
+            together = number == len(parts) - 1  # processes exchange gradients once a step
+            with contextlib.nullcontext() if together else self.accelerator.no_sync(self.model):
+                loss, aux = self._loss(step, number, *part, name)
+                share = loss if len(parts) == 1 else loss / len(parts)
+                self.scale.scaled(share).backward(create_graph=self.recipe.optim.second_order)
+            losses.append(loss.detach())
+            auxes.append(aux)
+        if len(parts) == 1:
+            return losses[0], auxes[0]
+        return torch.stack(losses).mean(), {key: _mean([aux[key] for aux in auxes]) for key in auxes[0]}
+
+    def _loss(self, step: int, part: int, inputs: Tensor, targets: Tensor, name: str) -> tuple[Tensor, Aux]:
+        """The loss of a part of a batch, and what the model returned beside its outputs."""
+        train, objective = self.recipe.train, self.objectives[name]
+        keywords = {"task": name} if name else {}
+        number = self.accelerator.process_index * train.accumulate + part
+        _seed(derive_seed(train.seed, STEP, step, number), self.accelerator.device)
+        with autocast(train.precision, inputs.device):
+            outputs, aux = self.model(inputs, return_aux=True, **keywords)
+        return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
+
+    def _aux_loss(self, aux: Aux) -> Tensor | float:
+        """The model's auxiliary losses, weighted by the recipe."""
+        returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
+        for name in sorted(self.recipe.aux_losses.keys() - returned):
+            raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, "returned by the model"))
+        return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
+
+    def _mean_of_processes(self, loss: Tensor) -> Tensor:
+        return loss if self.accelerator.num_processes == 1 else self.accelerator.reduce(loss, "mean")
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm of all gradients together, which are clipped if the recipe says so."""
+        self.scale.unscale(self.optimizer)
+        clip = self.recipe.train.grad_clip
+        if self.experts:
+            return clip_grad_norm_(self.model, clip or math.inf)
+        if clip is None and self.accelerator.num_processes == 1:
+            return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self.accelerator.clip_grad_norm_(self.parameters, clip or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step draws from; torch's function for all devices takes a millisecond on a CPU."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def _mean(entries: Sequence[Tensor | tuple[Tensor, ...]]) -> Tensor | tuple[Tensor, ...]:
+    """The mean of an auxiliary output over parts of a batch; a statistic has a tensor a layer."""
+    if isinstance(entries[0], Tensor):
+        return torch.stack(list(entries)).mean(0)
+    return tuple(torch.stack(layers).mean(0) for layers in zip(*entries, strict=True))
