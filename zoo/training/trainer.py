@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
 from zoo.training.data.alternate import training_batches
-from zoo.training.data.batches import images_of, loader, waiting_workers
+from zoo.training.data.batches import loader, waiting_workers
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_state
 from zoo.training.engine.best import BestSoFar
@@ -175,7 +175,7 @@ class Trainer:
                     enter_phase(self.plain_model, phase, averaged, self.optimizer)
                 record = self._update(step, *batch)
                 self.step = step + 1
-                self.unreadable += self.batches.parts[self.batches.name(step)].share - images_of(batch)
+                self.unreadable += self.batches.parts[self.batches.name(step)].share - sum(map(len, batch[::2]))
                 self.watch.advance(self.step)
                 if self._due(train.log_every):
                     self.stepper.settle(step)
@@ -300,8 +300,8 @@ class Trainer:
         with unwatched_after(self):
             yield
 
-    def _update(self, step: int, *batch: Any) -> dict[str, Any]:
-        """One optimizer step on inputs and targets, or on several such pairs; what may be logged."""
+    def _update(self, step: int, *batch: Tensor) -> dict[str, Any]:
+        """One optimizer step on inputs and targets, or on those of one part after the other; what may be logged."""
         self.scheduler.step_update(step)
         if self.drop_path is not None:
             self.drop_path.enter(step)

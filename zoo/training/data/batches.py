@@ -5,6 +5,7 @@ the images, in the order and with the augmentation, that the uninterrupted run w
 """
 
 import contextlib
+import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,32 +18,28 @@ from zoo.training.data.splits import Split
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator
 from zoo.training.tasks.base import Task
 
-Batch = Sequence[Tensor] | Sequence[Sequence[Tensor]]  # inputs and targets; or several such pairs, parts of a batch
+Batch = Sequence[Tensor]  # inputs and targets; of a batch in several parts, those of one after the other
 
 
-def parts_of(batch: Batch) -> list[Sequence[Tensor]]:
+def parts_of(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """The pairs of inputs and targets that a batch consists of."""
-    return [batch] if isinstance(batch[0], Tensor) else list(batch)
-
-
-def images_of(batch: Batch) -> int:
-    """How many images a batch has."""
-    return sum(len(inputs) for inputs, _ in parts_of(batch))
+    return list(zip(batch[::2], batch[1::2], strict=True))
 
 
 class TrainingBatches(Dataset):
     """Batch number `step` of training as item `step`: reshuffled every epoch, the last partial batch dropped.
 
-    Of a split with `repeats` each image comes so often in a row, augmented anew, and an epoch is as long with so many
-    fewer images (repeated augmentation; Hoffer et al., arXiv:1901.09335).
+    Of a split with `repeats` each image comes so often in a row, augmented anew and in different processes where there
+    are several, and an epoch is as long with so many fewer images (repeated augmentation; Hoffer et al.,
+    arXiv:1901.09335).
 
     `batch_size` is that of the whole run: each of `world` processes gets its share of the same batch, so the order of
     the data does not depend on how many there are.
 
     Args:
-        accumulate: Number of parts that a process's share of a batch comes in. With more than one, an item is a list of
-            so many (inputs, targets), which are the batches of `accumulate` times as many processes; where pictures
-            are left out, one of which nothing remains is left out too.
+        accumulate: Number of parts that a process's share of a batch comes in. An item has inputs and targets of one
+            after the other, which are the batches of so many times more processes. Where pictures are left out, a part
+            of which nothing remains is left out too.
     """
 
     def __init__(
@@ -79,13 +76,13 @@ class TrainingBatches(Dataset):
         """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
         return self.batch_size // self.world
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
         first = self.rank * self.accumulate
         parts = [self._part(step, number) for number in range(first, first + self.accumulate)]
         parts = [part for part in parts if len(part[0])]
         if not parts:
             raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
-        return parts if self.accumulate > 1 else parts[0]
+        return tuple(itertools.chain(*parts))
 
     def _part(self, step: int, number: int) -> tuple[Tensor, Tensor]:
         """One of the parts of a batch: of each process, or of each of its turns."""
