@@ -9,7 +9,10 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "zoo" / "version.py").read_text("utf-8"), re.M).group(1)
 
 PLOT = ["matplotlib>=3.8"]
-TRAIN = ["accelerate>=1.11", "jinja2>=3.1", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "tqdm>=4.66", *PLOT]
+TRAIN = [
+    *("accelerate>=1.11", "jinja2>=3.1", "psutil>=5.9", "pyyaml>=6.0", "scikit-learn>=1.4", "torchmetrics>=1.9"),
+    *("tqdm>=4.66", *PLOT),
+]
 DATA = ["braceexpand>=0.1.7", "datasets>=4.0", *TRAIN]
 WATCH = ["tensorboard>=2.18", "trackio>=0.5", "wandb>=0.19"]
 ATLAS = [

@@ -104,20 +104,18 @@ def row(name: str | None, kind: str, batch: int, rounds: int) -> str:
         trainer = Trainer(load_recipe(path), Path(folder) / "run")
     other, split = copy.deepcopy(trainer.model), trainer.splits["train"]
     if kind == "data":
-        ours, theirs = loader(trainer.batches, range(10**6)), iter(DataLoader(Plain(split, batch), batch_size=None, sampler=range(10**6)))
+        ours, theirs = (
+            loader(trainer.batches, range(10**6)),
+            iter(DataLoader(Plain(split, batch), batch_size=None, sampler=range(10**6))),
+        )
         take, take_too = (lambda: next(ours)), (lambda: next(theirs))
     else:
-        size = model_size(trainer.model)
-        ready = [(torch.randn(batch, *size), torch.randint(10, (batch,))) for _ in range(4)]
+        ready = [(torch.randn(batch, *trainer.model.input_size), torch.randint(10, (batch,))) for _ in range(4)]
         take, take_too = itertools.cycle(ready).__next__, itertools.cycle(ready).__next__
     times = take_turns({"zoo": by_zoo(trainer, take), "loop": by_hand(other, take_too)}, rounds, CPU)
     ratio = spread([a / b for a, b in zip(times["zoo"], times["loop"], strict=True)])
     shown = (name or "mixer of the digits", kind, batch, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}")
     return f"| {' | '.join(map(str, shown))} | {1e3 * spread(times['loop']).median:.1f} |"
-
-
-def model_size(model: nn.Module) -> tuple[int, int, int]:
-    return tuple(model.input_size)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def noisy_psnr(recipe: Recipe) -> float:
     """Test PSNR of the noisy images themselves, in dB: the score of a model that does nothing."""
     split = recipe.data.load()["test"]
     inputs, targets, _ = EvaluationBatches(split, recipe.task, batch_size=len(split), seed=recipe.train.seed)[0]
-    return recipe.task.metrics(inputs, targets)["psnr"].mean().item()
+    meter = recipe.task.meter(split.num_classes)
+    meter.update(inputs, targets)
+    return meter.compute()["psnr"]
 
 
 def compare(overrides: list[str], output: Path) -> list[dict]:

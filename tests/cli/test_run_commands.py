@@ -26,7 +26,8 @@ def test_a_recipe_becomes_a_run_that_is_measured_again(command, tmp_path):
     last = json.loads((tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()[-1])
     assert last["final"] and measured["metrics"].items() <= last.items()
     validation = command.json("eval", "runs/tiny", "--split", "validation")["metrics"]
-    assert set(validation) == {"validation/top1", "validation/loss"}
+    names = ("top1", "top5", "balanced_accuracy", "ece", "loss")
+    assert set(validation) == {f"validation/{name}" for name in names}
     assert f"test/top1 {measured['metrics']['test/top1']:.4g}" in command.text("eval", "runs/tiny")
     assert zoo.create_model("local-dir:runs/tiny/model").num_classes == 10
 

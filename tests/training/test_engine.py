@@ -259,3 +259,11 @@ def test_a_compiled_model_trains_as_the_plain_one(make_recipe, tmp_path):
 def test_recipes_that_make_no_sense_are_refused(make_recipe, override, message):
     with pytest.raises(ValueError, match=message):
         make_recipe(override)
+
+
+def test_a_trained_model_says_how_its_images_are_prepared_and_what_its_classes_are(make_recipe, tmp_path):
+    trainer = Trainer(make_recipe("train.duration=1st"), tmp_path / "run")
+    trainer.run()
+    cfg = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}").pretrained_cfg
+    assert cfg["mean"] == [0.0] and cfg["std"] == [1.0] and cfg["input_size"] == [1, 8, 8]
+    assert cfg["label_names"] == list("0123456789")

@@ -232,8 +232,9 @@ def test_edges_are_where_the_label_changes():
     logits[1, 1], logits[0, 0] = -2, 2  # one missed, one found where none is: of 8 edges 7, of 8 found 7
     logits[3, 3] = -2  # of 8 edges 6, of 7 found 6
     task = Edges(edge_weight=3)
-    metrics = task.metrics(logits[None, None], edges)
-    found = task.summarise({name: values.double().sum(0) for name, values in metrics.items()}, 1)
+    meter = task.meter(1)
+    meter.update(logits[None, None], edges)
+    found = meter.compute()
     assert found["precision"] == pytest.approx(100 * 6 / 7) and found["recall"] == pytest.approx(75)
     assert found["f1"] == pytest.approx(100 * 2 * 6 / 15)
     right, wrong = torch.nn.functional.softplus(torch.tensor([-2.0, 2.0])).tolist()

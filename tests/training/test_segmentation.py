@@ -14,10 +14,11 @@ from zoo.registry import family_of
 from zoo.skeletons.dense import PyramidHead
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.training import Pyramid, Segmenter, Trainer, evaluate, load_recipe
-from zoo.training.data.batches import EvaluationBatches, TrainingBatches
+from zoo.training.data.batches import TrainingBatches
 from zoo.training.data.digit_canvas import TILE, CanvasSplit, DigitCanvas
 from zoo.training.data.digits import Digits
 from zoo.training.data.splits import TensorSplit
+from zoo.training.evaluation import outputs_of
 from zoo.training.models import parts
 from zoo.training.optim import param_groups
 from zoo.training.tasks.segment import Segment
@@ -154,10 +155,11 @@ def test_miou_by_hand():
     """Two images, four classes; the last occurs nowhere. Over images alone the mean would be another."""
     targets = torch.tensor([[[0, 0, 0, 1]], [[0, 1, 1, 2]]])
     outputs = one_hot([[[0, 0, 1, 1]], [[0, 1, 2, 1]]], 4)
-    metrics = Segment().metrics(outputs, targets)
-    assert metrics["confusion"].shape == (2, 4, 4) and metrics["loss"].shape == (2,)
-    sums = {name: values.double().sum(0) for name, values in metrics.items()}
-    summary = Segment().summarise(sums, 2)
+    meter = Segment().meter(4)
+    meter.update(outputs, targets)
+    summary, tables = meter.compute(), meter.tables()
+    assert tables["confusion"].tolist() == [[3, 1, 0, 0], [0, 2, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert tables["class_iou"].tolist() == pytest.approx([75, 40, 0, float("nan")], nan_ok=True)
     assert summary["miou"] == pytest.approx(100 * (3 / 4 + 2 / 5 + 0 / 2) / 3)
     assert summary["pixel_accuracy"] == pytest.approx(100 * 5 / 8)
     assert summary["loss"] == pytest.approx(torch.nn.functional.cross_entropy(outputs, targets).item())
@@ -190,12 +192,11 @@ def test_filling_images_are_not_counted(make_recipe):
     """Three processes with four images each measure ten."""
     recipe = make_recipe()
     split = recipe.data.load()["test"]
-    sums = 0
-    for rank in range(3):
-        inputs, targets, counts = EvaluationBatches(split, recipe.task, batch_size=4, seed=0, rank=rank, world=3)[0]
-        confusion = recipe.task.metrics(Guess()(inputs), targets)["confusion"]
-        sums += torch.tensordot(counts.double(), confusion.double(), 1)
-    assert sums.sum() == 10 * 64 * 64
+    parts = [list(outputs_of(Guess(), recipe, split, rank=rank, world=3)) for rank in range(3)]
+    batches = [batch for part in parts for batch in part]
+    assert {indices.tolist()[0] for _, _, indices in batches} == {0, 1, 2}
+    assert sorted(index for _, _, indices in batches for index in indices.tolist()) == list(range(10))
+    assert all(len(outputs) == len(targets) == len(indices) for outputs, targets, indices in batches)
 
 
 # --- Segmenter --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a trained model predicts for every example of a split."""
+"""What a trained model says of every example of a split: for confusion matrices, worst mistakes, calibration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,59 +6,61 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zoo.training.data.batches import EvaluationBatches, loader
-from zoo.training.data.splits import Split
-from zoo.training.engine.precision import autocast
-from zoo.training.evaluation import cpu_threads
+from zoo.training.data.batches import Split
+from zoo.training.evaluation import measuring, outputs_of
 from zoo.training.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Outputs of a model for the examples of a split that could be read, on the CPU.
+    """Outputs and targets of the examples of a split that could be read, on the CPU and in the order of the split.
 
-    Attributes:
-        outputs: Logits ``(N, C)``, in fp32.
-        targets: What is right, as the task has it.
-        indices: Which example of the split each is, ``(N,)``.
+    `recipe.objectives[task].task.meter(split.num_classes)`, updated with the two, has the metrics and their tables.
     """
 
-    outputs: Tensor
-    targets: Tensor
-    indices: Tensor
+    outputs: Tensor  # (N, C): logits, in float32
+    targets: Tensor  # (N,): classes; or (N, C): labels of 0 and 1, NaN where unknown
+    indices: Tensor  # (N,): the numbers of the examples in the split
 
 
-@torch.no_grad()
 def predict_split(
     model: nn.Module,
     recipe: Recipe,
     split: Split,
     *,
     task: str = "",
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Predictions:
-    """Run the model over a split whose examples have classes.
+    """A model's outputs for every example of a split, in the recipe's precision and threads.
+
+    Args:
+        model: The model. It is in the mode, and on the device, that it was before.
+        recipe: What it was trained by.
+        split: Images with a class or with several labels each.
+        task: Of a recipe with several tasks, the name of one.
+        device: Where to compute; by default where the model is.
+        progress: Called with how many batches are done, and of how many.
 
     Raises:
-        ValueError: The split is of another kind.
+        ValueError: The split has something for every pixel, or numbers to fit; a picture cannot be read, and the recipe
+            does not say to skip it; or none can.
     """
     if split.kind not in ("image", "labels"):
-        raise ValueError(f"the data are of kind {split.kind!r}, which has no classes of images to predict")
-    train, device = recipe.train, device or next(model.parameters()).device
-    objective, keywords = recipe.objectives[task].task, {"task": task} if task else {}
-    batches = EvaluationBatches(split, objective, batch_size=train.batch_size, seed=train.seed)
-    was_training = model.training
-    model.eval()
-    parts = []
-    with cpu_threads(recipe):
-        for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
-            progress(number, len(batches))
-            with autocast(recipe.train.precision, device):
-                outputs = model(inputs.to(device), **keywords)
-            read = counts > 0
-            first = number * train.batch_size
-            indices = torch.arange(first, first + len(counts))[read]
-            parts.append((outputs.float().cpu()[read], targets[read], indices))
-    model.train(was_training)
-    return Predictions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        raise ValueError(
+            f"the data are of the kind {split.kind}, and predictions are kept of images with a class or with labels "
+            "alone (kinds image and labels): measure the others by zoo.training.evaluate"
+        )
+    home = next(model.parameters()).device
+    outputs, targets, indices = [], [], []
+    try:
+        model.to(home if device is None else device)
+        with measuring(model, recipe):
+            for batch in outputs_of(model, recipe, split, task=task, progress=progress):
+                for values, kept in zip(batch, (outputs, targets, indices), strict=True):
+                    kept.append(values.cpu())
+    finally:
+        model.to(home)
+    if not sum(map(len, indices)):
+        raise ValueError("none of the pictures to predict can be read: repair them, or give others")
+    return Predictions(torch.cat(outputs), torch.cat(targets), torch.cat(indices))

@@ -6,7 +6,8 @@ one bit by bit (on a CPU; a GPU's own kernels may not be deterministic).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from tqdm import tqdm
 
 from zoo.blocks.protocol import after_step, own
 from zoo.checks import printable, shown
-from zoo.training.data.alternate import AlternatingBatches
-from zoo.training.data.batches import TrainingBatches, loader
+from zoo.training.data.alternate import training_batches
+from zoo.training.data.batches import Batch, images_of, loader, parts_of, waiting_workers
 from zoo.training.data.splits import Split
 from zoo.training.divergence import check_state
 from zoo.training.engine.best import BestSoFar
 from zoo.training.engine.drop_path import DropPathSchedule
+from zoo.training.engine.facts import tell_of_data
 from zoo.training.engine.form import set_form, spread
 from zoo.training.engine.freeze import freeze
 from zoo.training.engine.signals import Asked, asked_to_end
@@ -37,7 +39,7 @@ from zoo.training.recipe.schema import Duration
 from zoo.training.runs.checkpoints import Content
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import as_numbers
-from zoo.training.seeds import INIT, TASK, derive_seed, seeded_globals
+from zoo.training.seeds import INIT, derive_seed, seeded_globals
 from zoo.training.state import restore_state, whole_state, with_options
 from zoo.training.tasks.base import check_images
 
@@ -68,7 +70,6 @@ class Trainer:
         if not isinstance(recipe, Recipe):
             raise TypeError(f"recipe is {shown(recipe)}; it must be a Recipe, such as load_recipe(path) gives")
         self.recipe, self.folder = recipe, RunFolder(output)
-        self.objectives = recipe.objectives
         # A step of one task leaves the heads of the others without gradients.
         several = [DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.tasks else []
         # The precision is the recipe's: `autocast`.
@@ -77,7 +78,11 @@ class Trainer:
         self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         train, self.data = recipe.train, load_data(recipe)
-        self.batches = self._training_batches()
+        self.objectives = {
+            name: replace(objective, task=objective.task.fitted(self.data[name]["train"]))
+            for name, objective in recipe.objectives.items()
+        }
+        self.batches = training_batches(self.objectives, self.data, train, **self.share)
         if recipe.optim.name == "lbfgs":
             check_full_batch(train, {name: len(splits["train"]) for name, splits in self.data.items()}, **self.share)
         if recipe.optim.second_order and accelerator.num_processes > 1:
@@ -110,7 +115,9 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
         self.plain_model = accelerator.unwrap_model(self.model)  # under FSDP with the shards of its parameters
         self._has_after_step = any(own(module, "after_step") for module in self.plain_model.modules())
-        self.stepper = Stepper(recipe, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path)
+        self.stepper = Stepper(
+            recipe, self.objectives, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path
+        )
         self.ema = None
         if train.ema is not None:
             if self.sharded or self.stepper.experts:
@@ -162,14 +169,14 @@ class Trainer:
         steps = range(self.step, self.step if self._stopped else self.total)
         bar = tqdm(total=self.total, initial=self.step, unit="step", disable=None if self._is_main else True)
         seeding = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with seeding, cpu_threads(self.recipe), bar, asked_to_end() as asked:
+        with seeding, cpu_threads(self.recipe), waiting_workers(), bar, asked_to_end() as asked:
             for step, batch in zip(steps, loader(self.batches, steps), strict=True):
                 for phase in self.phases.get(step, ()):
                     averaged = None if self.ema is None else self.ema.module
                     enter_phase(self.plain_model, phase, averaged, self.optimizer)
                 record = self._update(step, *batch)
                 self.step = step + 1
-                self.unreadable += self.batches.parts[self.batches.name(step)].share - sum(map(len, batch[::2]))
+                self.unreadable += self.batches.parts[self.batches.name(step)].share - images_of(batch)
                 bar.update()
                 if self._due(train.log_every):
                     self.stepper.settle(step)
@@ -270,6 +277,8 @@ class Trainer:
             self._check_state(weights, optimizer)
             model = self._create_model()
             model.load_state_dict(weights if self.ema is None else self.ema.module.state_dict())
+            if "" in self.data:
+                tell_of_data(model, self.recipe.data, self.splits["train"])
             self.folder.save_model(model, best=best)
 
         with self._writing():
@@ -283,8 +292,8 @@ class Trainer:
             in_main(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             yield
 
-    def _update(self, step: int, *batch: Tensor) -> dict[str, Any]:
-        """One optimizer step on inputs and targets, of one part of the batch after another; what may be logged."""
+    def _update(self, step: int, *batch: Any) -> dict[str, Any]:
+        """One optimizer step on inputs and targets, or on several such pairs; what may be logged."""
         self.scheduler.step_update(step)
         if self.drop_path is not None:
             self.drop_path.enter(step)
@@ -298,7 +307,7 @@ class Trainer:
         group = self.optimizer.param_groups[0]
         return record | {"lr": group["lr"] / group.get("lr_scale", 1.0)}
 
-    def _parts(self, step: int, batch: Sequence[Tensor]) -> tuple[Parts, str]:
+    def _parts(self, step: int, batch: Batch) -> tuple[Parts, str]:
         """The parts of a batch on the device, and the name of its task."""
         layout = torch.channels_last if self.recipe.train.channels_last else torch.preserve_format
 
@@ -306,7 +315,7 @@ class Trainer:
             form = layout if tensor.ndim == 4 else torch.preserve_format
             return tensor.to(self.accelerator.device, non_blocking=True, memory_format=form)
 
-        return list(zip(map(place, batch[::2]), map(place, batch[1::2]), strict=True)), self.batches.name(step)
+        return [(place(inputs), place(targets)) for inputs, targets in parts_of(batch)], self.batches.name(step)
 
     def _check_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
         names = [name for name, _ in self.plain_model.named_parameters()]
@@ -318,19 +327,6 @@ class Trainer:
             return {}
         count = torch.tensor(self.unreadable, device=self.accelerator.device)
         return {"unreadable": int(self.accelerator.reduce(count, "sum"))}
-
-    def _training_batches(self) -> AlternatingBatches:
-        """The batches of all tasks in turn; those of a task among several have a seed of their own."""
-        train, parts = self.recipe.train, {}
-        for number, (name, objective) in enumerate(self.objectives.items()):
-            parts[name] = TrainingBatches(
-                self.data[name]["train"],
-                objective.task,
-                batch_size=train.batch_size,
-                seed=derive_seed(train.seed, TASK, number) if name else train.seed,
-                **self.share,
-            )
-        return AlternatingBatches(parts, seed=train.seed)
 
     def _create_model(self) -> nn.Module:
         with seeded_globals(derive_seed(self.recipe.train.seed, INIT)):

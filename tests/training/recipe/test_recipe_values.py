@@ -190,7 +190,7 @@ def test_another_type_is_refused_in_python():
         ),
         (["data={name: image_folder, root: " + "x/" * 3000 + "}"], "data: root is 'x/x.*'; no path is so long"),
         (["data={name: image_folder, root: " + "x" * 300 + "}"], "data: root is 'xxx.*'; no path is so long"),
-        (["expect.metric=test/top5"], "expect: the number of metric 'test/top5' is unknown; did you mean 'top1'"),
+        (["expect.metric=test/top2"], "expect: the number of metric 'test/top2' is unknown; did you mean 'top"),
         (["expect.metric=train/top1"], "expect: the split of metric 'train/top1' is unknown. Known: test, valid"),
         (["expect.metric=top1"], "expect: metric is 'top1'; it must be split/metric, such as test/top1, or of sev"),
         (["expect.metric=test/a/b/top1"], "expect: metric is 'test/a/b/top1'; it must be split/metric"),
@@ -236,22 +236,25 @@ def test_threads_are_compared_with_the_machine_before_the_training(make_recipe, 
 
 @pytest.mark.parametrize("task", Task.kinds().values(), ids=lambda task: task.name)
 def test_a_task_reports_what_it_says(task):
-    """On outputs of three classes, or of one, for each image, pixel or vector."""
+    """On outputs of some classes, or of one, for each image, pixel or vector."""
     outputs, targets = {
-        "classify": (torch.randn(4, 3), torch.tensor([0, 1, 2, 0])),
+        "classify": (torch.randn(4, 6), torch.tensor([0, 1, 2, 5])),
         "denoise": (torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5)),
         "segment": (torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))),
         "edges": (torch.randn(4, 1, 5, 5), torch.randint(2, (4, 5, 5)).float()),
         "regress": (torch.randn(4, 1), torch.randn(4, 1)),
+        "multilabel": (torch.randn(4, 3), torch.tensor([[0.0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, torch.nan]])),
     }[task.name]
     made = task(**{"sigma": 1.0} if task is Denoise else {})
-    sums = {name: values.sum(0) for name, values in made.metrics(outputs, targets).items()}
-    assert tuple(made.summarise(sums, 4)) == task.reports
+    meter = made.meter(outputs.shape[1])
+    meter.update(outputs, targets)
+    assert tuple(meter.compute()) == task.reports == made.reported(outputs.shape[1])
+    assert set(task.higher_is_better) == set(task.reports)
 
 
 @pytest.mark.parametrize("metric", ["test/psnr", "validation/top1", "test/digit/top1"])
 def test_a_metric_that_the_run_will_not_report_is_found_before_the_training(make_recipe, tmp_path, metric):
-    with pytest.raises(ValueError, match=rf"expect.metric '{metric}' is unknown.* Reported: test/loss, test/top1; set"):
+    with pytest.raises(ValueError, match=rf"expect.metric '{metric}' is unknown.* Reported: .*test/top1, .*; set"):
         Trainer(make_recipe(f"expect.metric={metric}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

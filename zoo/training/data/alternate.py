@@ -8,7 +8,9 @@ from torch.utils.data import Dataset
 
 from zoo.training.data.batches import TrainingBatches
 from zoo.training.data.splits import Split
-from zoo.training.seeds import TURN, generator
+from zoo.training.recipe.recipe import Objective
+from zoo.training.recipe.train import Train
+from zoo.training.seeds import TASK, TURN, derive_seed, generator
 
 
 class AlternatingBatches(Dataset):
@@ -41,3 +43,29 @@ class AlternatingBatches(Dataset):
     def split(self) -> Split:
         """The data that asks for the most worker processes, which the loader gives to all."""
         return max((part.split for part in self.parts.values()), key=lambda split: split.workers)
+
+
+def training_batches(
+    objectives: Mapping[str, Objective], data: Mapping[str, Mapping[str, Split]], train: Train, rank: int, world: int
+) -> AlternatingBatches:
+    """The batches of a recipe's tasks in turn; those of a task among several have a seed of their own.
+
+    Args:
+        objectives: The tasks by their names.
+        data: The splits of each.
+        train: How the recipe trains.
+        rank, world: Of the processes.
+    """
+    parts = {
+        name: TrainingBatches(
+            data[name]["train"],
+            objective.task,
+            batch_size=train.batch_size,
+            seed=derive_seed(train.seed, TASK, number) if name else train.seed,
+            rank=rank,
+            world=world,
+            accumulate=train.accumulate,
+        )
+        for number, (name, objective) in enumerate(objectives.items())
+    }
+    return AlternatingBatches(parts, seed=train.seed)

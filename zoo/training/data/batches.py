@@ -5,7 +5,7 @@ the images, in the order and with the augmentation, that the uninterrupted run w
 """
 
 import contextlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -17,6 +17,18 @@ from zoo.training.data.splits import Split
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator
 from zoo.training.tasks.base import Task
 
+Batch = Sequence[Tensor] | Sequence[Sequence[Tensor]]  # inputs and targets; or several such pairs, parts of a batch
+
+
+def parts_of(batch: Batch) -> list[Sequence[Tensor]]:
+    """The pairs of inputs and targets that a batch consists of."""
+    return [batch] if isinstance(batch[0], Tensor) else list(batch)
+
+
+def images_of(batch: Batch) -> int:
+    """How many images a batch has."""
+    return sum(len(inputs) for inputs, _ in parts_of(batch))
+
 
 class TrainingBatches(Dataset):
     """Batch number `step` of training as item `step`: reshuffled every epoch, the last partial batch dropped.
@@ -26,16 +38,39 @@ class TrainingBatches(Dataset):
 
     `batch_size` is that of the whole run: each of `world` processes gets its share of the same batch, so the order of
     the data does not depend on how many there are.
+
+    Args:
+        accumulate: Number of parts that a process's share of a batch comes in. With more than one, an item is a list of
+            so many (inputs, targets), which are the batches of `accumulate` times as many processes; where pictures
+            are left out, one of which nothing remains is left out too.
     """
 
-    def __init__(self, split: Split, task: Task, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
-        if batch_size > len(split) or batch_size % world:
+    def __init__(
+        self,
+        split: Split,
+        task: Task,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ):
+        parts = world * accumulate
+        if batch_size > len(split) or batch_size % parts:
+            each = "" if accumulate == 1 else f", times the {accumulate} parts that each takes it in"
             raise ValueError(
                 f"train.batch_size is {batch_size}; it is that of all processes together, so it must be a multiple of "
-                f"their number, {world}, and at most that of the training images, {len(split)}"
+                f"their number, {world}{each}, and at most that of the training images, {len(split)}"
+            )
+        if task.pairs_images and batch_size // parts % 2:
+            raise ValueError(
+                f"train.batch_size is {batch_size}, of which {parts} parts have {batch_size // parts} images each; "
+                f"Mixup and CutMix take images in pairs: set it to a multiple of {2 * parts}, or mixup=0 and cutmix=0"
             )
         self.split, self.task, self.batch_size = split, task, batch_size
         self.seed, self.rank, self.world = seed, rank, world
+        self.accumulate = accumulate
         self.steps_per_epoch = len(split) // batch_size
         self._shuffled: tuple[int, Tensor] | None = None  # the latest epoch and its order
 
@@ -44,20 +79,33 @@ class TrainingBatches(Dataset):
         """How many images of a batch are this process's; of a split that skips what cannot be read, fewer may come."""
         return self.batch_size // self.world
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        first = self.rank * self.accumulate
+        parts = [self._part(step, number) for number in range(first, first + self.accumulate)]
+        parts = [part for part in parts if len(part[0])]
+        if not parts:
+            raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
+        return parts if self.accumulate > 1 else parts[0]
+
+    def _part(self, step: int, number: int) -> tuple[Tensor, Tensor]:
+        """One of the parts of a batch: of each process, or of each of its turns."""
+        indices = self._batch(step)[number :: self.world * self.accumulate].tolist()
+        images, labels, readable = self.split.fetch_readable(indices, derive_seed(self.seed, AUGMENT, step, number))
+        if not readable.all():
+            images, labels = images[readable], labels[readable]
+            if not len(images):
+                return images, labels
+        rng = generator(self.seed, CORRUPT, step, number)
+        inputs, targets = self.task.example(images, labels, rng)
+        return self.task.mix(inputs, targets, self.split.num_classes, rng)
+
+    def _batch(self, step: int) -> Tensor:
+        """The numbers of the images of a whole batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._shuffled is None or self._shuffled[0] != epoch:
             order = torch.randperm(len(self.split), generator=generator(self.seed, ORDER, epoch))
             self._shuffled = epoch, order.repeat_interleave(getattr(self.split, "repeats", 1))[: len(order)]
-        batch = self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
-        images, labels, readable = self.split.fetch_readable(
-            batch[self.rank :: self.world].tolist(), derive_seed(self.seed, AUGMENT, step, self.rank)
-        )
-        if not readable.all():
-            images, labels = images[readable], labels[readable]
-            if not len(images):
-                raise ValueError(f"none of the pictures of step {step + 1} can be read: repair or remove them")
-        return self.task.example(images, labels, generator(self.seed, CORRUPT, step, self.rank))
+        return self._shuffled[1][position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class EvaluationBatches(Dataset):
@@ -79,16 +127,23 @@ class EvaluationBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
+    def numbers(self, number: int) -> list[int]:
+        """Which images a batch has; what fills up has numbers that no image of the split has."""
+        return self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        indices = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+        indices = self.numbers(number)
         images, labels, readable = self.split.fetch_readable(
             [min(index, len(self.split) - 1) for index in indices], None
         )
-        examples = [
-            self.task.example(images[i : i + 1], labels[i : i + 1], generator(self.seed, EVALUATE, index))
-            for i, index in enumerate(indices)
-        ]
-        inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
+        if type(self.task).example is Task.example:
+            inputs, targets = images, labels
+        else:
+            examples = [
+                self.task.example(image, label, generator(self.seed, EVALUATE, index))
+                for image, label, index in zip(images.split(1), labels.split(1), indices, strict=True)
+            ]
+            inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
         counts = torch.tensor([float(index < len(self.split)) for index in indices])
         return inputs, targets, counts * readable
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from zoo.training.divergence import check_after, overflowing
 from zoo.training.engine.finite import FiniteCheck
 from zoo.training.engine.precision import LossScale, autocast
 from zoo.training.optim import second_derivatives
-from zoo.training.recipe.recipe import Recipe
+from zoo.training.recipe.recipe import Objective, Recipe
 from zoo.training.seeds import STEP, derive_seed
 
 Parts = Sequence[tuple[Tensor, Tensor]]  # inputs and targets of the parts that a batch is computed in
@@ -31,6 +31,7 @@ class Stepper:
 
     Args:
         recipe: The recipe.
+        objectives: Its tasks by their names, fitted to their data.
         accelerator: Of the processes.
         model: As the accelerator has prepared it.
         optimizer: Of its parameters, torch's own.
@@ -41,6 +42,7 @@ class Stepper:
     def __init__(
         self,
         recipe: Recipe,
+        objectives: Mapping[str, Objective],
         accelerator: Accelerator,
         model: nn.Module,
         optimizer: Optimizer,
@@ -48,7 +50,7 @@ class Stepper:
         folder: Path,
     ):
         self.recipe, self.accelerator, self.model, self.optimizer = recipe, accelerator, model, optimizer
-        self.objectives, self.frozen, self.folder = recipe.objectives, frozen, folder
+        self.objectives, self.frozen, self.folder = objectives, frozen, folder
         self.scale = LossScale(recipe.train.precision, accelerator.device)
         self.finite = FiniteCheck(accelerator.device, folder)
         self.experts = bool(expert_parameters(model))  # whether processes have a part of them each

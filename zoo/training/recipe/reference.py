@@ -107,8 +107,8 @@ def kind(hint: Any) -> str:
     if origin is Annotated:
         return kind(arguments[0])
     if origin in (Union, types.UnionType):
-        (option,) = (option for option in arguments if option is not type(None))
-        return kind(option) + (", or null" if type(None) in arguments else "")
+        options = " or ".join(kind(option) for option in arguments if option is not type(None))
+        return options + (", or null" if type(None) in arguments else "")
     if is_open(hint):
         return "section with a `name`"
     if origin is Literal:

@@ -81,7 +81,8 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
 
     Args:
         kind: a dataclass, the base of an `OpenSection`, `int`, `float`, `bool`, `str`, `Any`, `Duration`,
-            `Literal[...]`, `tuple[...]`, `dict[str, ...]`, one of these `Annotated` with its range, or `... | None`.
+            `Literal[...]`, `tuple[...]`, `dict[str, ...]`, one of these `Annotated` with its range, `... | None`, or a
+            list `| ...` what is none.
         node: where the value stands in the YAML tree.
         path: dotted key of the value, for messages.
     """
@@ -89,8 +90,10 @@ def build(kind: Any, node: yaml.Node, path: str = "") -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in args and _tag(node) == "null":
             return None
-        (option,) = (option for option in args if option is not type(None))
-        return build(option, node, path)
+        options = [option for option in args if option is not type(None)]
+        is_list = isinstance(node, yaml.SequenceNode)
+        suited = [option for option in options if (get_origin(option) is tuple) == is_list]
+        return build((suited or options)[0], node, path)
     if is_open(kind):
         return _build_named(kind.kinds(), node, path)
     if origin is Annotated:

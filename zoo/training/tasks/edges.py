@@ -1,5 +1,6 @@
 """Outlines, for every pixel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from zoo.training.data.splits import Split
 from zoo.training.recipe.schema import Positive
 from zoo.training.tasks.base import Task, check_per_pixel
+from zoo.training.tasks.meter import Meter, mean, value_of
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,34 @@ class Edges(Task):
         weight = outputs.new_tensor(self.edge_weight)
         return F.binary_cross_entropy_with_logits(outputs[:, 0], targets, pos_weight=weight, reduction="none")
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        predicted, edge = outputs[:, 0] > 0, targets > 0
-        counts = {"found": predicted, "edges": edge, "hits": predicted & edge, "loss": self._loss(outputs, targets)}
-        means = {"loss": counts.pop("loss").mean((1, 2))}
-        return {name: pixels.sum((1, 2)) for name, pixels in counts.items()} | means
+    def meter(self, num_classes: int) -> Meter:
+        return EdgesMeter(self._loss)
 
-    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
-        hits, predicted, edges = (sums[name].item() for name in ("hits", "found", "edges"))
-        return {
-            "f1": 100 * 2 * hits / max(predicted + edges, 1),
-            "precision": 100 * hits / max(predicted, 1),
-            "recall": 100 * hits / max(edges, 1),
-            "loss": sums["loss"].item() / images,
-        }
+
+class EdgesMeter(Meter):
+    """Of logits ``(B, 1, H, W)`` and edges of 0 and 1 ``(B, H, W)``; `losses` gives the loss of every pixel."""
+
+    def __init__(self, losses: Callable[[Tensor, Tensor], Tensor]):
+        from torchmetrics.classification import BinaryConfusionMatrix
+
+        super().__init__(confusion=BinaryConfusionMatrix(validate_args=False), loss=mean())
+        self.losses = losses
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.parts["confusion"].update((outputs[:, 0] > 0).long(), targets.long())
+        self.parts["loss"].update(self.losses(outputs, targets).mean((1, 2)))
+
+    def compute(self) -> dict[str, float]:
+        from sklearn.metrics import precision_recall_fscore_support
+
+        labelled, predicted = [0, 0, 1, 1], [0, 1, 0, 1]
+        counts = self.tables()["confusion"].flatten().tolist()
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labelled, predicted, sample_weight=counts, average="binary", zero_division=0
+        )
+        shares = {"f1": f1, "precision": precision, "recall": recall}
+        return {name: 100 * float(share) for name, share in shares.items()} | {"loss": value_of(self.parts["loss"])}
+
+    def tables(self) -> dict[str, Tensor]:
+        """`confusion` of pixels, the first class being that of no edge."""
+        return {"confusion": self.parts["confusion"].confmat.cpu()}

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.blocks.mixer import Part, trait
 from zoo.training.data.splits import Split
 from zoo.training.tasks.base import Task
+from zoo.training.tasks.meter import Meter, value_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,20 @@ class Regress(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"mse": (outputs - targets).square().mean(1)}
+    def meter(self, num_classes: int) -> Meter:
+        return RegressMeter()
 
-    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
-        return {"rmse": (sums["mse"].item() / images) ** 0.5}
+
+class RegressMeter(Meter):
+    """Of numbers and those that were wanted, both ``(B, num_classes)``."""
+
+    def __init__(self):
+        from torchmetrics import MeanSquaredError
+
+        super().__init__(rmse=MeanSquaredError(squared=False).set_dtype(torch.float64))
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.parts["rmse"].update(outputs.double().flatten(), targets.double().flatten())
+
+    def compute(self) -> dict[str, float]:
+        return {"rmse": value_of(self.parts["rmse"])}

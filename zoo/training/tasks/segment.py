@@ -1,5 +1,6 @@
 """A class for every pixel."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from zoo.training.data.splits import Split
 from zoo.training.tasks.base import Task, check_classes, check_per_pixel
+from zoo.training.tasks.meter import Meter, mean, percent_of, value_of
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,36 @@ class Segment(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        batch, classes = outputs.shape[:2]
-        image = torch.arange(batch, device=targets.device)[:, None, None]
-        cells = (image * classes + targets) * classes + outputs.argmax(1)
-        counts = torch.bincount(cells.flatten(), minlength=batch * classes**2)
-        loss = F.cross_entropy(outputs, targets, reduction="none").mean((1, 2))
-        return {"confusion": counts.view(batch, classes, classes), "loss": loss}  # rows: labelled, columns: predicted
+    def meter(self, num_classes: int) -> Meter:
+        return SegmentMeter(num_classes)
 
-    def summarise(self, sums: dict[str, Tensor], images: int) -> dict[str, float]:
-        confusion = sums["confusion"]
-        intersection = confusion.diag()
-        union = confusion.sum(0) + confusion.sum(1) - intersection
-        present = union > 0
+
+class SegmentMeter(Meter):
+    """Of logits ``(B, num_classes, H, W)`` and classes ``(B, H, W)``."""
+
+    def __init__(self, num_classes: int):
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+        options = {"num_classes": num_classes, "validate_args": False}
+        accuracy = MulticlassAccuracy(average="micro", **options).set_dtype(torch.float64)
+        iou = MulticlassJaccardIndex(average="none", **options)
+        super().__init__(iou=iou, pixel_accuracy=accuracy, loss=mean())
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        predicted = outputs.argmax(1)
+        self.parts["iou"].update(predicted, targets)
+        self.parts["pixel_accuracy"].update(predicted, targets)
+        self.parts["loss"].update(F.cross_entropy(outputs, targets, reduction="none").mean((1, 2)))
+
+    def compute(self) -> dict[str, float]:
         return {
-            "miou": 100 * (intersection[present] / union[present]).mean().item(),
-            "pixel_accuracy": 100 * (intersection.sum() / confusion.sum()).item(),
-            "loss": sums["loss"].item() / images,
+            "miou": self.tables()["class_iou"].nanmean().item(),
+            "pixel_accuracy": percent_of(self.parts["pixel_accuracy"]),
+            "loss": value_of(self.parts["loss"]),
         }
+
+    def tables(self) -> dict[str, Tensor]:
+        """`class_iou` ``(num_classes,)`` in percent, NaN of a class that is nowhere, and `confusion` of pixels."""
+        iou, confusion = self.parts["iou"].compute().double().cpu(), self.parts["iou"].confmat.cpu()
+        is_nowhere = confusion.sum(0) + confusion.sum(1) == 0
+        return {"class_iou": (100 * iou).masked_fill(is_nowhere, math.nan), "confusion": confusion}
