@@ -27,6 +27,10 @@ PAIRS = 15  # that are confused most
 Progress = Callable[[int, int], object]
 
 
+def silent(done: int, total: int) -> None:
+    """Progress that nobody wants to know of."""
+
+
 @dataclass
 class Mistake:
     """An example: its pictures with a word under each, what is said of it, and which it is."""
@@ -71,7 +75,7 @@ class Asked:
         return Mistake(pictures, lines, which if len(which) <= LONGEST else f"…{which[-LONGEST:]}")
 
 
-def answers_of(asked: Asked, progress: Progress = lambda done, total: None) -> Answers | None:
+def answers_of(asked: Asked, progress: Progress = silent) -> Answers | None:
     """What a model makes of a split; None of vectors, of which there is nothing to show."""
     split = asked.split
     if split.kind == "vector":

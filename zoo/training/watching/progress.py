@@ -2,10 +2,9 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from time import perf_counter
 
 from tqdm import tqdm
 
@@ -40,14 +39,7 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        start: int = 0,
-        *,
-        batch_size: int,
-        unit: str = "images",
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        self, total: int, start: int = 0, *, batch_size: int, unit: str = "images", stream=None, clock=perf_counter
     ):
         self.total, self.step, self.batch_size, self.unit = total, start, batch_size, unit
         self.stream, self.clock = sys.stderr if stream is None else stream, clock
