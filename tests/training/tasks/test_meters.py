@@ -22,6 +22,7 @@ from zoo.training.tasks.base import Task
 from zoo.training.tasks.classify import Classify
 from zoo.training.tasks.denoise import Denoise
 from zoo.training.tasks.multilabel import Multilabel
+from zoo.training.tasks.segment import Segment
 
 TEXT = """\
 task: {name: classify}
@@ -83,7 +84,7 @@ def test_classification_is_what_sklearn_and_the_definitions_say():
     meter = updated(Classify(), outputs, labels)
     found, tables, predicted = meter.compute(), meter.tables(), outputs.argmax(1)
     assert found["top1"] == pytest.approx(100 * sklearn_metrics.accuracy_score(labels, predicted), rel=1e-12)
-    top5 = (outputs.topk(5).indices == labels[:, None]).any(1).double().mean().item()
+    top5 = sklearn_metrics.top_k_accuracy_score(labels, outputs, k=5, labels=range(7))
     assert found["top5"] == pytest.approx(100 * top5, rel=1e-12) and found["top1"] < found["top5"] < 100
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         balanced = sklearn_metrics.balanced_accuracy_score(labels, predicted)
@@ -131,6 +132,22 @@ def test_several_labels_are_measured_class_by_class_without_the_unknown():
     assert tables["class_average_precision"].tolist() == pytest.approx(precision, nan_ok=True)
     assert found["auc"] == pytest.approx(np.nanmean(auc)) and found["map"] == pytest.approx(np.nanmean(precision))
     assert found["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
+
+
+def test_intersection_over_union_is_that_of_the_classes_that_are_somewhere():
+    rng = torch.Generator().manual_seed(4)
+    outputs, targets = torch.randn(6, 9, 16, 16, generator=rng), torch.randint(6, (6, 16, 16), generator=rng)
+    outputs[:, 7:] = -9  # nobody says, nor is labelled; 6 is said where it is not
+    meter, predicted = updated(Segment(), outputs, targets), outputs.argmax(1)
+    counts = torch.bincount((9 * targets + predicted).flatten(), minlength=81).view(9, 9).double()
+    union = counts.sum(0) + counts.sum(1) - counts.diag()
+    expected = 100 * (counts.diag()[:7] / union[:7]).mean().item()
+    assert meter.compute()["miou"] == pytest.approx(expected, rel=1e-14)
+    assert meter.compute()["pixel_accuracy"] == pytest.approx(
+        100 * (predicted == targets).double().mean().item(), rel=1e-14
+    )
+    assert torch.equal(meter.tables()["confusion"].double(), counts)
+    assert meter.tables()["class_iou"].isnan().tolist() == [False] * 7 + [True] * 2
 
 
 def test_psnr_is_the_mean_of_the_images_of_which_each_has_at_most_100():
