@@ -46,6 +46,7 @@ def main(folder: str = "runs/hf_trainer", steps: int = 400) -> float:
         logging_steps=100,
         disable_tqdm=True,
         save_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
     )
     trainer = Trainer(

@@ -193,7 +193,7 @@ def train(watch, steps, start=0):
 def test_every_tracker_and_sink_gets_flat_numbers(make_recipe, kept, tmp_path):
     recipe, sunk = make_recipe("watch.trackers=[trackio]", "watch.project=p"), []
     sink = lambda step, values: sunk.append((step, values))
-    watch = Watch(recipe, tmp_path, total_steps=2, sinks=[sink], stream=io.StringIO())
+    watch = Watch(recipe, tmp_path, total_steps=2, sinks=[sink])
     train(watch, 2)
     watch.close({"test/top1": 50.0, "final": True})
     watch.close()
@@ -206,7 +206,7 @@ def test_every_tracker_and_sink_gets_flat_numbers(make_recipe, kept, tmp_path):
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(make_recipe, kept, tmp_path):
-    watch = Watch(make_recipe("watch.trackers=[trackio]"), tmp_path, total_steps=6, stream=io.StringIO())
+    watch = Watch(make_recipe("watch.trackers=[trackio]"), tmp_path, total_steps=6)
     with pytest.warns(UserWarning, match="kept is no longer told of this run: RuntimeError: the network is gone"):
         train(watch, 6)
     with warnings.catch_warnings():
@@ -226,9 +226,9 @@ def test_tensorboard_has_the_curves_of_a_run_that_was_resumed(make_recipe, tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = make_recipe("watch.trackers=[tensorboard]")
-    killed = Watch(recipe, tmp_path, total_steps=6, stream=io.StringIO())
+    killed = Watch(recipe, tmp_path, total_steps=6)
     train(killed, 4)  # it dies without a word, and goes on from the checkpoint of step 2
-    watch = Watch(recipe, tmp_path, total_steps=6, start=2, stream=io.StringIO())
+    watch = Watch(recipe, tmp_path, total_steps=6, start=2)
     train(watch, 6, start=2)
     watch.close({"test/top1": 50.0})
     killed.close()
@@ -242,16 +242,16 @@ def test_tensorboard_has_the_curves_of_a_run_that_was_resumed(make_recipe, tmp_p
 
 
 def test_sessions_say_when_where_and_for_how_long(make_recipe, tmp_path):
-    first = Watch(make_recipe(), tmp_path, total_steps=6, stream=io.StringIO())
+    first = Watch(make_recipe(), tmp_path, total_steps=6)
     train(first, 3)
     first.log(3, {"validation/top1": 10.0})  # killed after it
-    second = Watch(make_recipe(), tmp_path, total_steps=6, start=2, processes=2, stream=io.StringIO())
+    second = Watch(make_recipe(), tmp_path, total_steps=6, start=2)
     train(second, 6, start=2)
     second.close()
     sessions = read_sessions(tmp_path)
     assert [(each["start"], each["step"]) for each in sessions] == [(0, 3), (2, 6)]
     assert len({each["id"] for each in sessions}) == 1 and sessions[0]["seconds"] >= 0
-    assert sessions[1]["machine"]["processes"] == 2 and "torch" in sessions[1]["versions"]
+    assert sessions[1]["machine"]["processes"] == 1 and "torch" in sessions[1]["versions"]
     assert sessions[1]["throughput"] > 0
     append_record(tmp_path / FILE, {"step": 3, "began": "now", "id": "x", "machine": [], "versions": {}})
     append_record(tmp_path / FILE, {"step": 3, "seconds": "long"})

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checks import printable
-from zoo.training.data.batches import EvaluationBatches, loader
+from zoo.training.data.batches import EvaluationBatches
 from zoo.training.data.splits import Split
-from zoo.training.engine.precision import autocast
-from zoo.training.evaluation import cpu_threads
+from zoo.training.evaluation import measuring, outputs_of
 from zoo.training.predictions import Predictions, predict_split
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.watching.curves import STYLE, svg_of
@@ -26,6 +25,10 @@ LONGEST = 40  # of what says which example it is: of a path, the end
 PAIRS = 15  # that are confused most
 
 Progress = Callable[[int, int], object]
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody wants to know of."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Asked:
         return Mistake(pictures, lines, which if len(which) <= LONGEST else f"…{which[-LONGEST:]}")
 
 
-def answers_of(asked: Asked, progress: Progress = lambda done, total: None) -> Answers | None:
+def answers_of(asked: Asked, progress: Progress = silent) -> Answers | None:
     """What a model makes of a split; None of vectors, of which there is nothing to show."""
     split = asked.split
     if split.kind == "vector":
@@ -92,16 +95,12 @@ def names_of(split: Split, count: int) -> list[str]:
     return list(split.class_names) if len(split.class_names) == count else [str(number) for number in range(count)]
 
 
-@torch.no_grad()
 def _gives_classes(asked: Asked) -> bool:
     """Whether the model gives a number a class, rather than an image."""
-    model, task = asked.model, asked.recipe.objectives[asked.task].task
-    inputs, _, _ = EvaluationBatches(asked.split, task, batch_size=1, seed=asked.recipe.train.seed)[0]
-    keywords, was_training = {"task": asked.task} if asked.task else {}, model.training
-    with cpu_threads(asked.recipe):
-        outputs = model.eval()(inputs.to(next(model.parameters()).device), **keywords)
-    model.train(was_training)
-    return outputs.ndim == 2
+    keywords = {"task": asked.task} if asked.task else {}
+    with measuring(asked.model, asked.recipe):
+        example = _example(asked, 0)[None].to(next(asked.model.parameters()).device)
+        return asked.model(example, **keywords).ndim == 2
 
 
 # --- A class an image -------------------------------------------------------------------------------------------------
@@ -209,44 +208,39 @@ def _of_labels(found: Answers, asked: Asked, predicted: Predictions) -> None:
 # --- Something for every pixel ----------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def _of_pixels(found: Answers, asked: Asked, progress: Progress) -> None:
-    model, recipe, train = asked.model, asked.recipe, asked.recipe.train
-    objective, keywords = recipe.objectives[asked.task].task, {"task": asked.task} if asked.task else {}
-    device = next(model.parameters()).device
-    batches = EvaluationBatches(asked.split, objective, batch_size=train.batch_size, seed=train.seed)
-    was_training = model.training
-    model.eval()
+    model, recipe, split = asked.model, asked.recipe, asked.split
+    objective, confusion = recipe.objectives[asked.task].task, None
     worst: list[tuple[float, int, tuple[Tensor, ...]]] = []
-    confusion = None
     found.examples = 0
-    with cpu_threads(recipe):
-        for number, (inputs, targets, counts) in enumerate(loader(batches, range(len(batches)))):
-            progress(number, len(batches))
-            with autocast(recipe.train.precision, device):
-                outputs = model(inputs.to(device), **keywords)
-            outputs, targets = outputs.float(), targets.to(device)
-            for i in counts.nonzero().flatten().tolist():
+    with measuring(model, recipe):
+        for outputs, targets, indices in outputs_of(model, recipe, split, task=asked.task, progress=progress):
+            for i, index in enumerate(indices.tolist()):
                 loss = objective.loss(outputs[i : i + 1], targets[i : i + 1]).item()
-                entry = loss, -(number * train.batch_size + i), (inputs[i], targets[i].cpu(), outputs[i].cpu())
-                found.examples += 1
+                entry = loss, -index, (targets[i].cpu(), outputs[i].cpu())
                 (heapq.heappush if len(worst) < DENSE_WORST else heapq.heappushpop)(worst, entry)
-            if not targets.is_floating_point():
-                cells = _cells(outputs, targets, counts.to(device) > 0)
+            found.examples += len(indices)
+            if len(indices) and not targets.is_floating_point():
+                cells = _cells(outputs, targets)
                 confusion = cells if confusion is None else confusion + cells
-    model.train(was_training)
     found.about = "The images with the highest loss."
     for loss, index, tensors in sorted(worst, reverse=True):
-        pictures = _dense_pictures(*tensors, asked.preparation)
+        pictures = _dense_pictures(_example(asked, -index), *tensors, asked.preparation)
         found.mistakes.append(asked.mistake(-index, [f"loss {loss:.3g}"], pictures))
     if confusion is not None:
         _of_confusion(found, confusion, names_of(asked.split, len(confusion)))
 
 
-def _cells(outputs: Tensor, targets: Tensor, counts: Tensor) -> np.ndarray:
+def _example(asked: Asked, index: int) -> Tensor:
+    """What the model is given of an image, as with its noise."""
+    task = asked.recipe.objectives[asked.task].task
+    return EvaluationBatches(asked.split, task, batch_size=1, seed=asked.recipe.train.seed)[index][0][0]
+
+
+def _cells(outputs: Tensor, targets: Tensor) -> np.ndarray:
     """How many pixels have each label and each prediction; labels that are no class are left out."""
     classes, answer = outputs.shape[1], outputs.argmax(1)
-    valid = (targets >= 0) & (targets < classes) & counts.view(-1, 1, 1)
+    valid = (targets >= 0) & (targets < classes)
     cells = targets[valid] * classes + answer[valid]
     return torch.bincount(cells, minlength=classes**2).view(classes, classes).cpu().numpy()
 

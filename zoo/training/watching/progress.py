@@ -2,17 +2,16 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from time import perf_counter
 
 from tqdm import tqdm
 
 REFRESH = 0.2  # seconds between two drawings of the bar
 FIRST, GROWTH, LONGEST = 5.0, 1.5, 300.0  # seconds to the first line in a file, and how the next ones move apart
 MEMORY = 10.0  # seconds over which the throughput is averaged
-FORMAT = "step {n_fmt}/{total_fmt} |{bar}|{postfix}"  # of the bar
+FORMAT = "step {n_fmt}/{total_fmt} |{bar}| {desc}"  # of the bar
 
 
 class Progress:
@@ -40,14 +39,7 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        start: int = 0,
-        *,
-        batch_size: int,
-        unit: str = "images",
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        self, total: int, start: int = 0, *, batch_size: int, unit: str = "images", stream=None, clock=perf_counter
     ):
         self.total, self.step, self.batch_size, self.unit = total, start, batch_size, unit
         self.stream, self.clock = sys.stderr if stream is None else stream, clock
@@ -84,7 +76,7 @@ class Progress:
         def tell(done: int, total: int) -> None:
             if self._bar is not None and (now := self.clock()) >= self._due:
                 self._due = now + self._wait
-                self._bar.set_postfix_str(f"{title} {done}/{total}")
+                self._bar.set_description_str(f"{title} {done}/{total}")
 
         try:
             yield tell
@@ -138,7 +130,7 @@ class Progress:
 
     def _refresh(self) -> None:
         self._bar.n = self.step
-        self._bar.set_postfix_str("  ".join(self._facts(True)))
+        self._bar.set_description_str("  ".join(self._facts(True)))
 
     def _words(self, left: bool = True) -> str:
         return "  ".join([f"step {self.step}/{self.total}", *self._facts(left)])

@@ -20,7 +20,7 @@ from zoo.training.recipe.recipe import Recipe, dump_recipe, load_recipe, measure
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.measuring import open_trained
 from zoo.training.runs.records import read_records
-from zoo.training.watching.answers import Asked, Progress, answers_of
+from zoo.training.watching.answers import Asked, Progress, answers_of, silent
 from zoo.training.watching.curves import draw, panels
 from zoo.training.watching.sessions import read_sessions
 from zoo.training.watching.trackers import PARTS
@@ -33,13 +33,7 @@ Data = Mapping[str, Mapping[str, Split]]
 
 
 def write_report(
-    run: RunFolder | str | Path,
-    *,
-    part: str | None = None,
-    overrides: Iterable[str] = (),
-    data: Data | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress = lambda done, total: None,
+    run: RunFolder | Path | str, *, part: str | None = None, overrides: Iterable[str] = (), data=None, **how: Any
 ) -> Path:
     """Write a run's report.html, and give its path.
 
@@ -51,8 +45,8 @@ def write_report(
             itself measured at its end.
         overrides: `key.sub=value` each, for data that lie elsewhere now.
         data: As `load_data` gives it, if it is there already.
-        device: Where the trained model is asked.
-        progress: Called with how many batches are done, and of how many.
+        how: `device`, where the trained model is asked, by default the CPU; `progress`, which is called with how many
+            batches are done, and of how many.
 
     Raises:
         FileNotFoundError: The folder holds no run, or its data are gone.
@@ -70,7 +64,7 @@ def write_report(
     page = _of_records(run, recipe, records)
     if run.model.is_dir():
         data = load_data(recipe) if data is None else data
-        page |= _of_model(run, recipe, data, measured_part(data) if part is None else part, device, progress)
+        page |= _of_model(run, recipe, data, measured_part(data) if part is None else part, **how)
     text = _environment().from_string(TEMPLATE.read_text("utf-8")).render(page)
     target = run.path / FILE
     content = text.encode("utf-8", "replace")
@@ -208,7 +202,9 @@ def _metrics(recipe: Recipe, records: list[dict[str, Any]], final: Mapping[str, 
 # --- What the trained model says --------------------------------------------------------------------------------------
 
 
-def _of_model(run: RunFolder, recipe: Recipe, data: Data, part: str, device: Any, progress: Progress) -> dict[str, Any]:
+def _of_model(
+    run: RunFolder, recipe: Recipe, data: Data, part: str, *, device: Any = "cpu", progress: Progress = silent
+) -> dict[str, Any]:
     there = set.intersection(*(set(splits) for splits in data.values()))
     if part not in there:
         raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))

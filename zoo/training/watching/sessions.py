@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import PartialState
 
 from zoo.training.runs.records import append_record, read_records
 from zoo.version import __version__
@@ -36,18 +37,17 @@ class Session:
     Args:
         folder: The run's folder.
         start: The step that it begins at.
-        processes: That train together.
 
     Attributes:
         identity: Of the run: that of its first session.
     """
 
-    def __init__(self, folder: Path, start: int = 0, *, processes: int = 1):
+    def __init__(self, folder: Path, start: int = 0):
         self.path = folder / FILE
         earlier = read_sessions(folder)
         self.identity = earlier[0]["id"] if earlier else uuid.uuid4().hex
         began = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        facts = {"machine": machine(processes), "versions": versions()}
+        facts = {"machine": machine(), "versions": versions()}
         append_record(self.path, {"step": start, "id": self.identity, "began": began} | facts)
 
     def note(self, step: int, seconds: float, throughput: float | None) -> None:
@@ -76,13 +76,13 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
     return sessions
 
 
-def machine(processes: int = 1) -> dict[str, Any]:
-    """What this machine is."""
+def machine() -> dict[str, Any]:
+    """What this machine is, and how many processes train together."""
     facts = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
     facts |= {"memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         facts["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return facts | {"processes": processes}
+    return facts | {"processes": PartialState().num_processes}
 
 
 def versions() -> dict[str, str]:

@@ -57,9 +57,7 @@ class Trackers:
         ValueError: One is not installed, or cannot be started, as without an account.
     """
 
-    def __init__(
-        self, settings: Watching, folder: Path, *, config: Mapping[str, Any], start: int = 0, identity: str = ""
-    ):
+    def __init__(self, settings: Watching, folder: Path, *, config: Mapping, start: int = 0, identity: str = ""):
         settings.check()
         name = settings.name or folder.resolve().name
         project = settings.project

@@ -1,9 +1,9 @@
 """What the trainer tells of a run as it goes, and to whom that is handed on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.recipe.schema import plain
@@ -11,14 +11,11 @@ from zoo.training.watching.progress import Progress
 from zoo.training.watching.sessions import Session
 from zoo.training.watching.trackers import Trackers, scalars
 
-Sink = Callable[[int, dict[str, float]], object]
-
 
 def watch_of(trainer: Any, *, active: bool = True) -> "Watch":
     """What watches a trainer, whose folder has its recipe already; where it is not active, what does not."""
     vectors = all(splits["train"].kind == "vector" for splits in trainer.data.values())
-    about = {"start": trainer.step, "processes": trainer.share["world"], "active": active}
-    about |= {"unit": "samples"} if vectors else {}
+    about = {"start": trainer.step, "active": active, "unit": "samples" if vectors else "images"}
     return Watch(trainer.recipe, trainer.folder.path, total_steps=trainer.total, **about)
 
 
@@ -45,9 +42,7 @@ class Watch:
         start: The step that it begins at.
         sinks: Functions that get the step and the numbers of each record, as trackers do.
         unit: What an example is called, in the plural.
-        processes: That train together.
         active: Whether this is the main process.
-        stream: Where progress is shown; by default stderr.
 
     Raises:
         ValueError: A tracker is not installed or cannot be started.
@@ -55,26 +50,16 @@ class Watch:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        folder: str | Path,
-        *,
-        total_steps: int,
-        start: int = 0,
-        sinks: Sequence[Sink] = (),
-        unit: str = "images",
-        processes: int = 1,
-        active: bool = True,
-        stream: TextIO | None = None,
+        self, recipe: Recipe, folder: Path, *, total_steps: int, start: int = 0, unit="images", sinks=(), active=True
     ):
         self._active, self._sinks = active, tuple(sinks)
         if not active:
             return
         recipe.watch.check()
-        self._session = Session(Path(folder), start, processes=processes)
+        self._session = Session(Path(folder), start)
         about = {"config": plain(recipe), "start": start, "identity": self._session.identity}
         self._trackers = Trackers(recipe.watch, Path(folder), **about)
-        self._progress = Progress(total_steps, start, batch_size=recipe.train.batch_size, unit=unit, stream=stream)
+        self._progress = Progress(total_steps, start, batch_size=recipe.train.batch_size, unit=unit)
         # The one call of every step goes straight there.
         self.advance = self._progress.advance
 
