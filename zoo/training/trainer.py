@@ -110,7 +110,7 @@ class Trainer:
         frozen = freeze(model, train.freeze, linear_probe=train.linear_probe)
         schedule = train.drop_path
         self.drop_path = schedule and DropPathSchedule(model, schedule, self.batches.steps_per_epoch)
-        self.best = train.best and BestSoFar(train.best, recipe.directions("validation"))
+        self.best = train.best and BestSoFar(train.best, recipe.directions("validation", self.data))
         spread(model, train, device=accelerator.device, world=accelerator.num_processes)
         set_form(model, train)
         self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))

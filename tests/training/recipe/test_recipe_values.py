@@ -261,7 +261,8 @@ def test_a_metric_that_the_run_will_not_report_is_found_before_the_training(make
 
 def test_a_run_reports_what_its_recipe_says(make_recipe, tmp_path):
     recipe = make_recipe("train.duration=1st")
-    assert list(Trainer(recipe, tmp_path / "run").run()) == recipe.reports("test")
+    trainer = Trainer(recipe, tmp_path / "run")
+    assert list(trainer.run()) == recipe.reports("test", trainer.data)
 
 
 # --- Runs from before -------------------------------------------------------------------------------------------------

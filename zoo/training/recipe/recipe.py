@@ -33,6 +33,7 @@ from zoo.training.recipe.train import Train
 from zoo.training.tasks.base import Task
 from zoo.training.watching.settings import Watching
 
+Data = Mapping[str, Mapping[str, Split]]  # the splits of each task by its name
 # Arguments of `zoo.create_model`, and of what stands on its models, that are said elsewhere: where.
 ELSEWHERE = {
     "model_name": "give it as model.name",
@@ -189,17 +190,19 @@ class Recipe(Section):
             low, high = self.schedule.min_lr, self.optim.lr
             raise Misfit(f"schedule.min_lr is {low}; it must be at most optim.lr, {high}", "schedule.min_lr")
 
-    def reports(self, part: str) -> list[str]:
-        """What a run reports of a part of the data, such as test/top1; of several tasks, such as test/ink/miou."""
-        names = ((task, name) for task, objective in self.objectives.items() for name in objective.task.reports)
-        return ["/".join(filter(None, (part, *names_of_task))) for names_of_task in names]
+    def reports(self, part: str, data: Data) -> list[str]:
+        """What a run reports of a part of its data, such as test/top1; of several tasks, such as test/ink/miou."""
+        return list(self.directions(part, data))
 
-    def directions(self, part: str) -> dict[str, bool | None]:
-        """Of each number that a run reports of a part, whether a higher one is the better; None if no task says it."""
-        better = {name: side for one in self.objectives.values() for name, side in one.task.higher_is_better.items()}
-        return {name: better.get(name.rpartition("/")[2]) for name in self.reports(part)}
+    def directions(self, part: str, data: Data) -> dict[str, bool | None]:
+        """Of each number that `reports` has, whether a higher one is the better; None if the task does not say it."""
+        return {
+            "/".join(filter(None, (part, task, name))): objective.task.higher_is_better.get(name)
+            for task, objective in self.objectives.items()
+            for name in objective.task.reported(data[task][part].num_classes)
+        }
 
-    def check(self, data: Mapping[str, Mapping[str, Split]]) -> None:
+    def check(self, data: Data) -> None:
         """Check what only the machine and the data can tell, which are the splits of each task by its name.
 
         Raises:
@@ -208,7 +211,7 @@ class Recipe(Section):
         """
         self.train.check_threads()
         self.watch.check()
-        reported = self.reports(measured_part(data))
+        reported = self.reports(measured_part(data), data)
         if self.expect.metric not in reported:
             message = unknown(f"expect.metric {shown(self.expect.metric)}", self.expect.metric, reported, "reported")
             message = f"{message}; set expect.metric to one of them, or expect={{metric: {reported[0]}, …}}"
@@ -222,7 +225,7 @@ class Recipe(Section):
         return {"": Objective(self.task, self.data)} if self.tasks is None else self.tasks
 
 
-def measured_part(data: Mapping[str, Mapping[str, Split]]) -> str:
+def measured_part(data: Data) -> str:
     """The part that a trained model is measured on: test, or validation if the data of some task have none."""
     return "test" if all("test" in splits for splits in data.values()) else "validation"
 

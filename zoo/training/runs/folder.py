@@ -1,4 +1,4 @@
-"""The folder of a run, and the only code that writes into it:
+"""The folder of a run:
 
     recipe.yaml                     the resolved recipe; one that somebody else wrote, and that says the same, stays
     metrics.jsonl                   one record a line: `zoo.training.runs.records`
@@ -7,6 +7,7 @@
                                     MultiTask.open(...)
     best/                           the best model by the validation part, in the same form, if the recipe keeps it
     run.lock                        while a training writes: which process that is
+    sessions.jsonl, report.html     by `zoo.training.watching`, and what trackers write: tensorboard/, wandb/
 
 A file or a checkpoint is written beside its place and renamed into it: a kill at any instant leaves the old or the new
 one whole. What has none of these names is somebody's own and stays.

@@ -13,10 +13,9 @@ from tqdm import tqdm
 from zoo.checks import printable, shown, unknown
 from zoo.costs import count_flops
 from zoo.storage.files import replacing
-from zoo.training.data.splits import Split
 from zoo.training.evaluation import load_data
 from zoo.training.models.multitask import MultiTask
-from zoo.training.recipe.recipe import Recipe, dump_recipe, load_recipe, measured_part
+from zoo.training.recipe.recipe import Data, Recipe, dump_recipe, load_recipe, measured_part
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.measuring import open_trained
 from zoo.training.runs.records import read_records
@@ -29,7 +28,6 @@ from zoo.version import __version__
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 DEPTH = 3  # levels of modules in the table of costs
-Data = Mapping[str, Mapping[str, Split]]
 
 
 def write_report(
