@@ -46,7 +46,8 @@ def ended(pid: int) -> bool:
 def main(recipe_path: str, folder: Path, kills: int, rng: random.Random) -> None:
     recipe, killed, finished = load_recipe(recipe_path), 0, 0
     warnings.simplefilter("ignore")
-    trainer = Trainer(recipe, folder / "undisturbed")  # which also imports what the writers need
+    Trainer(recipe, folder / "first").run()  # which also imports what the writers need
+    trainer = Trainer(recipe, folder / "undisturbed")
     begun = time.monotonic()
     trainer.run()
     length = time.monotonic() - begun

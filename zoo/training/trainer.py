@@ -198,7 +198,8 @@ class Trainer:
         """Measure on the validation part, and keep the model if it is the best so far."""
         metrics = self.evaluate("validation")
         self._log(metrics)
-        self._say(f"step {self.step}/{self.total}  {show(metrics)}")
+        named = {name.removeprefix("validation/"): value for name, value in metrics.items()}
+        self._say(f"step {self.step}/{self.total}  validation: {show(named)}")
         if self.best is None:
             return
         if self.best.better(metrics, self.step):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,18 +28,27 @@ optim: {name: adamw, lr: 1e-3, weight_decay: 0.05}
 schedule: {name: constant}
 expect: {metric: test/top1, status: untested}
 """
+MORE = """\
+train:
+  {duration: 12st, batch_size: 64, eval_every: 3st, checkpoint_every: 2st, log_every: 1st, ema: 0.9, threads: 1,
+  precision: fp16, accumulate: 2, best: {metric: validation/loss}, drop_path: {first: 0, last: 1, end: 8st}}
+optim: {name: adamw, lr: 1e-3, weight_decay: 0.05, layer_decay: 0.9}
+"""
+WITH_MORE = re.sub(r"train: .*\noptim: .*\n", MORE, TEXT).replace("{name: classify}", "{name: classify, mixup: 0.2}")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def tree(folder):
     """Every path below a folder, the names of weights without what is random in them."""
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-    return ["model/weights" if name.startswith("model/model") else name for name in found]
+    return [re.sub(r"^(model|best)/model.*", r"\1/weights", name) for name in found]
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_runs_end_as_the_undisturbed_one_and_leave_nothing_else(kills, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(TEXT)
+@pytest.mark.parametrize(
+    ("kills", "text"), [(6, TEXT), *(pytest.param(50, text, marks=pytest.mark.slow) for text in (TEXT, WITH_MORE))]
+)
+def test_killed_runs_end_as_the_undisturbed_one_and_leave_nothing_else(kills, text, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
     runs = tmp_path / "runs"
     runs.mkdir()
     done = subprocess.run(
@@ -63,8 +73,9 @@ def test_killed_runs_end_as_the_undisturbed_one_and_leave_nothing_else(kills, tm
             assert all(torch.equal(tensor, state[0][name][key]) for key, tensor in weights[name].items())
         for parameter, values in state[1]["state"].items():
             assert all(torch.equal(value, optimizer["state"][parameter][key]) for key, value in values.items())
-        saved = [load_file(next((folder / "model").glob("*.safetensors"))) for folder in (run, whole)]
-        assert all(torch.equal(tensor, saved[1][key]) for key, tensor in saved[0].items())
+        for name in ("model", "best") if text == WITH_MORE else ("model",):
+            saved = [load_file(next((folder / name).glob("*.safetensors"))) for folder in (run, whole)]
+            assert all(torch.equal(tensor, saved[1][key]) for key, tensor in saved[0].items())
 
 
 def test_a_killed_run_with_workers_can_be_gone_on_with_at_once(tmp_path):
