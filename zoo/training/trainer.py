@@ -189,10 +189,10 @@ class Trainer:
                     self._evaluate()
                 if self._due(train.checkpoint_every) or self._stopped:
                     self.save_checkpoint()
+                if asked.by_any(self.accelerator, together=self._due(train.log_every) or self._stopped):
+                    self._end(asked, saved=self._due(train.checkpoint_every) or self._stopped)
                 if self._stopped:
                     break
-                if asked.by_any(self.accelerator, together=self._due(train.log_every)):
-                    self._end(asked, saved=self._due(train.checkpoint_every))
 
     def _evaluate(self) -> None:
         """Measure on the validation part, and keep the model if it is the best so far."""
