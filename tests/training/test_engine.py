@@ -9,7 +9,7 @@ from torch import nn
 from trainings import TINY, kill_at
 
 import zoo
-from zoo.training import Trainer
+from zoo.training import Trainer, evaluate
 from zoo.training.engine.best import Best, BestSoFar
 from zoo.training.engine.drop_path import DropPath, DropPathSchedule
 from zoo.training.engine.freeze import freeze
@@ -161,6 +161,16 @@ def test_the_best_is_kept_and_patience_ends_the_training(make_recipe, tmp_path):
     assert again.step == 3 and again.run() == metrics and read_records(tmp_path / "run" / "metrics.jsonl") == records
 
 
+def test_the_best_model_is_the_one_that_the_checkpoint_knows_of(make_recipe, tmp_path):
+    often = ("train.best={metric: validation/loss}", "train.eval_every=1st", "train.checkpoint_every=6st")
+    kill_at(Trainer(make_recipe(*often, "optim.lr=1e-2"), tmp_path / "run"), 3)
+    again = Trainer(make_recipe(*often, "optim.lr=1e-2"), tmp_path / "run")
+    assert again.step == again.best.step == 3
+    kept = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}")
+    measured = evaluate(kept, again.recipe, again.splits["validation"])
+    assert measured["loss"] == pytest.approx(again.best.value, rel=1e-6)
+
+
 def test_which_value_is_the_better():
     best = BestSoFar(Best("validation/loss", min_delta=0.5), {"validation/loss": False})
     told = [best.better({"validation/loss": value}, step) for step, value in enumerate((float("nan"), 3.0, 2.6, 2.4))]
@@ -207,9 +217,10 @@ def test_a_signal_in_the_step_that_patience_ends_is_heeded(make_recipe, tmp_path
     evaluate = trainer._evaluate
 
     def signalled():
-        evaluate()
+        is_best = evaluate()
         if trainer._stopped:
             os.kill(os.getpid(), signal.SIGTERM)
+        return is_best
 
     trainer._evaluate = signalled
     with pytest.raises(SystemExit):
