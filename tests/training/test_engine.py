@@ -9,7 +9,7 @@ from torch import nn
 from trainings import TINY, kill_at
 
 import zoo
-from zoo.training import Trainer
+from zoo.training import Trainer, evaluate
 from zoo.training.engine.best import Best, BestSoFar
 from zoo.training.engine.drop_path import DropPath, DropPathSchedule
 from zoo.training.engine.freeze import freeze
@@ -161,6 +161,16 @@ def test_the_best_is_kept_and_patience_ends_the_training(make_recipe, tmp_path):
     assert again.step == 3 and again.run() == metrics and read_records(tmp_path / "run" / "metrics.jsonl") == records
 
 
+def test_the_best_model_is_the_one_that_the_checkpoint_knows_of(make_recipe, tmp_path):
+    often = ("train.best={metric: validation/loss}", "train.eval_every=1st", "train.checkpoint_every=6st")
+    kill_at(Trainer(make_recipe(*often, "optim.lr=1e-2"), tmp_path / "run"), 3)
+    again = Trainer(make_recipe(*often, "optim.lr=1e-2"), tmp_path / "run")
+    assert again.step == again.best.step == 3
+    kept = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'best'}")
+    measured = evaluate(kept, again.recipe, again.splits["validation"])
+    assert measured["loss"] == pytest.approx(again.best.value, rel=1e-6)
+
+
 def test_which_value_is_the_better():
     best = BestSoFar(Best("validation/loss", min_delta=0.5), {"validation/loss": False})
     told = [best.better({"validation/loss": value}, step) for step, value in enumerate((float("nan"), 3.0, 2.6, 2.4))]
@@ -168,6 +178,10 @@ def test_which_value_is_the_better():
     other = BestSoFar(best.section, {"validation/loss": None} | {"validation/loss": False})
     other.restore(best.state())
     assert vars(other) == vars(best)
+    never = BestSoFar(best.section, {"validation/loss": False})
+    assert not never.better({"validation/loss": float("nan")}, 7)
+    other.restore(never.state())
+    assert vars(other) == vars(never) and other.worse == 1
     with pytest.raises(ValueError, match="set train.best.mode"):
         BestSoFar(Best("validation/loss"), {"validation/loss": None})
     with pytest.raises(ValueError, match="did you mean 'validation/top1'"):
@@ -195,6 +209,26 @@ def test_a_signal_saves_a_checkpoint_and_ends(make_recipe, tmp_path, number, cap
     again = Trainer(make_recipe("train.checkpoint_every=6st"), tmp_path / "run")
     assert again.step == 3 and again.run() == whole
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_signal_in_the_step_that_patience_ends_is_heeded(make_recipe, tmp_path):
+    recipe = make_recipe("train.best={patience: 1}", "train.eval_every=1st", "optim.lr=1e-9")
+    trainer = Trainer(recipe, tmp_path / "run")
+    evaluate = trainer._evaluate
+
+    def signalled():
+        is_best = evaluate()
+        if trainer._stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return is_best
+
+    trainer._evaluate = signalled
+    with pytest.raises(SystemExit):
+        trainer.run()
+    assert trainer.step == 2 and not (tmp_path / "run" / "model").exists()
+    again = Trainer(recipe, tmp_path / "run")
+    again.run()
+    assert again.step == 2 and (tmp_path / "run" / "model").exists()
 
 
 def test_a_second_signal_ends_at_once_and_other_handlers_stay():
@@ -254,11 +288,17 @@ def test_a_compiled_model_trains_as_the_plain_one(make_recipe, tmp_path):
         ("train.best={metric: test/top1}", "chosen on the validation part"),
         ("train.drop_path={first: 0, last: 1, begin: 5st, end: 2st}", "begin is 5st; it must be at most end, 2st"),
         ("optim={name: lbfgs, lr: 1, weight_decay: 0, layer_decay: 0.5}", "lbfgs has one rate"),
+        ("optim.name=adahessian train.precision=fp16", "adahessian differentiates gradients.* set train.precision to"),
+        (
+            "optim.name=adahessian train.compile=true",
+            "adahessian differentiates gradients.* set train.compile to false",
+        ),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(make_recipe, override, message):
+    overrides = [override] if "{" in override else override.split()
     with pytest.raises(ValueError, match=message):
-        make_recipe(override)
+        make_recipe(*overrides)
 
 
 def test_a_trained_model_says_how_its_images_are_prepared_and_what_its_classes_are(make_recipe, tmp_path):

@@ -184,29 +184,32 @@ class Trainer:
                     self.stepper.settle(step)
                     name = self.batches.name(step)
                     self.stepper.check_update(step, batch, name, self.first_losses.get(name))
+                is_best = False
                 if self._due(train.eval_every):
                     self.stepper.settle(step)
-                    self._evaluate()
-                if self._due(train.checkpoint_every) or self._stopped:
+                    is_best = self._evaluate()
+                # With the best model, too: a run that goes on from before it would not know what is in `best/`.
+                if saved := self._due(train.checkpoint_every) or is_best or self._stopped:
                     self.save_checkpoint()
+                if asked.by_any(self.accelerator, together=self._due(train.log_every) or self._stopped):
+                    self._end(asked, saved=saved)
                 if self._stopped:
                     break
-                if asked.by_any(self.accelerator, together=self._due(train.log_every)):
-                    self._end(asked, saved=self._due(train.checkpoint_every))
 
-    def _evaluate(self) -> None:
-        """Measure on the validation part, and keep the model if it is the best so far."""
+    def _evaluate(self) -> bool:
+        """Measure on the validation part, and keep the model if it is the best so far, which is the answer."""
         metrics = self.evaluate("validation")
         self._log(metrics)
         named = {name.removeprefix("validation/"): value for name, value in metrics.items()}
         self._say(f"step {self.step}/{self.total}  validation: {show(named)}")
         if self.best is None:
-            return
-        if self.best.better(metrics, self.step):
+            return False
+        if is_best := self.best.better(metrics, self.step):
             self._save_model(best=True)
         if self._stopped:
             best = f"{self.best.section.metric} {self.best.value:.4g} of step {self.best.step}"
             self._log({"stopped": f"no better one than {best} for {self.best.worse} evaluations"})
+        return is_best
 
     @property
     def _stopped(self) -> bool:

@@ -1,6 +1,8 @@
 """Worker processes: no more than there are cores, and kept from one evaluation to the next where one asks for it."""
 
+import multiprocessing
 import os
+import signal
 import warnings
 
 import pytest
@@ -83,3 +85,14 @@ def test_they_wait_for_the_next_evaluation_within_a_context():
         left.close()
         assert not processes(split) & first, "of an evaluation that was not finished nothing is kept"
     assert all(not os.path.exists(f"/proc/{number}") for number in first)
+
+
+def test_a_signal_to_all_processes_lets_the_readers_finish_what_the_training_waits_for():
+    split = Reporting(torch.zeros(64, 1, 2, 2), torch.zeros(64, dtype=torch.long), num_classes=2)
+    batches = EvaluationBatches(split, Classify(), batch_size=2, seed=0)
+    before = set(multiprocessing.active_children())
+    fetched = loader(batches, range(len(batches)))
+    next(fetched), next(fetched)  # of either reader, so both have begun
+    for reader in set(multiprocessing.active_children()) - before:
+        os.kill(reader.pid, signal.SIGTERM)
+    assert len(list(fetched)) == len(batches) - 2

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.training.data.splits import Split
+from zoo.training.data.workers import outlive_first_sigterm
 from zoo.training.seeds import AUGMENT, CORRUPT, EVALUATE, ORDER, derive_seed, generator
 from zoo.training.tasks.base import Task
 
@@ -181,6 +182,7 @@ _idle: ContextVar[dict[Hashable, DataLoader] | None] = ContextVar("_idle", defau
 def _fetching(batches: Dataset, numbers: range) -> Iterator[DataLoader]:
     pin = torch.cuda.is_available()  # what makes the copy to a GPU run beside its work
     options = {"batch_size": None, "sampler": numbers, "num_workers": batches.split.workers, "pin_memory": pin}
+    options["worker_init_fn"] = outlive_first_sigterm
     idle = _idle.get()
     if idle is None or not batches.split.workers or not isinstance(batches, EvaluationBatches):
         yield DataLoader(_Carrying(batches), **options)

@@ -1,6 +1,7 @@
 """How many processes read pictures."""
 
 import os
+import signal
 import warnings
 
 USUAL = 4  # as many as a recipe that does not say gets, where there are so many cores
@@ -26,3 +27,13 @@ def worker_count(asked: int | None) -> int:
     if asked is not None and asked > most:
         warnings.warn(f"data.workers is {asked}: {most} are started, as many as there are cores for them", stacklevel=2)
     return min(USUAL if asked is None else asked, most)
+
+
+def outlive_first_sigterm(_: int = 0) -> None:
+    """Let a process that reads pictures pass over one SIGTERM; the second ends it as ever.
+
+    A cluster, and a terminal's job control, send a signal to all processes of a training at once. The one that trains
+    goes on to the end of its step and saves a checkpoint, and torch makes it fail if a reader dies meanwhile. Readers
+    end with it all the same: they look for their parent every few seconds.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -68,9 +68,11 @@ class BestSoFar:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has of it."""
-        return {} if self.value is None else {"best": {"value": self.value, "step": self.step, "worse": self.worse}}
+        value = {} if self.value is None else {"value": self.value}
+        return {"best": value | {"step": self.step, "worse": self.worse}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
         if "best" in state:
-            self.value, self.step, self.worse = (state["best"][name] for name in ("value", "step", "worse"))
+            self.value = state["best"].get("value")  # none if every evaluation so far gave a NaN
+            self.step, self.worse = (state["best"][name] for name in ("step", "worse"))

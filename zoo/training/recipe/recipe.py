@@ -152,6 +152,7 @@ class Recipe(Section):
         super().__post_init__()
         self._settle_tasks()
         self._check_schedule()
+        self._check_second_order()
 
     def _settle_tasks(self) -> None:
         alone = {"task": self.task, "data": self.data}
@@ -189,6 +190,24 @@ class Recipe(Section):
         if self.schedule.min_lr > self.optim.lr:
             low, high = self.schedule.min_lr, self.optim.lr
             raise Misfit(f"schedule.min_lr is {low}; it must be at most optim.lr, {high}", "schedule.min_lr")
+
+    def _check_second_order(self) -> None:
+        """Check that gradients which are differentiated once more can be."""
+        if not self.optim.second_order:
+            return
+        name = self.optim.name
+        if self.train.precision == "fp16":
+            raise Misfit(
+                f"{name} differentiates gradients, which a scaled loss in fp16 does not allow: set train.precision to "
+                "bf16 or fp32, or optim.name=adamw",
+                "train.precision",
+            )
+        if self.train.compile:
+            raise Misfit(
+                f"{name} differentiates gradients, which a compiled model does not allow: set train.compile to false, "
+                "or optim.name=adamw",
+                "train.compile",
+            )
 
     def reports(self, part: str, data: Data) -> list[str]:
         """What a run reports of a part of its data, such as test/top1; of several tasks, such as test/ink/miou."""

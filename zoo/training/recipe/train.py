@@ -21,7 +21,7 @@ class Train(Section):
     duration: Length  # of the whole training
     batch_size: Count  # of the whole run, over all processes
     eval_every: Length  # how often the validation split is measured
-    checkpoint_every: Length  # how often what a run goes on from is written
+    checkpoint_every: Length  # how often what a run goes on from is written, as it is with every new best model
     seed: Seed = 0  # of the weights, the order of the data and whatever else is random
     # bf16, fp16: autocast, weights stay in fp32; with fp16 the loss is scaled.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
