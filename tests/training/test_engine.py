@@ -16,6 +16,7 @@ from zoo.training.engine.freeze import freeze
 from zoo.training.engine.signals import asked_to_end
 from zoo.training.optim import param_groups
 from zoo.training.recipe.schema import Duration
+from zoo.training.runs.measuring import evaluate_run
 from zoo.training.runs.records import read_records
 
 TEXT = TINY
@@ -93,7 +94,7 @@ def test_frozen_modules_are_the_outermost_and_a_mark_takes_back():
         *("second.bias", "head.weight", "head.bias")
     ]
     model = Normed()
-    assert freeze(model, ["!second.bias"], linear_probe=True) == [model.first]
+    assert freeze(model, ["!second.bias"], linear_probe=True) == [model.first, model.drop]
     assert [name for name, one in model.named_parameters() if not one.requires_grad] == [
         *("first.weight", "first.bias", "second.weight")
     ]
@@ -307,3 +308,14 @@ def test_a_trained_model_says_how_its_images_are_prepared_and_what_its_classes_a
     cfg = zoo.create_model(f"local-dir:{tmp_path / 'run' / 'model'}").pretrained_cfg
     assert cfg["mean"] == [0.0] and cfg["std"] == [1.0] and cfg["input_size"] == [1, 8, 8]
     assert cfg["label_names"] == list("0123456789")
+
+
+def test_the_best_model_is_measured_when_it_is_asked_for(make_recipe, tmp_path):
+    recipe = make_recipe("train.best={metric: validation/loss}", "train.eval_every=2st", "optim.lr=1e-2")
+    trainer = Trainer(recipe, tmp_path / "run")
+    trainer.run()
+    metrics, _ = evaluate_run(tmp_path / "run", "validation", best=True)
+    assert metrics["validation/loss"] == pytest.approx(trainer.best.value)
+    Trainer(make_recipe(), tmp_path / "other").run()
+    with pytest.raises(FileNotFoundError, match="has kept no best model"):
+        evaluate_run(tmp_path / "other", best=True)

@@ -20,6 +20,9 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Measure the best model that the run kept, not the last.")
+    ] = False,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -35,7 +38,7 @@ def run(
 
     place = str(device_of(device))
     with progress("Measuring") as tell:
-        metrics, said = evaluate_run(folder, split, overrides or (), device=place, progress=tell)
+        metrics, said = evaluate_run(folder, split, overrides or (), best=best, device=place, progress=tell)
     if json:
         print_json({"metrics": metrics, "expected": said})
     else:

@@ -34,7 +34,7 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, linear_probe: bool) -> 
 
     Returns:
         The modules none of whose parameters is trained, the outermost alone: they compute as in evaluation, so that
-        neither running statistics nor dropout change what they give.
+        neither running statistics nor dropout change what they give. Of a linear probe, also those without parameters.
 
     Raises:
         ValueError: A pattern means no parameter, nothing is left to be trained, or the model has no classifier.
@@ -53,7 +53,8 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, linear_probe: bool) -> 
         )
     for name in frozen:
         parameters[name].requires_grad_(False)
-    return list(_outermost(model)) if frozen else []
+    probed = _classifier(model) if linear_probe else None
+    return list(_outermost(model, probed)) if frozen else []
 
 
 def _classifier(model: nn.Module) -> nn.Module:
@@ -66,10 +67,12 @@ def _classifier(model: nn.Module) -> nn.Module:
     return classifier
 
 
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+def _outermost(module: nn.Module, probed: nn.Module | None) -> Iterator[nn.Module]:
     for child in module.children():
         parameters = list(child.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        if child is probed:
+            continue
+        if (parameters or probed is not None) and not any(parameter.requires_grad for parameter in parameters):
             yield child
         else:
-            yield from _outermost(child)
+            yield from _outermost(child, probed)

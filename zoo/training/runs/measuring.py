@@ -29,7 +29,13 @@ def open_trained(folder: str | Path, recipe: Recipe) -> nn.Module:
 
 
 def evaluate_run(
-    path: str | Path, part: str | None = None, overrides: Iterable[str] = (), *, device: str = "cpu", **how: Any
+    path: str | Path,
+    part: str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    best: bool = False,
+    device: str = "cpu",
+    **how: Any,
 ) -> tuple[dict[str, float], str]:
     """The metrics of a run's model, and how they stand to what its recipe expects.
 
@@ -37,6 +43,7 @@ def evaluate_run(
         path: The folder of the run.
         part: Of the data: ``train``, ``validation`` or ``test``; by default what the run itself measured at its end.
         overrides: `key.sub=value` each, for data that lie elsewhere now.
+        best: Measure the best model that the run kept, not the last.
         device: Where to measure.
         how: Keywords of `zoo.training.evaluate`.
 
@@ -51,7 +58,12 @@ def evaluate_run(
             f"{printable(path)} makes one"
         )
     recipe = load_recipe(run.recipe, overrides)
-    if not run.model.is_dir():
+    folder = run.best if best else run.model
+    if best and not folder.is_dir():
+        raise FileNotFoundError(
+            f"{printable(path)} has kept no best model: train with train.best={{metric: …}}, or measure the last one"
+        )
+    if not folder.is_dir():
         raise FileNotFoundError(
             f"{printable(path)} has no trained model yet: train it to its end, zoo train {printable(run.recipe)} "
             f"--output {printable(path)}"
@@ -61,6 +73,6 @@ def evaluate_run(
     there = set.intersection(*(set(splits) for splits in data.values()))
     if part not in there:
         raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))
-    model = open_trained(run.model, recipe).to(torch.device(device))
+    model = open_trained(folder, recipe).to(torch.device(device))
     metrics = evaluate_part(model, recipe, data, part, **how)
     return metrics, recipe.expect.compare(metrics)
