@@ -8,6 +8,7 @@ from conftest import DATA, ROOT, assert_fresh
 import zoo
 from zoo.registry import families
 from zoo.tools import card, overview
+from zoo.training import load_recipe
 
 README = (ROOT / "README.md").read_text("utf-8")
 CARD = (ROOT / "MODEL_CARD.md").read_text("utf-8")
@@ -22,6 +23,12 @@ def test_there_are_eight_examples():
 def test_readme_example(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
+
+
+def test_readme_recipe(tmp_path):
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    (tmp_path / "mine.yaml").write_text(recipe)
+    assert load_recipe(tmp_path / "mine.yaml").model.kwargs["num_classes"] == 3
 
 
 def rows(page: str, table: str) -> dict[str, str]:

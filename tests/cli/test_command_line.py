@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
@@ -283,3 +284,18 @@ def test_files_of_commands_are_short_and_import_little():
     for name in commands():
         path = ROOT / "zoo" / "cli" / f"{name}.py"
         assert len(path.read_text("utf-8").splitlines()) <= 150, path
+
+
+def test_a_warning_of_zoo_is_a_line_without_a_place_in_the_code(monkeypatch, capsys):
+    def run() -> None:
+        warnings.warn_explicit("the share is drawn", UserWarning, zoo.__file__, 7)
+        warnings.warn_explicit("of another", UserWarning, "/elsewhere/torch/nn.py", 7)
+
+    show = lambda *warning: print(warnings.formatwarning(*warning[:4]), end="")
+    monkeypatch.setattr(warnings, "showwarning", show)  # pytest's own keeps them, and writes none
+    monkeypatch.setattr("zoo.cli.card.run", run)
+    usual = warnings.formatwarning
+    main(["card"])
+    said = capsys.readouterr().out
+    assert said == "warning: the share is drawn\n/elsewhere/torch/nn.py:7: UserWarning: of another\n"
+    assert warnings.formatwarning is usual

@@ -44,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: What was asked for cannot be had, and one or two lines on stderr have said why; or a command ended
             with another status than 0.
     """
-    from zoo.cli.support.errors import Refused, sentence
+    from zoo.cli.support.errors import Refused, sentence, warnings_as_sentences
 
     command = typer.main.get_command(application())
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        status = command.main(args=arguments, prog_name="zoo", standalone_mode=False)
+        with warnings_as_sentences():
+            status = command.main(args=arguments, prog_name="zoo", standalone_mode=False)
     except Exception as error:
         said = sentence(error)
         if said is None:

@@ -1,9 +1,14 @@
 """What is said of an error: a sentence where a user can do something about it, the traceback of a bug elsewhere."""
 
+import contextlib
 import dis
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 RAISED = dis.opmap["RAISE_VARARGS"]
 OF_ARGUMENTS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+OWN = Path(__file__).resolve().parents[2]  # the package's folder
 EXTRAS = "pip install 'zoo[train,plot,export]'"
 
 
@@ -40,6 +45,28 @@ def sentence(error: Exception) -> str | None:
     ):
         return f"error: {error}"
     return None
+
+
+@contextlib.contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Within it, what zoo warns a user of is a line without a place in zoo's code; other warnings stay as they are.
+
+    The hook is the process's: Python has none that belongs to a call. The command is what the process is for.
+    """
+    usual = warnings.formatwarning
+
+    def sentence_or_usual(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, UserWarning) and Path(filename).is_relative_to(OWN):
+            return f"warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = sentence_or_usual
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _of_the_parser(error: Exception) -> str:

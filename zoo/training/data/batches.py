@@ -56,10 +56,13 @@ class TrainingBatches(Dataset):
     ):
         parts = world * accumulate
         if batch_size > len(split) or batch_size % parts:
+            most = f"at most the number of the training images, {len(split)}"
+            if parts == 1:
+                raise ValueError(f"train.batch_size is {batch_size}, but must be {most}; set it lower")
             each = "" if accumulate == 1 else f", times the {accumulate} parts that each takes it in"
             raise ValueError(
                 f"train.batch_size is {batch_size}; it is that of all processes together, so it must be a multiple of "
-                f"their number, {world}{each}, and at most that of the training images, {len(split)}"
+                f"their number, {world}{each}, and {most}"
             )
         if task.pairs_images and batch_size // parts % 2:
             raise ValueError(

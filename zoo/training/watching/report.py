@@ -132,10 +132,14 @@ def _of_records(run: RunFolder, recipe: Recipe, records: list[dict[str, Any]]) -
 def _machine(session: Mapping[str, Any]) -> str:
     """A machine in a line."""
     facts = session["machine"]
-    words = [facts.get("processor"), f"{facts.get('cores')} cores", f"{facts.get('memory_gb')} GB"]
+    words = [facts.get("processor"), _counted(facts, "cores", "core"), f"{facts.get('memory_gb')} GB"]
     words += facts["gpus"] if isinstance(facts.get("gpus"), list) else []
-    words += [f"{facts.get('threads')} threads", f"{facts.get('processes')} processes"]
+    words += [_counted(facts, "threads", "thread"), _counted(facts, "processes", "process")]
     return ", ".join(map(str, words))
+
+
+def _counted(facts: Mapping[str, Any], plural: str, singular: str) -> str:
+    return f"{facts.get(plural)} {singular if facts.get(plural) == 1 else plural}"
 
 
 def _notes(records: list[dict[str, Any]]) -> Iterator[str]:
