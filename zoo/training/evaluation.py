@@ -136,27 +136,23 @@ def _with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def evaluate(
-    model: nn.Module,
-    recipe: Recipe,
-    split: Split,
-    *,
-    task: str = "",
-    rank: int = 0,
-    world: int = 1,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-) -> dict[str, float]:
+def evaluate(model: nn.Module, recipe: Recipe, split: Split, **how: Any) -> dict[str, float]:
     """The task's metrics over a split, on the model's device, in the recipe's precision and threads.
 
-    Of a recipe with several tasks, `task` is the name of one. Where `world` processes measure together, each calls this
-    with its `rank` and all get the result. Where the data may skip pictures that cannot be read, `images` and
-    `unreadable` say how many were measured and how many not. `progress` is called with how many batches are done, and
-    of how many.
+    Args:
+        model, recipe, split: What is measured, by what, on what.
+        how: Keywords of `outputs_of`: of a recipe with several tasks, `task` is the name of one; where `world`
+            processes measure together, each calls this with its `rank`, and all get the result; `progress` is called
+            with how many batches are done, and of how many.
+
+    Returns:
+        The numbers by name. Where the data may skip pictures that cannot be read, `images` and `unreadable` say how
+        many were measured and how many not.
 
     Raises:
         ValueError: a picture cannot be read, and the recipe does not say to skip it; or none can.
     """
-    meter, images = measure(model, recipe, split, task=task, rank=rank, world=world, progress=progress)
+    meter, images = measure(model, recipe, split, **how)
     skipped = {"images": images, "unreadable": len(split) - images} if split.skip else {}
     return meter.compute() | skipped
 
