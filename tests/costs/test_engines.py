@@ -64,7 +64,7 @@ with warnings.catch_warnings():
             MODULES.setdefault(_module, _name)
 TIMM = sorted(random.Random(14).sample(sorted(MODULES.values()), 60))
 TORCHVISION = sorted(random.Random(15).sample(torchvision.models.list_models(module=torchvision.models), 15))
-OFTEN = 5  # of either, so many are among the fast tests
+OFTEN = 3  # of either, so many are among the fast tests
 
 
 def some(names: list[str]) -> list:

@@ -31,14 +31,11 @@ def check_round_trip(model: torch.nn.Module, folder) -> None:
     assert torch.equal(again(x), model(x))
 
 
-def check_pairs(name: str, token_mixer: str, channel_mixers: list[str], counted: str | None, folder) -> None:
-    """Each pair is built, trained, saved and loaded in a family, and one of them counted."""
-    for channel_mixer in channel_mixers:
-        model = zoo.create_model(name, token_mixer=token_mixer, channel_mixer=channel_mixer)
-        train_a_step(model)
-        check_round_trip(model, folder / channel_mixer)
-        if channel_mixer == counted:
-            assert zoo.count_flops(model).macs > 0
+def check_pair(name: str, token_mixer: str, channel_mixer: str) -> torch.nn.Module:
+    """A pair is built and trained in a family."""
+    model = zoo.create_model(name, token_mixer=token_mixer, channel_mixer=channel_mixer)
+    train_a_step(model)
+    return model
 
 
 def some_channel_mixers(name: str, token_mixer: str) -> list[str]:
@@ -50,17 +47,23 @@ def some_channel_mixers(name: str, token_mixer: str) -> list[str]:
 @pytest.mark.parametrize("token_mixer", TOKEN_MIXERS)
 @pytest.mark.parametrize("name", TEST_VARIANTS)
 def test_cross_product(name, token_mixer, tmp_path):
-    chosen = some_channel_mixers(name, token_mixer)
-    counted = (TOKEN_MIXERS.index(token_mixer) + TEST_VARIANTS.index(name)) % 4 == 0
-    check_pairs(name, token_mixer, chosen, chosen[0] if counted else None, tmp_path)
+    number = TOKEN_MIXERS.index(token_mixer) + TEST_VARIANTS.index(name)
+    for channel_mixer in some_channel_mixers(name, token_mixer):
+        model = check_pair(name, token_mixer, channel_mixer)
+        if number % 3 == 0:
+            check_round_trip(model, tmp_path)
+        if number % 4 == 0:
+            assert zoo.count_flops(model).macs > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("token_mixer", TOKEN_MIXERS)
 @pytest.mark.parametrize("name", TEST_VARIANTS)
 def test_whole_cross_product(name, token_mixer, tmp_path):
-    rest = [mixer for mixer in CHANNEL_MIXERS if mixer not in some_channel_mixers(name, token_mixer)]
-    check_pairs(name, token_mixer, rest, rest[0], tmp_path)
+    for channel_mixer in CHANNEL_MIXERS:
+        model = check_pair(name, token_mixer, channel_mixer)
+        check_round_trip(model, tmp_path / channel_mixer)
+    assert zoo.count_flops(model).macs > 0
 
 
 def test_the_chosen_part_of_the_cross_product_leaves_nothing_out():

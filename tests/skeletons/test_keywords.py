@@ -146,7 +146,10 @@ def test_checkpointing_keeps_the_gradients_of_keywords():
         del _BLOCKS["channel_mixer"]["shifted_by"]
 
 
-@pytest.mark.parametrize("place", ["m3vit", "serial block", "beside a class token"])
+@pytest.mark.parametrize(
+    "place",
+    ["m3vit", *(pytest.param(place, marks=pytest.mark.slow) for place in ("serial block", "beside a class token"))],
+)
 def test_compile(place):
     model = build(place).train()
     expected = gradients(model)

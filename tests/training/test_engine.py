@@ -183,6 +183,10 @@ def test_which_value_is_the_better():
     assert not never.better({"validation/loss": float("nan")}, 7)
     other.restore(never.state())
     assert vars(other) == vars(never) and other.worse == 1
+    assert str(best) == "no better one than validation/loss 2.4 of step 3 for 0 evaluations"
+    nothing = BestSoFar(Best("validation/loss", patience=1), {"validation/loss": False})
+    assert not nothing.better({"validation/loss": float("nan")}, 1) and nothing.exhausted
+    assert str(nothing) == "no validation/loss that is a number in 1 evaluations"
     with pytest.raises(ValueError, match="set train.best.mode"):
         BestSoFar(Best("validation/loss"), {"validation/loss": None})
     with pytest.raises(ValueError, match="did you mean 'validation/top1'"):

@@ -207,8 +207,7 @@ class Trainer:
         if is_best := self.best.better(metrics, self.step):
             self._save_model(best=True)
         if self._stopped:
-            best = f"{self.best.section.metric} {self.best.value:.4g} of step {self.best.step}"
-            self._log({"stopped": f"no better one than {best} for {self.best.worse} evaluations"})
+            self._log({"stopped": str(self.best)})
         return is_best
 
     @property

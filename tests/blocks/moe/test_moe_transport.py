@@ -72,7 +72,13 @@ def test_both_kinds_of_activation_checkpointing(model, checkpointing):
     assert_kept(gradients(model), expected)
 
 
-@pytest.mark.parametrize("name, options", [*(("vit_test", key) for key in OPTIONS), ("poolformer_test", "noise")])
+FIRST = next(iter(OPTIONS))
+PAIRS = [*(("vit_test", key) for key in OPTIONS), ("poolformer_test", "noise")]
+
+
+@pytest.mark.parametrize(
+    "name, options", [pytest.param(*pair, marks=[] if pair[1] == FIRST else [pytest.mark.slow]) for pair in PAIRS]
+)
 def test_compile(name, options):
     model = build(OPTIONS[options], name)
     expected = gradients(model)
@@ -139,6 +145,7 @@ expect: {metric: test/top1, status: untested}
 """
 
 
+@pytest.mark.slow
 def test_the_trainer_in_two_processes(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
     for processes in (1, 2):

@@ -45,7 +45,7 @@ def tree(folder):
 
 
 @pytest.mark.parametrize(
-    ("kills", "text"), [(6, TEXT), *(pytest.param(50, text, marks=pytest.mark.slow) for text in (TEXT, WITH_MORE))]
+    ("kills", "text"), [(3, TEXT), *(pytest.param(50, text, marks=pytest.mark.slow) for text in (TEXT, WITH_MORE))]
 )
 def test_killed_runs_end_as_the_undisturbed_one_and_leave_nothing_else(kills, text, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)

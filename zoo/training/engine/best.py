@@ -66,6 +66,12 @@ class BestSoFar:
         """Whether the patience is over."""
         return self.section.patience is not None and self.worse >= self.section.patience
 
+    def __str__(self) -> str:
+        metric = self.section.metric
+        if self.value is None:
+            return f"no {metric} that is a number in {self.worse} evaluations"
+        return f"no better one than {metric} {self.value:.4g} of step {self.step} for {self.worse} evaluations"
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint has of it."""
         value = {} if self.value is None else {"value": self.value}
