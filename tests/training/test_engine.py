@@ -57,22 +57,24 @@ def test_a_resumed_run_with_everything_is_bit_identical(make_recipe, tmp_path):
         assert same(weights(tmp_path / "killed", name), weights(tmp_path / "whole", name))
 
 
+def moved_by_training(trainer):
+    """Names of what a training has changed in the model."""
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.fit()
+    return {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
 def test_what_is_frozen_stays_and_what_is_not_moves(make_recipe, tmp_path):
     recipe = make_recipe("train.freeze=[blocks, '!blocks.*.norm2']")
     trainer = Trainer(recipe, tmp_path / "run")
-    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    trainer.fit()
-    moved = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name in before if not name.startswith("blocks.") or ".norm2." in name}
+    assert moved_by_training(trainer) == {
+        name for name in trainer.model.state_dict() if not name.startswith("blocks.") or ".norm2." in name
+    }
 
 
 def test_a_linear_probe_trains_the_classifier_alone(make_recipe, tmp_path):
-    recipe = make_recipe("train.linear_probe=true")
-    trainer = Trainer(recipe, tmp_path / "run")
-    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    trainer.fit()
-    moved = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {"head.weight", "head.bias"}
+    trainer = Trainer(make_recipe("train.linear_probe=true"), tmp_path / "run")
+    assert moved_by_training(trainer) == {"head.weight", "head.bias"}
 
 
 class Normed(nn.Module):

@@ -1,25 +1,18 @@
 """``zoo eval``: the metrics of a trained run."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zoo.cli.support.parse import Device, Json
+from zoo.cli.support.parse import Changes, Device, Json, Part, Run
 
 EXAMPLE = "zoo eval runs/mixer_digits --split validation"
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of zoo train.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Change the recipe, such as data.root where the data moved."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
-    ] = None,
+    folder: Run,
+    overrides: Changes = None,
+    split: Part = None,
     best: Annotated[
         bool, typer.Option("--best", help="Measure the best model that the run kept, not the last.")
     ] = False,

@@ -1,25 +1,14 @@
 """``zoo report``: the page of a run."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from zoo.cli.support.parse import Device, Json
+from zoo.cli.support.parse import Changes, Device, Json, Part, Run
 
 EXAMPLE = "zoo report runs/mixer_digits"
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of zoo train.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Change the recipe, such as data.root where the data moved."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
-    ] = None,
+    folder: Run,
+    overrides: Changes = None,
+    split: Part = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:

@@ -25,14 +25,7 @@ TARGETS = torch.tensor([0, 2, 1])
 HARD = F.one_hot(TARGETS, CLASSES).float()
 
 
-@pytest.fixture
-def make_recipe(tmp_path):
-    def make(*overrides):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(TINY)
-        return load_recipe(path, overrides)
-
-    return make
+TEXT = TINY
 
 
 def rng(seed=0):

@@ -14,7 +14,7 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 
 from sklearn import metrics as sklearn_metrics
 
-from zoo.training import evaluation, load_recipe
+from zoo.training import evaluation
 from zoo.training.data.splits import TensorSplit
 from zoo.training.evaluation import evaluate, measure
 from zoo.training.predictions import predict_split
@@ -33,16 +33,6 @@ optim: {name: adamw, lr: 1e-3, weight_decay: 0}
 schedule: {name: constant}
 expect: {metric: test/top1, status: untested}
 """
-
-
-@pytest.fixture
-def make_recipe(tmp_path):
-    def make(*overrides):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(TEXT)
-        return load_recipe(path, overrides)
-
-    return make
 
 
 class Unreadable(TensorSplit):

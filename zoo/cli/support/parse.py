@@ -1,5 +1,6 @@
 """How the arguments of a command are read, and those that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,15 @@ from typer.core import TyperCommand
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads on the CPU; default: torch's own.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of zoo train.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Change the recipe, such as data.root where the data moved."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="train, validation or test; default: what the run measured at its end."),
+]
 Rounds = Annotated[int, typer.Option(metavar="N", help="Rounds that are timed, and count.")]
 
 

@@ -40,8 +40,9 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, linear_probe: bool) -> 
         ValueError: A pattern means no parameter, nothing is left to be trained, or the model has no classifier.
     """
     frozen: set[str] = set()
-    if linear_probe:
-        classifier = {id(parameter) for parameter in _classifier(model).parameters()}
+    probed = _classifier(model) if linear_probe else None
+    if probed is not None:
+        classifier = {id(parameter) for parameter in probed.parameters()}
         frozen = {name for name, parameter in model.named_parameters() if id(parameter) not in classifier}
     for number, pattern in enumerate(patterns):
         names = matching(model, pattern.removeprefix("!"), f"train.freeze[{number}]")
@@ -53,7 +54,6 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, linear_probe: bool) -> 
         )
     for name in frozen:
         parameters[name].requires_grad_(False)
-    probed = _classifier(model) if linear_probe else None
     return list(_outermost(model, probed)) if frozen else []
 
 

@@ -215,10 +215,20 @@ class Recipe(Section):
 
     def directions(self, part: str, data: Data) -> dict[str, bool | None]:
         """Of each number that `reports` has, whether a higher one is the better; None if the task does not say it."""
-        return {
-            "/".join(filter(None, (part, task, name))): objective.task.higher_is_better.get(name)
+        names = {
+            "/".join(filter(None, (task, name)))
             for task, objective in self.objectives.items()
             for name in objective.task.reported(data[task][part].num_classes)
+        }
+        return {f"{part}/{name}": side for name, side in self.better.items() if name in names}
+
+    @property
+    def better(self) -> dict[str, bool | None]:
+        """Of each number that the tasks may report, as top1 or ink/miou, whether a higher one is the better."""
+        return {
+            "/".join(filter(None, (task, name))): objective.task.higher_is_better.get(name)
+            for task, objective in self.objectives.items()
+            for name in objective.task.reports
         }
 
     def check(self, data: Data) -> None:

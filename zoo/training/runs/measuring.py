@@ -12,7 +12,7 @@ from zoo.create import create_model
 from zoo.training.evaluation import evaluate_part, load_data
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import Segmenter
-from zoo.training.recipe.recipe import Recipe, load_recipe, measured_part
+from zoo.training.recipe.recipe import Data, Recipe, load_recipe, measured_part
 from zoo.training.runs.folder import RunFolder
 
 
@@ -26,6 +26,34 @@ def open_trained(folder: str | Path, recipe: Recipe) -> nn.Module:
     if recipe.model.heads is not None:
         return MultiTask.open(folder)
     return create_model(f"local-dir:{folder}") if recipe.model.pyramid is None else Segmenter.open(folder)
+
+
+def recipe_of(run: RunFolder, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe that lies in the folder of a run, with overrides.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        ValueError: The recipe cannot be read.
+    """
+    if not run.recipe.is_file():
+        raise FileNotFoundError(
+            f"{printable(run.path)} holds no run: there is no {printable(run.recipe)}; zoo train RECIPE --output "
+            f"{printable(run.path)} makes one"
+        )
+    return load_recipe(run.recipe, overrides)
+
+
+def part_of(data: Data, part: str | None) -> str:
+    """A part that the data of every task have; None is what a run itself measures at its end.
+
+    Raises:
+        ValueError: They have it not.
+    """
+    part = measured_part(data) if part is None else part
+    there = set.intersection(*(set(splits) for splits in data.values()))
+    if part not in there:
+        raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))
+    return part
 
 
 def evaluate_run(
@@ -52,12 +80,7 @@ def evaluate_run(
         ValueError: The data have no such part, or the recipe or the model cannot be read.
     """
     run = RunFolder(path)
-    if not run.recipe.is_file():
-        raise FileNotFoundError(
-            f"{printable(path)} holds no run: there is no {printable(run.recipe)}; zoo train RECIPE --output "
-            f"{printable(path)} makes one"
-        )
-    recipe = load_recipe(run.recipe, overrides)
+    recipe = recipe_of(run, overrides)
     folder = run.best if best else run.model
     if best and not folder.is_dir():
         raise FileNotFoundError(
@@ -69,10 +92,7 @@ def evaluate_run(
             f"--output {printable(path)}"
         )
     data = load_data(recipe)
-    part = measured_part(data) if part is None else part
-    there = set.intersection(*(set(splits) for splits in data.values()))
-    if part not in there:
-        raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))
+    part = part_of(data, part)
     model = open_trained(folder, recipe).to(torch.device(device))
     metrics = evaluate_part(model, recipe, data, part, **how)
     return metrics, recipe.expect.compare(metrics)

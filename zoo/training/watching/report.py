@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoo.checks import printable, shown, unknown
 from zoo.costs import count_flops
 from zoo.storage.files import replacing
 from zoo.training.evaluation import load_data
 from zoo.training.models.multitask import MultiTask
-from zoo.training.recipe.recipe import Data, Recipe, dump_recipe, load_recipe, measured_part
+from zoo.training.recipe.recipe import Data, Recipe, dump_recipe
 from zoo.training.runs.folder import RunFolder
-from zoo.training.runs.measuring import open_trained
+from zoo.training.runs.measuring import open_trained, part_of, recipe_of
 from zoo.training.runs.records import read_records
 from zoo.training.watching.answers import Asked, Progress, answers_of, silent
 from zoo.training.watching.curves import draw, panels
@@ -52,17 +51,12 @@ def write_report(
         OSError: The file cannot be written; one that was there before is as it was.
     """
     run = run if isinstance(run, RunFolder) else RunFolder(run)
-    if not run.recipe.is_file():
-        raise FileNotFoundError(
-            f"{printable(run.path)} holds no run: there is no {printable(run.recipe)}; zoo train RECIPE --output "
-            f"{printable(run.path)} makes one"
-        )
-    recipe = load_recipe(run.recipe, overrides)
+    recipe = recipe_of(run, overrides)
     records = read_records(run.metrics) if run.metrics.is_file() else []
     page = _of_records(run, recipe, records)
     if run.model.is_dir():
         data = load_data(recipe) if data is None else data
-        page |= _of_model(run, recipe, data, measured_part(data) if part is None else part, **how)
+        page |= _of_model(run, recipe, data, part_of(data, part), **how)
     text = _environment().from_string(TEMPLATE.read_text("utf-8")).render(page)
     target = run.path / FILE
     content = text.encode("utf-8", "replace")
@@ -181,11 +175,7 @@ def _kinds(recipe: Recipe) -> list[str]:
 
 def _metrics(recipe: Recipe, records: list[dict[str, Any]], final: Mapping[str, float]) -> list[tuple[str, ...]]:
     """Rows of metric, value at the end, and best with its step where it is known what is better."""
-    better = {
-        "/".join(filter(None, (task, name))): higher
-        for task, each in recipe.objectives.items()
-        for name, higher in getattr(each.task, "higher_is_better", {}).items()
-    }
+    better = recipe.better
     history: dict[str, list[tuple[float, int]]] = {}
     for record in records:
         for name, value in _measured(record).items():
@@ -207,9 +197,6 @@ def _metrics(recipe: Recipe, records: list[dict[str, Any]], final: Mapping[str, 
 def _of_model(
     run: RunFolder, recipe: Recipe, data: Data, part: str, *, device: Any = "cpu", progress: Progress = silent
 ) -> dict[str, Any]:
-    there = set.intersection(*(set(splits) for splits in data.values()))
-    if part not in there:
-        raise ValueError(unknown(f"the part {shown(part)} of the data", part, there, "parts"))
     model = open_trained(run.model, recipe)
     costs, answers = [], []
     for name in recipe.objectives:
