@@ -15,6 +15,7 @@ from zoo.training.data.splits import Split
 from zoo.training.evaluation import measuring, outputs_of
 from zoo.training.predictions import Predictions, predict_split
 from zoo.training.recipe.recipe import Recipe
+from zoo.training.tasks.multilabel import MultilabelMeter
 from zoo.training.watching.curves import STYLE, svg_of
 from zoo.training.watching.thumbnails import class_map, thumbnail
 
@@ -179,17 +180,16 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], percent: bool = Fal
 
 
 def _of_labels(found: Answers, asked: Asked, predicted: Predictions) -> None:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     shares, targets = predicted.outputs.sigmoid(), predicted.targets
     names, known = names_of(asked.split, shares.shape[1]), ~targets.isnan()
+    meter = MultilabelMeter()
+    meter.update(predicted.outputs, targets)
+    tables = meter.tables()
     rows = []
     for i, name in enumerate(names):
-        there, says = targets[known[:, i], i], shares[known[:, i], i]
-        both = 0 < there.sum() < len(there)
-        auc = roc_auc_score(there, says) if both else np.nan
-        precision = average_precision_score(there, says) if there.sum() else np.nan
-        rows.append((auc, (name, f"{int(there.sum()):,}", f"{len(there):,}", _percent(auc), _percent(precision))))
+        auc, precision = tables["class_auc"][i].item() / 100, tables["class_average_precision"][i].item() / 100
+        counts = f"{int((targets[:, i] == 1).sum()):,}", f"{int(known[:, i].sum()):,}"
+        rows.append((auc, (name, *counts, _percent(auc), _percent(precision))))
     rows.sort(key=lambda row: np.nan_to_num(row[0], nan=2.0))
     found.head = ("label", "with it", "images", "AUC", "average precision")
     found.classes, found.left_out = [cells for _, cells in rows[:ROWS]], max(len(rows) - ROWS, 0)
