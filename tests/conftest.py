@@ -70,6 +70,12 @@ def sampled(names: Iterable[str], of_each_family: int) -> list:
     return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+def some_of(names: Iterable[str], count: int) -> list:
+    """Parameters of a test: so many of the names, drawn by a fixed seed; the others are for slow tests."""
+    chosen = set(random.Random(0).sample(names := sorted(names), min(count, len(names))))
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def randomised(model: torch.nn.Module, std: float = 0.05) -> torch.nn.Module:
     """The model in eval mode with noise on every parameter: heads of zeros would hide differences."""
     with torch.no_grad():

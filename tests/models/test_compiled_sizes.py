@@ -1,8 +1,8 @@
-"""Compiled models at a second image size: windows get a program for each size, everything else one for all."""
+"""Compiled models, and at a second image size: windows get a program for each size, everything else one for all."""
 
 import pytest
 import torch
-from conftest import TEST_VARIANTS, randomised
+from conftest import TEST_VARIANTS, images, randomised, some_of
 
 import zoo
 
@@ -35,6 +35,15 @@ def compiled_at(call, *sizes):
             x = torch.randn(size)
             assert torch.allclose(compiled(x), call(x), atol=1e-5), size
     return found
+
+
+@pytest.mark.parametrize("name", some_of(TEST_VARIANTS, 10))
+def test_forward_and_backward(name):
+    model = randomised(zoo.create_model(name))
+    x = images(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+    compiled(x).square().mean().backward()
 
 
 @pytest.mark.parametrize(
