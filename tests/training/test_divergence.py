@@ -107,6 +107,24 @@ def test_another_optimizer_begins_anew_and_an_average_at_the_weights(make_recipe
     trainer.run()
 
 
+def test_other_rates_and_frozen_parts_keep_what_the_optimizer_knows_of_a_parameter(make_recipe, tmp_path, capsys):
+    def known(trainer):
+        state = trainer.optimizer.optimizer.state
+        return {name: state[p]["exp_avg"] for name, p in trainer.model.named_parameters() if p in state}
+
+    source = Trainer(make_recipe("train.freeze=[stem]"), tmp_path / "source")
+    source.run()
+    changes = [["optim.lr_by={head: 2}", "train.freeze=[stem]"], [], ["train.freeze=[stem, head]"]]
+    for number, change in enumerate(changes):
+        recipe = make_recipe(*change, "train.duration=8st")
+        trainer = Trainer(recipe, tmp_path / str(number), tmp_path / "source")
+        assert "begins anew" not in capsys.readouterr().out
+        expected = {name: t for name, t in known(source).items() if number < 2 or not name.startswith("head")}
+        assert known(trainer).keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in known(trainer).items())
+        trainer.run()
+
+
 def test_what_cannot_be_begun_at_is_named(make_recipe, tmp_path):
     Trainer(make_recipe(), tmp_path / "source").run()
     with pytest.raises(ValueError, match="step-00000006 is at step 6, and the recipe trains 6 in all: set train.dur"):

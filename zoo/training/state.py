@@ -120,14 +120,21 @@ def _whole(value: Any) -> Any:
 
 
 def with_options(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any] | None:
-    """A state with the options of another recipe's optimizer of the same kind; None if it cannot be for this one."""
+    """A state with the options of another recipe's optimizer of the same kind.
+
+    Where that has other groups, as with other rates or frozen parts, each parameter keeps what the state says of its
+    name. None if nothing says the names.
+    """
     groups, saved_groups = optimizer.param_groups, state.get("param_groups", [])
-    if [len(group["params"]) for group in groups] != [len(saved["params"]) for saved in saved_groups]:
-        return None
-    if any(group.keys() != saved.keys() for group, saved in zip(groups, saved_groups, strict=True)):
-        return None
-    changed = [
-        saved | {name: group[name] for name in OPTIONS if name in group}
-        for group, saved in zip(groups, saved_groups, strict=True)
-    ]
-    return state | {"param_groups": changed}
+    if [(len(group["params"]), group.keys()) for group in groups] == [
+        (len(saved["params"]), saved.keys()) for saved in saved_groups
+    ]:
+        changed = [
+            saved | {name: group[name] for name in OPTIONS if name in group}
+            for group, saved in zip(groups, saved_groups, strict=True)
+        ]
+        return state | {"param_groups": changed}
+    values, names = state["state"], sum(state.get("names", []), [])
+    if not all(isinstance(key, str) for key in values):
+        values = {names[key]: value for key, value in values.items()} if names else None
+    return None if values is None else {"state": values, "param_groups": []}
