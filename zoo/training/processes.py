@@ -1,10 +1,25 @@
-"""What one process does for all of a run."""
+"""The processes of a run: how they find each other, and what one of them does for all."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
+from torch import distributed as dist
+
+
+def join(*, several_tasks: bool) -> Accelerator:
+    """Join the processes that this one was started with, in fp32: the precision is the recipe's."""
+    # torchrun keeps its store when it starts failed processes again, and with it the addresses of the dead: whoever is
+    # the first to ask would knock at such a door. So each attempt has entries of its own.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt != "0" and not dist.is_initialized():
+        store, rank, world_size = next(dist.rendezvous("env://"))
+        dist.init_process_group(store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=world_size)
+    # A step of one task leaves the heads of the others without gradients.
+    several = [DistributedDataParallelKwargs(find_unused_parameters=True)] if several_tasks else []
+    return Accelerator(mixed_precision="no", kwargs_handlers=several)
 
 
 def in_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:

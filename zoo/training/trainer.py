@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import DistributedType
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ from zoo.training.engine.step import Stepper
 from zoo.training.evaluation import cpu_threads, evaluate_part, load_data, show
 from zoo.training.optim import check_full_batch, create_optimizer, create_scheduler
 from zoo.training.phases import enter_phase, phases_by_step
-from zoo.training.processes import in_main
+from zoo.training.processes import in_main, join
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
 from zoo.training.runs.checkpoints import Content
@@ -70,10 +70,7 @@ class Trainer:
         if not isinstance(recipe, Recipe):
             raise TypeError(f"recipe is {shown(recipe)}; it must be a Recipe, such as load_recipe(path) gives")
         self.recipe, self.folder = recipe, RunFolder(output)
-        # A step of one task leaves the heads of the others without gradients.
-        several = [DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.tasks else []
-        # The precision is the recipe's: `autocast`.
-        self.accelerator = accelerator = Accelerator(mixed_precision="no", kwargs_handlers=several)
+        self.accelerator = accelerator = join(several_tasks=bool(recipe.tasks))
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
