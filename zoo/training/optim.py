@@ -226,8 +226,13 @@ def second_derivatives(enabled: bool) -> Iterator[None]:
         yield
 
 
-def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
+def create_optimizer(model: nn.Module, optim: Optim, beside: nn.Module | None = None) -> Optimizer:
     """timm's optimizer on `param_groups(model)`, or L-BFGS.
+
+    Args:
+        model: What is trained.
+        optim: How.
+        beside: What is trained with it, at the recipe's rate, in groups of its own.
 
     Raises:
         ValueError: the optimizer is one of CUDA, or of a package, that is not here.
@@ -236,6 +241,8 @@ def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
         return FullBatchLBFGS([parameter for parameter in model.parameters() if parameter.requires_grad], optim.lr)
     options = {} if optim.betas is None else {"betas": optim.betas}
     groups = param_groups(model, optim.weight_decay, optim.layer_decay, optim.lr_by)
+    if beside is not None:
+        groups += param_groups(beside, optim.weight_decay)
     kind = get_optimizer_info(optim.name).opt_class
     if isinstance(kind, str):  # timm names the class, and imports it when it is asked for
         _check_package(optim.name, kind.partition(".")[0])
