@@ -14,6 +14,7 @@ from zoo.training.methods.base import Effect, Pass, Setting
 from zoo.training.recipe.recipe import Objective, Recipe
 from zoo.training.recipe.schema import Duration
 from zoo.training.seeds import METHOD, derive_seed
+from zoo.training.tasks.base import Task
 
 
 class Effects(DecayMarks, nn.ModuleDict):
@@ -141,10 +142,11 @@ def begin_methods(
     for number, (name, method) in enumerate(recipe.methods.items()):
         key = f"methods.{name}"
         split = data[task]["train"]
-        if not method.any_task and split.kind != "image":
+        is_of_classes = split.kind == "image" and type(objective.task).example is Task.example
+        if not method.any_task and not is_of_classes:
             raise ValueError(
-                f"{key}: {method.name} needs data with one class an image, and these are of kind {split.kind}: remove "
-                "it, or train another task"
+                f"{key}: {method.name} needs a task of one class an image, and {objective.task.name} is none: remove "
+                "one of them"
             )
         if not method.any_form and processes > 1:
             raise ValueError(f"{key}: {method.name} trains in one process: start one")
