@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.training.methods.distill import soft_loss
-from zoo.training.methods.exits import chosen_levels, make_exits
+from zoo.training.methods.exits import exit_levels, make_exits
 from zoo.training.methods.ofa_kd import enhanced_loss
 
 STUDENT = torch.tensor([[1.2, -0.7, 0.3, 2.1], [0.0, 0.5, -1.5, 0.9], [-0.4, 2.6, 0.8, -1.1]]).double()
@@ -51,7 +51,7 @@ def test_every_family_has_exits(name, blocks):
     """Two kinds of skeleton; a class token, one position, stages; and exits that are a classifier alone."""
     size = zoo.create_model(name, device="meta").img_size[0]
     model = zoo.create_model(name)
-    levels = chosen_levels(model, None, "levels")
+    levels = exit_levels(model, None, "levels")
     exits = make_exits(model, levels, width=40, num_classes=7, blocks=blocks)
     maps = model.forward_intermediates(
         torch.randn(2, model.in_chans, size, size), indices=levels, output_fmt="NHWC", intermediates_only=True
@@ -64,7 +64,7 @@ def test_every_family_has_exits(name, blocks):
 
 def test_exits_are_where_the_paper_has_them():
     model = zoo.create_model("mixer_b16_224", device="meta")
-    assert chosen_levels(model, None, "levels") == [1, 3, 9, 11]
+    assert exit_levels(model, None, "levels") == [1, 3, 9, 11]
     exits = make_exits(zoo.create_model("mixer_test", img_size=128, depth=12), [1, 3, 9, 11],
                        width=1, num_classes=3, blocks=None)  # fmt: skip
     kinds = [[type(layer).__name__ for layer in branch] for branch in exits]

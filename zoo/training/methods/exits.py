@@ -17,20 +17,25 @@ SMALL = 7  # side of a grid that is not merged any more
 PLACES = (1 / 6, 1 / 3, 5 / 6, 1)  # of exits in a model of equal blocks: as after 2, 4, 10 and 12 of 12
 
 
-def chosen_levels(model: ImageModel, levels: Sequence[int] | None, key: str) -> list[int]:
+def exit_levels(model: ImageModel, levels: Sequence[int] | None, key: str) -> list[int]:
+    """Levels that have an exit, as `taken_levels` gives them; None: each stage, or of equal blocks those at `PLACES`."""
+    count = len(model.feature_info)
+    if levels is None and not has_stages(model):
+        levels = [max(math.ceil(place * count), 1) - 1 for place in PLACES]
+    return taken_levels(model, levels, key)
+
+
+def taken_levels(model: ImageModel, levels: Sequence[int] | None, key: str) -> list[int]:
     """Levels of a model, counted from the start and in its order.
 
     Args:
         model: The model.
-        levels: Some of them, negative ones from the end; None: each stage, or of equal blocks those at `PLACES`.
+        levels: Some of them, negative ones from the end; None: all.
         key: Where the recipe has them.
 
     Raises:
         ValueError: The model has no such level, or there are none.
     """
-    count = len(model.feature_info)
-    if levels is None:
-        levels = range(count) if has_stages(model) else [max(math.ceil(place * count), 1) - 1 for place in PLACES]
     try:
         return model.take_levels(levels)[0]
     except ValueError as error:
@@ -53,7 +58,7 @@ def make_exits(
 
     Args:
         model: The model.
-        levels: As `chosen_levels` gives them.
+        levels: As `exit_levels` gives them.
         width: Of what classifiers of stages see.
         num_classes: Logits.
         blocks: In the place of as many as there are exits to come, but at least one.

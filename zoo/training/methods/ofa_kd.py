@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from zoo.checks import Interval
 from zoo.training.methods.base import Effect, Method, Pass, Setting
 from zoo.training.methods.distill import Temperature
-from zoo.training.methods.exits import chosen_levels, make_exits
+from zoo.training.methods.exits import exit_levels, make_exits
 from zoo.training.methods.teacher import Teacher
 from zoo.training.seeds import seeded_globals
 
@@ -66,7 +66,7 @@ class OfaKd(Method):
         model, key = setting.feature_model(), f"{setting.key}.teacher"
         teacher = Teacher(self.teacher, self.teacher_kwargs, setting, key)
         teacher.check_classes()
-        levels = chosen_levels(model, self.levels, f"{setting.key}.levels")
+        levels = exit_levels(model, self.levels, f"{setting.key}.levels")
         width = getattr(teacher.model, "num_features", 0)  # exits of stages are at least as wide as the teacher's end
         with seeded_globals(setting.seed):
             exits = make_exits(model, levels, width=width, num_classes=teacher.width, blocks=self.exit_blocks)

@@ -80,8 +80,8 @@ class Teacher:
         """
         if self.width != self.setting.split.num_classes:
             raise ValueError(
-                f"{self.key}: it has {self.width} classes, the data {self.setting.split.num_classes}: take one that was "
-                "trained on them"
+                f"{self.key}: it has {self.width} classes, the data {self.setting.split.num_classes}: take one that "
+                "was trained on them"
             )
 
 
