@@ -114,8 +114,8 @@ class Effect(DecayMarks):
         """What is computed of the maps ``(B, H, W, C)`` of `levels`, in the precision of the recipe; for `loss`."""
         return maps
 
-    def networks(self, step: int) -> Sequence[Network]:
-        """What is trained in this step in the place of the model, the mean of whose losses counts; none: the model."""
+    def networks(self, step: int) -> Sequence[Network | None]:
+        """What is trained in this step, the mean of whose losses counts; None among them, and none, are the model."""
         return ()
 
     def loss(self, loss: Tensor, made: Pass) -> Tensor:

@@ -18,7 +18,7 @@ PLACES = (1 / 6, 1 / 3, 5 / 6, 1)  # of exits in a model of equal blocks: as aft
 
 
 def exit_levels(model: ImageModel, levels: Sequence[int] | None, key: str) -> list[int]:
-    """Levels that have an exit, as `taken_levels` gives them; None: each stage, or of equal blocks those at `PLACES`."""
+    """Levels that have an exit, of `taken_levels`; None: each stage, or of equal blocks those at `PLACES`."""
     count = len(model.feature_info)
     if levels is None and not has_stages(model):
         levels = [max(math.ceil(place * count), 1) - 1 for place in PLACES]
