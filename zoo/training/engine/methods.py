@@ -94,7 +94,7 @@ class Methods:
             outputs = outputs.float()
             loss = objective(outputs, aux)
             for name, effect in self.effects.items():
-                loss = effect.loss(loss, Pass(step, inputs, targets, outputs, beside.get(name)))
+                loss = effect.loss(loss, Pass(step, inputs, targets, outputs, network, beside.get(name)))
             losses.append(loss)
             auxes.append(aux)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean(), auxes[0]

@@ -71,6 +71,9 @@ class Setting:
         return self.model
 
 
+Network = Callable[[Tensor], tuple[Tensor, Aux]]  # inputs to outputs and what is returned beside them
+
+
 @dataclass(frozen=True)
 class Pass:
     """What went through a network in one forward pass of a training, as methods see it.
@@ -79,6 +82,7 @@ class Pass:
         step: The number of the step.
         inputs, targets: The batch, or a part of it.
         outputs: What the network made of the inputs, in float32.
+        network: Which it was, of those that a method gave; None for the model itself.
         beside: What `Effect.forward` of the same method made of the network's feature maps, None without `levels`.
     """
 
@@ -86,15 +90,13 @@ class Pass:
     inputs: Tensor
     targets: Tensor
     outputs: Tensor
+    network: Network | None = None
     beside: Any = None
 
     @property
     def labels(self) -> Tensor:
         """The classes ``(B,)``; of soft targets, the largest."""
         return self.targets if self.targets.ndim == 1 else self.targets.argmax(1)
-
-
-Network = Callable[[Tensor], tuple[Tensor, Aux]]  # inputs to outputs and what is returned beside them
 
 
 class Effect(DecayMarks):
