@@ -100,8 +100,7 @@ class Trainer:
         schedule = train.drop_path
         self.drop_path = schedule and DropPathSchedule(model, schedule, self.batches.steps_per_epoch)
         self.best = train.best and BestSoFar(train.best, recipe.directions("validation", self.data))
-        place = {"device": accelerator.device, "processes": accelerator.num_processes, "sharded": self.sharded}
-        self.methods = begin_methods(recipe, model, self.objectives, self.data, steps=self._steps, **place)
+        self.methods = begin_methods(recipe, model, self.data, self._steps, accelerator)
         self.beside = None if self.methods is None else self.methods.beside  # what is trained with the model
         spread(model, train, device=accelerator.device, world=accelerator.num_processes)
         set_form(model, train)

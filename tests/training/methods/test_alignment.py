@@ -50,9 +50,7 @@ def test_the_guide_is_asked_until_its_time_is_over(trainer):
     zero = torch.zeros(())
 
     def extra(step):
-        return trainer.methods.loss(
-            trainer.model, step, images, labels, lambda outputs, aux: zero, "fp32", {}
-        )[0]  # fmt: skip
+        return trainer.methods.loss(trainer.model, step, (images, labels), lambda outputs, aux: zero, {})[0]
 
     maps = trainer.plain_model.forward_intermediates(images, output_fmt="NHWC", intermediates_only=True)
     theirs = effect.guide.maps(images, effect.theirs)

@@ -20,6 +20,7 @@ STAGES = [
     "model={name: poolformer_test, kwargs: {img_size: 32, in_chans: 1}}",
     "data.size=32",
 ]
+SORTED = "methods.half={name: sorted, cuts: [{dim: 16}]}"
 NOISE = "methods.noise={name: gradient_noise, eta: 0.01}"
 
 
@@ -134,6 +135,7 @@ def test_what_a_recipe_cannot_say(recipe, overrides, message):
         (["methods.kd={name: distill, teacher: vit_tset}"], "methods.kd.teacher: model 'vit_tset' is unknown"),
         (["methods.kd={name: distill, teacher: vit_test}"], "cannot take the images.*methods.kd.teacher_kwargs"),
         ([TEACHER.replace("in_chans: 1", "in_chans: 1, num_classes: 7")], "it has 7 classes, the data 10"),
+        ([OFA, SORTED], "methods.half trains networks in the place of the model, which methods.ofa needs"),
         ([OFA.replace("ofa_kd", "ofa_kd, levels: [3]")], r"methods.ofa.levels: .*not all within the 1 levels"),
         (
             [TEACHER, "task={name: denoise, sigma: 0.1}", "expect.metric=test/psnr", "model.kwargs.head=image"],

@@ -54,9 +54,8 @@ def test_several_networks_a_step_go_along_the_mean_of_their_gradients(recipe, tm
     apart = [model(images) if network is None else network(images)[0] for network in networks]
     expected = torch.stack([torch.nn.functional.cross_entropy(logits, labels) for logits in apart]).mean()
     task = trainer.recipe.task
-    loss, _ = trainer.methods.loss(
-        trainer.model.eval(), 0, images, labels, lambda outputs, aux: task.loss(outputs, labels), "fp32", {}
-    )
+    batch = (images, labels)
+    loss, _ = trainer.methods.loss(trainer.model.eval(), 0, batch, lambda outputs, aux: task.loss(outputs, labels), {})
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -4,17 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux
 from zoo.skeletons.model import DecayMarks
-from zoo.training.data.splits import Split
 from zoo.training.engine.precision import autocast
 from zoo.training.methods.base import Effect, Pass, Setting
-from zoo.training.recipe.recipe import Objective, Recipe
+from zoo.training.recipe.recipe import Data, Recipe
 from zoo.training.recipe.schema import Duration
 from zoo.training.seeds import METHOD, derive_seed
 from zoo.training.tasks.base import Task
+
+Loss = Callable[[Tensor, Aux], Tensor]  # of outputs and auxiliary outputs
+Steps = Callable[[Duration], int]  # of a duration
 
 
 class Effects(DecayMarks, nn.ModuleDict):
@@ -56,8 +59,8 @@ class Methods:
         joint: The model with them, which is what an accelerator prepares.
     """
 
-    def __init__(self, model: nn.Module, effects: Mapping[str, Effect]):
-        self.effects, self.joint = dict(effects), Joint(model, effects)
+    def __init__(self, model: nn.Module, effects: Mapping[str, Effect], precision: str):
+        self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), precision
 
     @property
     def beside(self) -> Effects:
@@ -65,28 +68,21 @@ class Methods:
         return self.joint.methods
 
     def loss(
-        self,
-        model: nn.Module,
-        step: int,
-        inputs: Tensor,
-        targets: Tensor,
-        objective: Callable[[Tensor, Aux], Tensor],
-        precision: str,
-        keywords: Mapping[str, Any],
+        self, model: nn.Module, step: int, batch: tuple[Tensor, Tensor], objective: Loss, keywords: Mapping[str, Any]
     ) -> tuple[Tensor, Aux]:
         """The loss of a part of a batch, and what the network returned beside its outputs.
 
         Args:
             model: `joint`, as the accelerator has prepared it.
             step: The number of the step.
-            inputs, targets: The part of the batch.
+            batch: Inputs and targets.
             objective: The loss without methods, of outputs and auxiliary outputs.
-            precision: Of the recipe.
             keywords: For the model.
         """
+        inputs, targets = batch
         losses, auxes = [], []
         for network in self._networks(step) or [None]:
-            with autocast(precision, inputs.device):
+            with autocast(self.precision, inputs.device):
                 if network is None:
                     outputs, aux, beside = model(inputs, taught=True, **keywords)
                 else:
@@ -109,40 +105,32 @@ class Methods:
 
 
 def begin_methods(
-    recipe: Recipe,
-    model: nn.Module,
-    objectives: Mapping[str, Objective],
-    data: Mapping[str, Mapping[str, Split]],
-    *,
-    device: torch.device,
-    processes: int,
-    sharded: bool,
-    steps: Callable[[Duration], int],
+    recipe: Recipe, model: nn.Module, data: Data, steps: Steps, accelerator: Accelerator
 ) -> Methods | None:
     """The methods of a recipe, begun; None if it has none.
 
     Args:
-        recipe, model, objectives: What is trained.
+        recipe: The recipe, its tasks fitted to their data.
+        model: What is trained.
         data: The splits of each task.
-        device: On which.
-        processes: How many train together.
-        sharded: Whether each has a part of the weights.
         steps: Makes steps of a duration.
+        accelerator: Of the processes.
 
     Raises:
         ValueError, FileNotFoundError: A method does not fit the training.
     """
     if not recipe.methods:
         return None
+    sharded, processes = accelerator.distributed_type == DistributedType.FSDP, accelerator.num_processes
     if sharded or (recipe.train.expert_parallel and processes > 1):
         how = "FSDP" if sharded else "train.expert_parallel"
         raise ValueError(f"methods need whole weights, which {how} does not keep: use DDP, or remove methods")
-    task, objective = next(iter(objectives.items()))
+    task, objective = next(iter(recipe.objectives.items()))
+    split = data[task]["train"]
+    is_of_classes = split.kind == "image" and type(objective.task).example is Task.example
     effects: dict[str, Effect] = {}
     for number, (name, method) in enumerate(recipe.methods.items()):
         key = f"methods.{name}"
-        split = data[task]["train"]
-        is_of_classes = split.kind == "image" and type(objective.task).example is Task.example
         if not method.any_task and not is_of_classes:
             raise ValueError(
                 f"{key}: {method.name} needs a task of one class an image, and {objective.task.name} is none: remove "
@@ -151,7 +139,23 @@ def begin_methods(
         if not method.any_form and processes > 1:
             raise ValueError(f"{key}: {method.name} trains in one process: start one")
         seed = derive_seed(recipe.train.seed, METHOD, number)
-        effects[name] = method.begin(Setting(key, model, split, objective.task, recipe.train, device, seed, steps)).to(
-            device
+        setting = Setting(key, model, split, recipe.train, accelerator.device, seed, steps)
+        effects[name] = method.begin(setting).to(setting.device)
+    _check_together(effects)
+    return Methods(model, effects, recipe.train.precision)
+
+
+def _check_together(effects: Mapping[str, Effect]) -> None:
+    """Check that at most one method says which networks are trained, and none then looks into the model.
+
+    Raises:
+        ValueError: They do not go together.
+    """
+    replacing = [name for name, effect in effects.items() if type(effect).networks is not Effect.networks]
+    looking = [name for name, effect in effects.items() if effect.levels]
+    if len(replacing) > 1 or (replacing and looking):
+        first, second, *_ = [*replacing, *looking]
+        raise ValueError(
+            f"methods.{first} trains networks in the place of the model, which methods.{second} needs for itself: "
+            "remove one of them"
         )
-    return Methods(model, effects)

@@ -166,7 +166,7 @@ class Stepper:
             return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux)
 
         if self.methods is not None:
-            return self.methods.loss(self.model, step, inputs, targets, loss, train.precision, keywords)
+            return self.methods.loss(self.model, step, (inputs, targets), loss, keywords)
         with autocast(train.precision, inputs.device):
             outputs, aux = self.model(inputs, return_aux=True, **keywords)
         return loss(outputs, aux), aux

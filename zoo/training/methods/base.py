@@ -22,7 +22,6 @@ from zoo.training.engine.precision import autocast
 from zoo.training.recipe.schema import Duration
 from zoo.training.recipe.section import OpenSection
 from zoo.training.recipe.train import Train
-from zoo.training.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Setting:
         key: Where the recipe has the method, such as ``methods.teacher``.
         model: What is trained, not yet on the device.
         split: The training data; of several tasks, those of the first.
-        task: The task; of several, the first.
         train: How the loop runs.
         device: On which it does.
         seed: For what is random when the method begins.
@@ -43,7 +41,6 @@ class Setting:
     key: str
     model: nn.Module
     split: Split
-    task: Task
     train: Train
     device: torch.device
     seed: int
