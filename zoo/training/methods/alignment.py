@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.checks import Interval
 from zoo.training.methods.base import Effect, Method, Pass, Setting
-from zoo.training.methods.exits import taken_levels
+from zoo.training.methods.exits import Level, taken_levels
 from zoo.training.methods.teacher import Teacher
 from zoo.training.recipe.schema import LONGEST, Duration, Lasting
 
@@ -61,8 +61,8 @@ class Alignment(Method):
     guide: str  # folder of a run or of a model, or what `zoo.create_model` takes: then its weights are drawn
     guide_kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of `zoo.create_model`
     weight: Annotated[float, Interval(0, 1_000_000)] = 1.0  # of the sum
-    levels: tuple[int, ...] | None = None  # of the model, negative ones from the end; null: all
-    guide_levels: tuple[int, ...] | None = None  # of the guide; null: all
+    levels: tuple[Level, ...] | None = None  # of the model, negative ones from the end; null: all
+    guide_levels: tuple[Level, ...] | None = None  # of the guide; null: all
     until: Annotated[Duration, Lasting(0, LONGEST)] | None = None  # when guidance ends; null: with the training
 
     def begin(self, setting: Setting) -> Effect:

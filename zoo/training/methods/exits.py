@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from zoo.blocks.base import MetaBlock
 from zoo.blocks.channel.mlp import Mlp
 from zoo.blocks.downsample.merge import PatchMerging
 from zoo.blocks.token.attention import Attention
+from zoo.checks import Interval
 from zoo.skeletons.image import ImageModel
 
+Level = Annotated[int, Interval(-1000, 999)]  # of a model, as recipes say it; negative ones are from the end
 SMALL = 7  # side of a grid that is not merged any more
 PLACES = (1 / 6, 1 / 3, 5 / 6, 1)  # of exits in a model of equal blocks: as after 2, 4, 10 and 12 of 12
 

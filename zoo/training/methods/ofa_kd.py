@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from zoo.checks import Interval
 from zoo.training.methods.base import Effect, Method, Pass, Setting
 from zoo.training.methods.distill import Temperature
-from zoo.training.methods.exits import exit_levels, make_exits
+from zoo.training.methods.exits import Level, exit_levels, make_exits
 from zoo.training.methods.teacher import Teacher
 from zoo.training.seeds import seeded_globals
 
@@ -53,7 +53,7 @@ class OfaKd(Method):
     teacher_kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of `zoo.create_model`
     # Levels of the model that have an exit, negative ones from the end; null: each stage, or of equal blocks those at
     # 1/6, 1/3, 5/6 and all of the depth, as in the paper.
-    levels: tuple[int, ...] | None = None
+    levels: tuple[Level, ...] | None = None
     # Blocks of each exit, or the convolutions where the model has stages; null: as many as there are exits behind it.
     exit_blocks: Annotated[int, Interval(0, 16)] | None = None
     gamma: Annotated[float, Interval(above=0, most=100)] = 1.0  # how much the class is enhanced; 1: not
