@@ -323,8 +323,15 @@ MIXTURE = {  # without a choice that a rounding may turn
 }
 
 
+METHODS = """\
+methods:
+  teacher: {name: distill, teacher: vit_test, teacher_kwargs: {img_size: 8, patch_size: 4, in_chans: 1}}
+  noise: {name: gradient_noise, eta: 1e-6}
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["ddp", "fsdp", "experts", "mixers"])
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "experts", "mixers", "methods"])
 def test_two_processes_train_as_one(tmp_path, how):
     """They stop at step 15, go on from the checkpoint of step 10, and end where one process that never stopped ends.
 
@@ -332,6 +339,8 @@ def test_two_processes_train_as_one(tmp_path, how):
     """
     (tmp_path / "driver.py").write_text(DRIVER)
     text = TEXT.replace("ema: 0.9", "ema: null").replace("drop_path_rate: 0.3", "drop_path_rate: 0")
+    if how == "methods":
+        text += METHODS
     if how in MIXTURE:
         text = text.replace("depth: 2", f"depth: 2, channel_mixer: {MIXTURE[how]}")
         text = text.replace("threads: 1", "threads: 1\n  expert_parallel: true")

@@ -226,11 +226,16 @@ def second_derivatives(enabled: bool) -> Iterator[None]:
         yield
 
 
-def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
+def create_optimizer(model: nn.Module, optim: Optim, beside: nn.Module | None = None) -> Optimizer:
     """timm's optimizer on `param_groups(model)`, or L-BFGS.
 
     Torch's own updates all weights in one kernel, which they do by default on no device: a step of the digits' Mixer
     takes a tenth less so.
+
+    Args:
+        model: What is trained.
+        optim: How.
+        beside: What is trained with it, at the recipe's rate, in groups of its own.
 
     Raises:
         ValueError: the optimizer is one of CUDA, or of a package, that is not here.
@@ -239,6 +244,8 @@ def create_optimizer(model: nn.Module, optim: Optim) -> Optimizer:
         return FullBatchLBFGS([parameter for parameter in model.parameters() if parameter.requires_grad], optim.lr)
     options = {} if optim.betas is None else {"betas": optim.betas}
     groups = param_groups(model, optim.weight_decay, optim.layer_decay, optim.lr_by)
+    if beside is not None:
+        groups += param_groups(beside, optim.weight_decay)
     kind = get_optimizer_info(optim.name).opt_class
     if isinstance(kind, str):  # timm names the class, and imports it when it is asked for
         _check_package(optim.name, kind.partition(".")[0])

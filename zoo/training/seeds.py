@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 # What a seed is for, the second key of `derive_seed`: the streams never meet.
-SPLIT, INIT, ORDER, AUGMENT, CORRUPT, STEP, EVALUATE, CANVAS, TASK, TURN = range(10)
+SPLIT, INIT, ORDER, AUGMENT, CORRUPT, STEP, EVALUATE, CANVAS, TASK, TURN, METHOD = range(11)
 AHEAD = 64  # steps whose seeds are made together
 
 

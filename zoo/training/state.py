@@ -16,31 +16,40 @@ from torch.optim import Optimizer
 from zoo.tools.moe.parallel import expert_parameters, whole_state_dict
 
 WHOLE = sharding.StateDictOptions(full_state_dict=True, cpu_offload=True)
+BESIDE = "methods"  # under which a state has what is trained beside the model
 OPTIONS = ("lr", "initial_lr", "lr_scale", "weight_decay", "betas")  # of an optimizer, which a recipe sets
 
 
-def whole_state(model: nn.Module, optimizer: Optimizer, *, sharded: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the optimizer's state.
+def whole_state(
+    model: nn.Module, optimizer: Optimizer, *, sharded: bool, beside: nn.Module | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the optimizer's state, also of the parameters of what is trained `beside` the model.
 
     Under FSDP, and where experts are split, every process must call this, and the first gets the whole.
     """
     if expert_parameters(model):
         return whole_state_dict(model), _gathered(model, optimizer)
     if not sharded:
-        return model.state_dict(), optimizer.state_dict() | {"names": _names(model, optimizer)}
+        return model.state_dict(), optimizer.state_dict() | {"names": _names(_both(model, beside), optimizer)}
     if not optimizer.state:  # torch would fill it by a step, which counts as one
         return sharding.get_model_state_dict(model, options=WHOLE), {"state": {}}
     return sharding.get_state_dict(model, optimizer, options=WHOLE)
 
 
 def restore_state(
-    model: nn.Module, optimizer: Optimizer, weights: dict[str, Tensor], state: dict[str, Any] | None, *, sharded: bool
+    model: nn.Module,
+    optimizer: Optimizer,
+    weights: dict[str, Tensor],
+    state: dict[str, Any] | None,
+    *,
+    sharded: bool,
+    beside: nn.Module | None = None,
 ) -> None:
     """Put back what `whole_state` gave, of however many processes; without a state the optimizer stays as it is."""
     experts = expert_parameters(model)
     if not sharded or experts:
         if state is not None and state["state"]:
-            optimizer.load_state_dict(_numbered(state, model, optimizer))
+            optimizer.load_state_dict(_numbered(state, _both(model, beside), optimizer))
         if not experts:
             model.load_state_dict(weights)
         else:
@@ -52,6 +61,18 @@ def restore_state(
         named = {"state": _by_name(state, model, optimizer)} | _groups_by_name(model, optimizer)
         sharding.set_optimizer_state_dict(model, optimizer, named, options=WHOLE)
     sharding.set_model_state_dict(model, weights, options=WHOLE)
+
+
+def _both(model: nn.Module, beside: nn.Module | None) -> nn.Module:
+    """A module with the parameters of both, those of the model under their own names."""
+    if beside is None:
+        return model
+    both = nn.Module()
+    for name, child in [*model.named_children(), (BESIDE, beside)]:
+        both.add_module(name, child)
+    for name, parameter in model.named_parameters(recurse=False):
+        both.register_parameter(name, parameter)
+    return both
 
 
 def _names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:

@@ -27,20 +27,21 @@ from zoo.training.engine.drop_path import DropPathSchedule
 from zoo.training.engine.facts import tell_of_data
 from zoo.training.engine.form import set_form, spread
 from zoo.training.engine.freeze import freeze
+from zoo.training.engine.methods import begin_methods
+from zoo.training.engine.preflight import check_model, check_optimizer
 from zoo.training.engine.signals import Asked, asked_to_end
 from zoo.training.engine.step import Stepper
 from zoo.training.evaluation import cpu_threads, evaluate_part, load_data, show
-from zoo.training.optim import check_full_batch, create_optimizer, create_scheduler
+from zoo.training.optim import create_optimizer, create_scheduler
 from zoo.training.phases import enter_phase, phases_by_step
 from zoo.training.processes import in_main, join
 from zoo.training.recipe.recipe import Recipe, measured_part
 from zoo.training.recipe.schema import Duration
-from zoo.training.runs.checkpoints import Content
 from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import as_numbers
+from zoo.training.runs.resuming import load_start
 from zoo.training.seeds import INIT, derive_seed, seeded_globals
 from zoo.training.state import restore_state, whole_state, with_options
-from zoo.training.tasks.base import check_images
 from zoo.training.watching.watch import Watch, unwatched_after, watch_of
 
 
@@ -80,13 +81,7 @@ class Trainer:
             for name, objective in recipe.objectives.items()
         }
         self.batches = training_batches(self.objectives, self.data, train, **self.share)
-        if recipe.optim.name == "lbfgs":
-            check_full_batch(train, {name: len(splits["train"]) for name, splits in self.data.items()}, **self.share)
-        if recipe.optim.second_order and accelerator.num_processes > 1:
-            raise ValueError(
-                f"{recipe.optim.name} differentiates gradients, which processes cannot share with their graph: start "
-                "one process, or set optim.name=adamw"
-            )
+        check_optimizer(recipe, self.data, **self.share)
         self.total = self._steps(train.duration)
         self.source, self.start = source, self.folder.open(recipe, source)
         self.step = self.start.step
@@ -95,26 +90,31 @@ class Trainer:
         self.unreadable = 0  # pictures that this process left out, in training
         self._saved = self.start.checkpoint is not None and self.start.checkpoint.parent == self.folder.checkpoints
         model = self._create_model()
-        for name, objective in self.objectives.items():
-            split = self.data[name]["train"]
-            if name:
-                check_images(model, split, f"model.heads.{name}")  # a head does not know the channels of images
-                objective.task.check(model.heads[name], split, f"model.heads.{name}")
-            else:
-                objective.task.check(model, split)
+        check_model(model, self.objectives, self.data)
         recipe.check(self.data)
         self.phases = phases_by_step(model, train.phases, self._steps, self.total)
         frozen = freeze(model, train.freeze, linear_probe=train.linear_probe)
         schedule = train.drop_path
         self.drop_path = schedule and DropPathSchedule(model, schedule, self.batches.steps_per_epoch)
         self.best = train.best and BestSoFar(train.best, recipe.directions("validation", self.data))
+        self.methods = begin_methods(recipe, model, self.data, self._steps, accelerator)
+        self.beside = None if self.methods is None else self.methods.beside  # what is trained with the model
         spread(model, train, device=accelerator.device, world=accelerator.num_processes)
         set_form(model, train)
-        self.model, self.optimizer = accelerator.prepare(model, create_optimizer(model, recipe.optim))
-        self.plain_model = accelerator.unwrap_model(self.model)  # under FSDP with the shards of its parameters
+        whole = model if self.methods is None else self.methods.joint
+        self.model, self.optimizer = accelerator.prepare(whole, create_optimizer(model, recipe.optim, self.beside))
+        # Under FSDP with the shards of its parameters.
+        self.plain_model = accelerator.unwrap_model(self.model) if self.methods is None else model
         self._has_after_step = any(own(module, "after_step") for module in self.plain_model.modules())
         self.stepper = Stepper(
-            recipe, self.objectives, accelerator, self.model, self.optimizer.optimizer, frozen, self.folder.path
+            recipe,
+            self.objectives,
+            accelerator,
+            self.model,
+            self.optimizer.optimizer,
+            frozen,
+            self.folder.path,
+            self.methods,
         )
         self.ema = None
         if train.ema is not None:
@@ -249,9 +249,11 @@ class Trainer:
         facts |= {} if self.best is None else self.best.state()
 
         def write() -> None:
-            ema = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
+            parts = {"model": weights}
+            parts |= {} if self.ema is None else {"ema": self.ema.module.state_dict()}
+            parts |= {"methods": self.beside.state_dict()} if self._trains_beside else {}
             self._check_state(weights, optimizer)
-            self.folder.save_checkpoint(self.step, {"model": weights} | ema, optimizer, facts)
+            self.folder.save_checkpoint(self.step, parts, optimizer, facts)
 
         with self._writing():
             in_main(self.accelerator, write)
@@ -331,11 +333,18 @@ class Trainer:
             return self.recipe.model.create()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return whole_state(self.plain_model, self.optimizer.optimizer, sharded=self.sharded)
+        return whole_state(self.plain_model, self.optimizer.optimizer, sharded=self.sharded, beside=self.beside)
+
+    @property
+    def _trains_beside(self) -> bool:
+        """Whether checkpoints have more than the model: what its methods train."""
+        return self.beside is not None and bool(self.beside.state_dict())
 
     def _restore(self) -> None:
         """Take over the state of the checkpoint to start at."""
-        weights, state, facts = self._load()
+        parts = {"ema": self.ema is not None, "methods": self._trains_beside}
+        self.start, content = load_start(self.folder, self.start, self.recipe, self.source, parts)
+        (weights, state, facts), self.step = content, self.start.step
         path, changed = self.start.checkpoint, self.start.record.get("changed")
         if self.start.record and self.step >= self.total:
             raise ValueError(
@@ -347,7 +356,9 @@ class Trainer:
             if self.start.record:
                 is_other = any(change.startswith("optim.name") for change in changed or ())
                 state = None if is_other else with_options(state, optimizer)
-            restore_state(model, optimizer, weights["model"], state, sharded=self.sharded)
+            restore_state(model, optimizer, weights["model"], state, sharded=self.sharded, beside=self.beside)
+            if "methods" in weights:
+                self.beside.load_state_dict(weights["methods"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(weights.get("ema", weights["model"]))
         except Exception as error:  # of many kinds, by what does not fit
@@ -365,19 +376,6 @@ class Trainer:
             said = "what its recipe was is not known" if changed is None else "; ".join(changed) or "nothing is changed"
             anew = "" if state else "; the optimizer begins anew, as it is another"
             self._say(printable(f"from {path}: {said}{anew}"))
-
-    def _load(self) -> Content:
-        """Read the checkpoint to start at, or a later one if a run that is still trained has removed it meanwhile."""
-        while True:
-            path = self.start.checkpoint
-            averaged = self.ema is not None and not (self.start.record and not (path / "ema.safetensors").exists())
-            try:
-                return self.folder.load_checkpoint(path, ["model", "ema"] if averaged else ["model"])
-            except ValueError:
-                self.start = self.folder.open(self.recipe, self.source)
-                if self.start.checkpoint in (path, None):
-                    raise
-                self.step = self.start.step
 
     def _steps(self, duration: Duration) -> int:
         return duration.steps(self.batches.steps_per_epoch)

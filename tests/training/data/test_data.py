@@ -42,6 +42,13 @@ def test_digits_are_split_for_good(digits):
     assert not torch.equal(Digits(split_seed=1).load()["test"].images, again["test"].images)
 
 
+def test_fewer_training_images_are_some_of_them_with_every_class_as_often(digits):
+    few = Digits(images=100).load()
+    assert torch.bincount(few["train"].labels).tolist() == [10] * 10
+    assert identities(few["train"]) < identities(digits["train"])
+    assert identities(few["validation"]) == identities(digits["validation"])
+
+
 def test_the_split_is_that_of_the_published_numbers(digits):
     """A change here makes every `expect` on digits wrong: run the recipes again."""
     assert digits["test"].labels[:12].tolist() == [1, 0, 7, 3, 6, 0, 8, 9, 9, 7, 6, 8]

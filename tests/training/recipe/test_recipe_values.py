@@ -55,6 +55,7 @@ GIVEN = yaml.safe_load(TEXT) | {
     },
     **{"metric": "test/top1", "status": "untested"},
     **{"first": 0, "last": 1, "end": "6st"},
+    **{"teacher": "x", "meta": "x", "guide": "x", "until": "6st", "eta": 1, "cuts": [{"depth": 1}]},
 }
 
 

@@ -13,6 +13,7 @@ from zoo.training.data.splits import TensorSplit
 from zoo.training.recipe.schema import Seed
 from zoo.training.seeds import SPLIT, derive_seed
 
+TRAINED = 1257  # images of the training part
 Zoom = Annotated[float, Interval(0, 4)]
 
 
@@ -20,13 +21,14 @@ Zoom = Annotated[float, Interval(0, 4)]
 class Digits(DataSet):
     """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in [0, 1], shape (1, 8, 8), ten classes.
 
-    70 % train, 10 % validation, 20 % test, each with the same share of every class. The same writers occur in all
-    three: the data set does not say who wrote what.
+    70 % train, 10 % validation, 20 % test, each with the same share of every class, and so has a training part of fewer
+    `images`. The same writers occur in all three: the data set does not say who wrote what.
     """
 
     name: ClassVar[str] = "digits"
     measured_on: ClassVar[tuple[str, ...]] = ("test",)
     split_seed: Seed = 0  # which images are in which part
+    images: Annotated[int, Interval(10, TRAINED)] | None = None  # of the training part that are used; null: all of it
     size: Annotated[int, Interval(8, 256)] = 8  # pixels of the side, to which the images are enlarged
     shift: Annotated[float, Interval(0, 256)] = 0.0  # largest move of a training image in either direction, in pixels
     rotate: Annotated[float, Interval(0, 360)] = 0.0  # largest angle that it is turned by, in degrees
@@ -40,6 +42,8 @@ class Digits(DataSet):
         seed = derive_seed(self.split_seed, SPLIT) % 2**32
         rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
         train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
+        if self.images is not None and self.images < len(train):
+            train, _ = train_test_split(train, train_size=self.images, stratify=labels[train], random_state=seed)
         images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
         if self.size != 8:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)

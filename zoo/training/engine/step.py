@@ -19,6 +19,7 @@ from zoo.tools.moe.parallel import clip_grad_norm_, expert_parameters
 from zoo.training.data.batches import Batch, parts_of
 from zoo.training.divergence import check_after, overflowing
 from zoo.training.engine.finite import FiniteCheck
+from zoo.training.engine.methods import Methods
 from zoo.training.engine.precision import LossScale, autocast
 from zoo.training.optim import second_derivatives
 from zoo.training.recipe.recipe import Objective, Recipe
@@ -38,6 +39,7 @@ class Stepper:
         optimizer: Of its parameters, torch's own.
         frozen: Modules that compute as in evaluation although the model is trained.
         folder: Of the run, for messages.
+        methods: Those of the recipe; None if it has none.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Stepper:
         optimizer: Optimizer,
         frozen: Sequence[nn.Module],
         folder: Path,
+        methods: Methods | None = None,
     ):
+        self.methods = methods
         self.recipe, self.accelerator, self.model, self.optimizer = recipe, accelerator, model, optimizer
         self.objectives, self.frozen, self.folder = objectives, frozen, folder
         # Each is asked for in every step, and accelerate looks it up anew.
@@ -84,6 +88,8 @@ class Stepper:
             value = self._mean_of_processes(loss)  # the same in every process, so they stop together
             norm = self._gradient_norm()
             self.finite.check(step, value, value if self.scale.used else norm)  # a scaled gradient may overflow
+            if self.methods is not None:
+                self.methods.change_gradients(step, self.parameters)
             record = ({"task": name} if name else {}) | {"loss": value, "grad_norm": norm}
             answers.append((record | aux, aux))
             return loss
@@ -161,9 +167,15 @@ class Stepper:
         keywords = {"task": name} if name else {}
         number = self.rank * train.accumulate + part
         _seed(step_seed(train.seed, step, number), self.device)
+
+        def loss(outputs: Tensor, aux: Aux) -> Tensor:
+            return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux)
+
+        if self.methods is not None:
+            return self.methods.loss(self.model, step, (inputs, targets), loss, keywords)
         with autocast(train.precision, inputs.device):
             outputs, aux = self.model(inputs, return_aux=True, **keywords)
-        return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
+        return loss(outputs, aux), aux
 
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""

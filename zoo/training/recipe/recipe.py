@@ -19,6 +19,7 @@ from zoo.create import create_model
 from zoo.training.data.base import DataSet
 from zoo.training.data.splits import Split
 from zoo.training.heads.base import Head
+from zoo.training.methods.base import Method
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.optim import Optim, Schedule
@@ -146,6 +147,8 @@ class Recipe(Section):
     expect: Expect  # what comes of it
     # Weight of each loss/<name> that the model returns; one below 0 is a reward.
     aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
+    # What is added to the training, by names of your own, in this order: each may change the loss or the gradients.
+    methods: dict[str, Method] = field(default_factory=dict)
     watch: Watching = field(default_factory=Watching)  # who is told of it beside; decides nothing
 
     def __post_init__(self) -> None:
@@ -153,6 +156,7 @@ class Recipe(Section):
         self._settle_tasks()
         self._check_schedule()
         self._check_second_order()
+        self._check_methods()
 
     def _settle_tasks(self) -> None:
         alone = {"task": self.task, "data": self.data}
@@ -208,6 +212,27 @@ class Recipe(Section):
                 "or optim.name=adamw",
                 "train.compile",
             )
+
+    def _check_methods(self) -> None:
+        """Check what can be said of the methods without the model."""
+        for name, method in self.methods.items():
+            key = f"methods.{name}"
+            if not name.isidentifier():  # it is a part of the names of parameters
+                raise Misfit(f"the method {shown(name)} needs a name of letters, digits and _", key)
+            if self.tasks is not None and not method.any_task:
+                raise Misfit(f"{key}: {method.name} is for a single task: remove it, or tasks", key)
+            if self.optim.name == "lbfgs":
+                raise Misfit(
+                    f"{key}: lbfgs searches along a loss that stays the same, and methods change it in every step: set "
+                    "optim.name=adamw",
+                    key,
+                )
+            if self.train.compile and not method.any_form:
+                raise Misfit(
+                    f"{key}: {method.name} reaches into the model, which a compiled one does not allow: set "
+                    "train.compile to false",
+                    key,
+                )
 
     def reports(self, part: str, data: Data) -> list[str]:
         """What a run reports of a part of its data, such as test/top1; of several tasks, such as test/ink/miou."""

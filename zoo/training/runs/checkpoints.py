@@ -2,6 +2,7 @@
 
     model.safetensors     the weights
     ema.safetensors       their average, if the recipe keeps one
+    methods.safetensors   what its methods train beside the model, if they do
     optimizer.pt          the optimizer's state
     checkpoint.json       the step, and the SHA-256 of each of these files
 
@@ -28,7 +29,7 @@ from zoo.checks import Interval, check_type, printable
 from zoo.storage.files import clear_left, settle, sha256_of, staging, sync, telling
 
 STEP = "step-" + "[0-9]" * 8
-WEIGHTS = ("model.safetensors", "ema.safetensors")
+WEIGHTS = ("model.safetensors", "ema.safetensors", "methods.safetensors")
 OPTIMIZER, SUMMARY = "optimizer.pt", "checkpoint.json"
 FILES = (*WEIGHTS, OPTIMIZER, SUMMARY)  # a folder without any of them holds what somebody put there
 # What checkpoint.json says; the first two are always there.
