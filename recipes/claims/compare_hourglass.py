@@ -2,13 +2,14 @@
 
     python -m recipes.claims.compare_hourglass                         all of it, by PROTOCOL.md: days on a CPU
     python -m recipes.claims.compare_hourglass --jobs 3 --minutes 9    on a GPU, by three processes, for nine minutes
-    python -m recipes.claims.compare_hourglass --only photographs/denoise/0 --search train.duration=50st
+    python -m recipes.claims.compare_hourglass --only 'photographs/denoise/*' --search train.duration=50st
 
-`--only` names units of the comparison by the beginning of data/task/budget, and `--search` leaves the test part alone.
+`--only` names units of the comparison, data/task/budget, by a pattern, and `--search` leaves the test part alone.
 Run again, it trains only what is not finished: what a unit has measured lies in a file of its own in the folder of the
 runs.
 """
 
+import fnmatch
 import functools
 import math
 import statistics
@@ -144,11 +145,11 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
 def compare(
     only: str, jobs: int, minutes: float, search: bool, eager: bool, overrides: list[str], output: Path
 ) -> list[dict[str, Any]]:
-    """Run what is not finished of all units, or of those whose names begin so: the records of all runs."""
+    """Run what is not finished of all units, or of those that the pattern means: the records of all runs."""
     deadline = time.time() + 60 * minutes
     how = {"overrides": overrides, "output": output, "deadline": deadline, "search": search, "graphs": not eager}
     one = functools.partial(work, **how)
-    chosen = [unit for unit in units() if unit.name.startswith(only)]
+    chosen = [unit for unit in units() if fnmatch.fnmatchcase(unit.name, only)]
     return [record for records in in_processes(one, chosen, jobs) for record in records]
 
 
@@ -181,7 +182,7 @@ def table(records: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Command line entry; see the module's docstring."""
     options = {
-        "--only": {"default": "", "help": "work on these units alone"},
+        "--only": {"default": "*", "help": "work on these units alone"},
         "--jobs": {"type": int, "default": 1, "help": "processes that work at a time"},
         "--minutes": {"type": float, "default": 1e6, "help": "stop then, and say what is done"},
         "--search": {"action": "store_true", "help": "search alone, on the validation part"},
