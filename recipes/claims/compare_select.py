@@ -50,12 +50,13 @@ SETTINGS["S-KAN"] = [(hidden, penalty) for hidden in (3, 5, 8) for penalty in (1
 def layer(space: str, inputs: int, hidden: int) -> str:
     """The layer of a space whose size brings a network of that width nearest to the budget."""
 
-    def away(size: int) -> int:
+    def count(size: int) -> int:
         options = {"in_chans": inputs, "hidden": [hidden], "num_classes": 1, "layer": SPACES[space].format(size)}
-        model = zoo.create_model("kan_function", **options, device="meta")
-        return abs(sum(p.numel() for p in model.parameters()) - BUDGETS[inputs])
+        return sum(p.numel() for p in zoo.create_model("kan_function", **options, device="meta").parameters())
 
-    return SPACES[space].format(min(range(2, 40), key=away))
+    each = count(3) - count(2)  # as much as any other function or degree adds
+    nearest = math.ceil(2 + (BUDGETS[inputs] - count(2)) / each - 0.5)  # of two that are as near, the smaller
+    return SPACES[space].format(max(2, nearest))
 
 
 def setting_overrides(formula: str, model: str, hidden: int, penalty: float | None) -> list[str]:

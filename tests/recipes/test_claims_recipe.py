@@ -10,9 +10,10 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 import torch
 
 import zoo
-from recipes.claims import compare_hourglass, stacked
+from recipes.claims import compare_hourglass, compare_select, stacked
 from zoo.training import Trainer, load_recipe
 from zoo.training.recipe.recipe import differences
+from zoo.training.runs.comparing import in_processes
 
 TINY = """
 task: {name: denoise, sigma: 0.25}
@@ -117,3 +118,52 @@ def test_the_comparison_chooses_on_validation_and_measures_all_seeds(tmp_path, c
     assert float(rows[-1][-2]) == pytest.approx(ours - theirs, abs=2e-3)
     compare_hourglass.main([*command, "--minutes", "-1"])
     assert json.loads(saved.read_text("utf-8")) == records
+
+
+def test_every_network_is_near_its_budget():
+    for model, settings in compare_select.SETTINGS.items():
+        assert len(settings) == 9
+        for inputs, formula in ((1, "bump"), (2, "mixed")):
+            for hidden, penalty in settings:
+                overrides = compare_select.setting_overrides(formula, model, hidden, penalty)
+                network = load_recipe(compare_select.RECIPE, overrides).model
+                if model != "S-KAN":  # which has chosen nothing yet
+                    built = zoo.create_model(network.name, **network.kwargs, device="meta")
+                    count = sum(p.numel() for p in built.parameters())
+                    assert abs(count / compare_select.BUDGETS[inputs] - 1) <= 0.2
+
+
+def test_the_recipe_is_a_setting_of_the_comparison():
+    recipe = load_recipe(compare_select.RECIPE)
+    hidden, penalty = recipe.model.kwargs["hidden"][0], recipe.aux_losses["selection"]
+    assert (hidden, penalty) in compare_select.SETTINGS["S-KAN"]
+    overrides = compare_select.setting_overrides("mixed", "S-KAN", hidden, penalty)
+    assert not differences(recipe, load_recipe(compare_select.RECIPE, overrides))
+
+
+@pytest.mark.parametrize("model", ["rbf", "S-KAN"])
+def test_spaces_are_chosen_on_validation_and_all_seeds_are_measured(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare_select, "SETTINGS", {model: compare_select.SETTINGS[model][:2]})
+    monkeypatch.setattr(compare_select, "SEARCH_SEEDS", (100,))
+    saved = tmp_path / "rows.json"
+    short = ["train.duration=2st", "data.train=40", "train.batch_size=40"]
+    short += ["train.phases.select=1st"] if model == "S-KAN" else []
+    command = [*short, "--only", f"bump/{model}", "--output", str(tmp_path / "runs"), "--json", str(saved)]
+    compare_select.main([*command, "--search"])
+    searched = json.loads(saved.read_text("utf-8"))
+    assert len(searched) == 2 and not any("test" in record for record in searched)
+    compare_select.main(command)
+    records = json.loads(saved.read_text("utf-8"))
+    assert records[:2] == searched, "what is finished is not trained again"
+    chosen = min(searched, key=lambda record: record["validation"])
+    final = records[2:]
+    assert [record["seed"] for record in final] == list(range(5))
+    assert all((record["hidden"], record["penalty"]) == (chosen["hidden"], chosen["penalty"]) for record in final)
+    assert all(0 < record["test"] < 1.5 for record in final)
+    assert all(sum(record["chosen"].values()) == (chosen["hidden"] + 1) * (model == "S-KAN") for record in records)
+    mean = f"**{sum(record['test'] for record in final) / 5:.5f}**"
+    assert mean in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_share_of_the_work_is_done_by_each_process():
+    assert in_processes(abs, [-1, 2, -3], 1) == in_processes(abs, [-1, 2, -3], 2) == [1, 2, 3]

@@ -12,6 +12,7 @@ from zoo.checks import Interval
 from zoo.training.data.base import DataSet
 from zoo.training.data.splits import TensorSplit
 from zoo.training.recipe.schema import Seed
+from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import SPLIT, generator
 
 # What a camera took, of all that lies within the package itself: none is downloaded.
@@ -21,6 +22,7 @@ NAMES = (
 )
 HELD_OUT = 4  # photographs for validation, and as many for the test
 SMALLEST = 172  # pixels of the shortest side of any: `text`
+PIXELS = 30_000_000  # of all patches of a photograph, of which those of ten take a bit over a gigabyte
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class Photographs(DataSet):
     size: Annotated[int, Interval(4, SMALLEST)] = 16  # pixels of the side of a patch
     train: Annotated[int, Interval(1, 100_000)] = 2000  # patches of each photograph
     held_out: Annotated[int, Interval(1, 100_000)] = 500  # patches of each photograph of validation and test
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for part in ("train", "held_out"):
+            if (count := getattr(self, part)) * self.size**2 > PIXELS:
+                raise Misfit(
+                    f"{part} is {count}, size {self.size}: the patches are held in memory, so of each photograph there "
+                    f"may be {PIXELS // self.size**2} of this size",
+                    part,
+                )
 
     def load(self) -> dict[str, TensorSplit]:
         order = torch.randperm(len(NAMES), generator=generator(self.split_seed, SPLIT)).tolist()
