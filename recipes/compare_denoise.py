@@ -29,7 +29,7 @@ def compare(overrides: list[str], output: Path) -> list[dict]:
             row["psnr"].append(trainer.run()["test/psnr"])
             row["parameters"] = sum(p.numel() for p in trainer.model.parameters())
             if len(rows) == 1:
-                rows[0]["psnr"].append(psnr_of_inputs(recipe))
+                rows[0]["psnr"].append(psnr_of_inputs(trainer.splits["test"], recipe.task, seed))
         rows.append(row)
     return rows
 

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from zoo.training import Recipe
-from zoo.training.data.batches import TrainingBatches
+from zoo.training.data.batches import EvaluationBatches, TrainingBatches
 from zoo.training.data.splits import TensorSplit
-from zoo.training.evaluation import cpu_threads, evaluate
+from zoo.training.evaluation import cpu_threads
 from zoo.training.optim import Schedule, create_optimizer, create_scheduler
 from zoo.training.recipe.recipe import differences
 from zoo.training.seeds import CORRUPT, INIT, ORDER, derive_seed, seeded_globals
+from zoo.training.tasks.base import Task
 
 APART = {"train.seed", "optim.lr"}  # what the runs of a stack may differ in
 LOOK = 100  # steps between two looks at the clock
@@ -129,9 +130,15 @@ class Stack:
 
     def measure(self, part: str) -> list[dict[str, float]]:
         """The metrics of each run on a part of the data, as the Trainer would measure them."""
-        return [
-            evaluate(model, recipe, self.data[part]) for model, recipe in zip(self.models, self.recipes, strict=True)
-        ]
+        split, task, metrics = self.data[part], self.recipes[0].task, []
+        with cpu_threads(self.recipes[0]), torch.no_grad():
+            for recipe, model in zip(self.recipes, self.models, strict=True):
+                inputs, targets = _to_measure(split, task, recipe.train.seed)
+                meter = task.meter(split.num_classes).to(self.device)
+                outputs = model.eval()(inputs.to(self.device))
+                meter.update(outputs.float(), targets.to(self.device))
+                metrics.append(meter.compute())
+        return metrics
 
 
 def train(stacks: Sequence[Stack], deadline: float, *, graphs: bool = True) -> None:
@@ -193,6 +200,13 @@ def _model(recipe: Recipe) -> nn.Module:
     """A model with the weights that the Trainer would draw."""
     with seeded_globals(derive_seed(recipe.train.seed, INIT)):
         return recipe.model.create()
+
+
+@functools.lru_cache(maxsize=16)
+def _to_measure(split: TensorSplit, task: Task, seed: int) -> tuple[Tensor, Tensor]:
+    """A whole part as inputs and targets: what is drawn at random is drawn image by image, which takes a while."""
+    inputs, targets, _ = EvaluationBatches(split, task, batch_size=len(split), seed=seed)[0]
+    return inputs, targets
 
 
 @functools.cache

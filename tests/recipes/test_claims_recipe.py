@@ -96,12 +96,11 @@ def test_a_pair_differs_in_model_and_rate_alone(data, task):
 def test_the_comparison_chooses_on_validation_and_measures_all_seeds(tmp_path, capsys, monkeypatch):
     """On digits in the place of the photographs, which are in a package that need not be here."""
     unit = compare_hourglass.Unit("photographs", "denoise", 0)
-    monkeypatch.setattr(compare_hourglass, "RATES", (1e-30, 1e-2))
+    monkeypatch.setattr(compare_hourglass, "RATES", {"photographs": (1e-30, 1e-2)})
     monkeypatch.setattr(compare_hourglass, "SHAPES", {"hourglass": (((2, 1),),), "conventional": (((1, 1),),)})
     monkeypatch.setattr(compare_hourglass, "BUDGETS", {"photographs": (150_000,)})
     monkeypatch.setattr(compare_hourglass, "units", lambda: iter([unit]))
     digits = ["data={name: digits, size: 16}", "train.duration=15st", "schedule.warmup=1st", "train.batch_size=64"]
-    monkeypatch.setattr(compare_hourglass, "psnr_of_inputs", lambda recipe: 20.0)
     saved, runs = tmp_path / "rows.json", tmp_path / "runs"
     command = [*digits, "--output", str(runs), "--json", str(saved)]
     compare_hourglass.main([*command, "--search"])
@@ -113,6 +112,7 @@ def test_the_comparison_chooses_on_validation_and_measures_all_seeds(tmp_path, c
     final = records[4:]
     assert [record["seed"] for record in final] == [*range(5)] * 2
     assert all(record["rate"] == 1e-2 and record["test"] > 5 for record in final)
+    assert all(20 < record["input"] < 23 for record in final), "noise of 0.1 is 20 dB, and clamping takes some away"
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| difference |" in line]
     ours, theirs = (sum(r["test"] for r in final if r["model"] == model) / 5 for model in compare_hourglass.SHAPES)
     assert float(rows[-1][-2]) == pytest.approx(ours - theirs, abs=2e-3)

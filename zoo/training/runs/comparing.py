@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from zoo.storage.files import replacing
 from zoo.training.data.batches import EvaluationBatches
+from zoo.training.data.splits import Split
 from zoo.training.recipe.reading import RecipeError
-from zoo.training.recipe.recipe import Recipe
+from zoo.training.tasks.base import Task
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -69,10 +70,9 @@ def in_processes(work: Callable[[Unit], Result], units: Iterable[Unit], jobs: in
         return list(pool.map(work, units))
 
 
-def psnr_of_inputs(recipe: Recipe, part: str = "test") -> float:
+def psnr_of_inputs(split: Split, task: Task, seed: int) -> float:
     """PSNR of the inputs of an image-to-image task themselves, in dB: the score of a model that does nothing."""
-    split = recipe.data.load()[part]
-    inputs, targets, _ = EvaluationBatches(split, recipe.task, batch_size=len(split), seed=recipe.train.seed)[0]
-    meter = recipe.task.meter(split.num_classes)
+    inputs, targets, _ = EvaluationBatches(split, task, batch_size=len(split), seed=seed)[0]
+    meter = task.meter(split.num_classes)
     meter.update(inputs, targets)
     return meter.compute()["psnr"]
