@@ -41,21 +41,41 @@ SHAPES = {
 }
 
 
+# The second round, on splits that the first has not seen: data, task and number of the budget, the splits, and of each
+# model the shape and the rate, by PROTOCOL.md.
+SECOND = {
+    ("photographs", "denoise", 1): (range(1, 5), {"hourglass": ((3, 4), 3e-3), "conventional": ((1, 2), 3e-3)}),
+    ("photographs", "super_resolution", 1): (
+        range(1, 5),
+        {"hourglass": ((3, 4), 1e-3), "conventional": ((1, 1), 3e-3)},
+    ),
+    ("mnist", "denoise", 0): (range(1, 2), {"hourglass": ((1.5, 4), 1.5e-3), "conventional": ((1, 1), 5e-3)}),
+    ("mnist", "denoise", 1): (range(1, 2), {"hourglass": ((2, 3), 1.5e-3), "conventional": ((1, 2), 5e-3)}),
+}
+
+
 class Unit(NamedTuple):
-    """A part of the comparison that is worked on as one: both models, their search and what is then measured."""
+    """A part of the comparison that is worked on as one: both models, their search and what is then measured.
+
+    Of another split than 0 there is no search: the settings are those of the second round.
+    """
 
     data: str
     task: str
     budget: int  # its number
+    split: int = 0
 
     @property
     def name(self) -> str:
-        return "/".join(map(str, self))
+        return "/".join(map(str, self if self.split else self[:-1]))
 
 
 def units() -> Iterator[Unit]:
     """All parts of the comparison."""
-    return (Unit(data, task, budget) for data in BUDGETS for task in TASKS for budget in range(3))
+    for data in BUDGETS:
+        yield from (Unit(data, task, budget) for task in TASKS for budget in range(3))
+    for place, (splits, _) in SECOND.items():
+        yield from (Unit(*place, split) for split in splits)
 
 
 def architecture(model: str, unit: Unit, shape: tuple[float, int]) -> dict[str, Any]:
@@ -72,7 +92,7 @@ def architecture(model: str, unit: Unit, shape: tuple[float, int]) -> dict[str, 
 def recipe_of(model: str, unit: Unit, shape: tuple[float, int], rate: float, seed: int, overrides: list[str]) -> Recipe:
     """The recipe of the comparison in a setting."""
     own = [f"model.kwargs.{key}={value}" for key, value in architecture(model, unit, shape).items()]
-    own += [f"optim.lr={rate}", f"train.seed={seed}"]
+    own += [f"optim.lr={rate}", f"train.seed={seed}", f"data.split_seed={unit.split}"]
     return load_recipe(HERE / f"{model}_{unit.task}_{unit.data}.yaml", [*own, *overrides])
 
 
@@ -83,12 +103,12 @@ def work(
     path = output / f"{unit.name.replace('/', '-')}.jsonl"
     done = read_records(path) if path.exists() else []
     try:
-        if not done:
+        if not done and not unit.split:
             shapes = {model: shapes[unit.budget] for model, shapes in SHAPES.items()}
             done = _runs(unit, overrides, shapes, deadline, graphs)
             _write(path, done)
         if not search and not any(record["stage"] == "final" for record in done):
-            final = _runs(unit, overrides, best(done), deadline, graphs)
+            final = _runs(unit, overrides, chosen(unit, done), deadline, graphs)
             _write(path, final)
             done += final
     except OutOfTime:
@@ -96,10 +116,16 @@ def work(
     return done
 
 
-def best(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each model, the setting that the validation part chooses; one that diverged is none."""
-    score = lambda record: -math.inf if record["validation"] is None else record["validation"]  # noqa: E731
-    return {model: max((r for r in records if r["model"] == model), key=score) for model in SHAPES}
+def chosen(unit: Unit, records: list[dict[str, Any]]) -> dict[str, tuple[tuple[float, int], float]]:
+    """Of each model the shape and the rate that the validation part chooses; one that diverged is none."""
+    if unit.split:
+        return SECOND[unit[:-1]][1]
+
+    def score(record: dict[str, Any]) -> float:
+        return -math.inf if record["validation"] is None else record["validation"]
+
+    best = {model: max((r for r in records if r["model"] == model), key=score) for model in SHAPES}
+    return {model: (tuple(record["shape"]), record["rate"]) for model, record in best.items()}
 
 
 def _runs(
@@ -110,8 +136,8 @@ def _runs(
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # products of numbers that are rounded to TF32
     for model, setting in settings.items():
-        if isinstance(setting, dict):
-            searched.append((model, tuple(setting["shape"]), [(setting["rate"], seed) for seed in SEEDS]))
+        if isinstance(setting[-1], float):
+            searched.append((model, setting[0], [(setting[1], seed) for seed in SEEDS]))
         else:
             searched += [(model, shape, [(rate, SEARCH_SEED) for rate in RATES[unit.data]]) for shape in setting]
     begun, stacks, data = time.time(), [], None
@@ -152,13 +178,13 @@ def compare(
     deadline = time.time() + 60 * minutes
     how = {"overrides": overrides, "output": output, "deadline": deadline, "search": search, "graphs": not eager}
     one = functools.partial(work, **how)
-    chosen = [unit for unit in units() if fnmatch.fnmatchcase(unit.name, only)]
-    return [record for records in in_processes(one, chosen, jobs) for record in records]
+    wanted = [unit for unit in units() if fnmatch.fnmatchcase(unit.name, only)]
+    return [record for records in in_processes(one, wanted, jobs) for record in records]
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """In Markdown the units that are finished, a row a model, and the difference of the two with its interval."""
-    lines = ["| data/task/budget | model | skip x depth | rate | parameters | validation | test PSNR, dB | std |"]
+    lines = ["| data/task/budget/split | model | skip x depth | rate | parameters | validation | test PSNR, dB | std |"]
     lines.append("|---" * 8 + "|")
     for unit in units():
         final = [record for record in records if record["unit"] == unit.name and record["stage"] == "final"]

@@ -66,7 +66,7 @@ def test_a_deadline_stops_a_stack(make_recipe):
 
 
 def every_architecture():
-    for unit in filter(lambda unit: unit.task == "denoise", compare_hourglass.units()):
+    for unit in filter(lambda unit: unit.task == "denoise" and not unit.split, compare_hourglass.units()):
         for model, shapes in compare_hourglass.SHAPES.items():
             for shape in shapes[unit.budget]:
                 yield pytest.param(model, unit, shape, id=f"{model}-{unit.name}-{shape[0]}x{shape[1]}")
@@ -118,6 +118,16 @@ def test_the_comparison_chooses_on_validation_and_measures_all_seeds(tmp_path, c
     assert float(rows[-1][-2]) == pytest.approx(ours - theirs, abs=2e-3)
     compare_hourglass.main([*command, "--minutes", "-1"])
     assert json.loads(saved.read_text("utf-8")) == records
+
+
+def test_the_second_round_has_settings_of_the_first_and_other_splits():
+    for unit in (unit for unit in compare_hourglass.units() if unit.split):
+        for model, (shape, rate) in compare_hourglass.chosen(unit, []).items():
+            assert shape in compare_hourglass.SHAPES[model][unit.budget]
+            assert rate in compare_hourglass.RATES[unit.data]
+            recipe = compare_hourglass.recipe_of(model, unit, shape, rate, 0, [])
+            first = compare_hourglass.recipe_of(model, unit._replace(split=0), shape, rate, 0, [])
+            assert differences(first, recipe) == [f"data.split_seed: 0 -> {unit.split}"]
 
 
 def test_every_network_is_near_its_budget():
