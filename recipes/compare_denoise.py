@@ -11,21 +11,11 @@ it trains only what is not finished.
 import statistics
 from pathlib import Path
 
-from zoo.training import Recipe, Trainer, load_recipe
-from zoo.training.data.batches import EvaluationBatches
-from zoo.training.runs.comparing import command
+from zoo.training import Trainer, load_recipe
+from zoo.training.runs.comparing import command, psnr_of_inputs
 
 RECIPES = {name: Path(__file__).parent / f"{name}_denoise_digits.yaml" for name in ("hourglass", "conventional")}
 SEEDS = range(5)
-
-
-def noisy_psnr(recipe: Recipe) -> float:
-    """Test PSNR of the noisy images themselves, in dB: the score of a model that does nothing."""
-    split = recipe.data.load()["test"]
-    inputs, targets, _ = EvaluationBatches(split, recipe.task, batch_size=len(split), seed=recipe.train.seed)[0]
-    meter = recipe.task.meter(split.num_classes)
-    meter.update(inputs, targets)
-    return meter.compute()["psnr"]
 
 
 def compare(overrides: list[str], output: Path) -> list[dict]:
@@ -39,7 +29,7 @@ def compare(overrides: list[str], output: Path) -> list[dict]:
             row["psnr"].append(trainer.run()["test/psnr"])
             row["parameters"] = sum(p.numel() for p in trainer.model.parameters())
             if len(rows) == 1:
-                rows[0]["psnr"].append(noisy_psnr(recipe))
+                rows[0]["psnr"].append(psnr_of_inputs(trainer.splits["test"], recipe.task, seed))
         rows.append(row)
     return rows
 

@@ -27,6 +27,7 @@ from zoo.training.tasks.base import Task
 from zoo.training.tasks.classify import Classify
 from zoo.training.tasks.denoise import Denoise
 from zoo.training.tasks.edges import Edges
+from zoo.training.tasks.super_resolution import SuperResolution
 
 DATACLASSES = [cls for _, cls in reference.sections()]
 TEXT = """\
@@ -241,12 +242,13 @@ def test_a_task_reports_what_it_says(task):
     outputs, targets = {
         "classify": (torch.randn(4, 6), torch.tensor([0, 1, 2, 5])),
         "denoise": (torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5)),
+        "super_resolution": (torch.rand(4, 1, 6, 6), torch.rand(4, 1, 6, 6)),
         "segment": (torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))),
         "edges": (torch.randn(4, 1, 5, 5), torch.randint(2, (4, 5, 5)).float()),
         "regress": (torch.randn(4, 1), torch.randn(4, 1)),
         "multilabel": (torch.randn(4, 3), torch.tensor([[0.0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, torch.nan]])),
     }[task.name]
-    made = task(**{"sigma": 1.0} if task is Denoise else {})
+    made = task(**{Denoise: {"sigma": 1.0}, SuperResolution: {"scale": 2}}.get(task, {}))
     meter = made.meter(outputs.shape[1])
     meter.update(outputs, targets)
     assert tuple(meter.compute()) == task.reports == made.reported(outputs.shape[1])

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.checks import Interval
@@ -36,22 +37,12 @@ class Digits(DataSet):
 
     def load(self) -> dict[str, TensorSplit]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
-        from sklearn.model_selection import train_test_split
 
         pixels, labels = load_digits(return_X_y=True)
-        seed = derive_seed(self.split_seed, SPLIT) % 2**32
-        rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
-        train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
-        if self.images is not None and self.images < len(train):
-            train, _ = train_test_split(train, train_size=self.images, stratify=labels[train], random_state=seed)
         images = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
         if self.size != 8:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False)
-        targets = torch.from_numpy(labels).long()
-        splits = {
-            part: TensorSplit(images[index], targets[index], num_classes=10, class_names=tuple("0123456789"))
-            for part, index in {"train": train, "validation": validation, "test": test}.items()
-        }
+        splits = in_parts(images, labels, self.split_seed, self.images)
         if self.shift or self.rotate or self.zoom:
             splits["train"].augment = {"shift": self.shift, "rotate": self.rotate, "zoom": self.zoom}
         return splits
@@ -59,3 +50,24 @@ class Digits(DataSet):
     def preparation(self) -> dict[str, Any]:
         facts = {"input_size": (1, self.size, self.size), "interpolation": "bilinear", "crop_pct": 1.0}
         return facts | {"mean": (0.0,), "std": (1.0,)}
+
+
+def in_parts(
+    images: Tensor, labels: np.ndarray, split_seed: int, train_images: int | None = None
+) -> dict[str, TensorSplit]:
+    """Images of digits as 70 % train, 10 % validation and 20 % test, each with the same share of every class.
+
+    Those to train on may be fewer.
+    """
+    from sklearn.model_selection import train_test_split
+
+    seed = derive_seed(split_seed, SPLIT) % 2**32
+    rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
+    train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
+    if train_images is not None and train_images < len(train):
+        train, _ = train_test_split(train, train_size=train_images, stratify=labels[train], random_state=seed)
+    targets = torch.from_numpy(labels).long()
+    return {
+        part: TensorSplit(images[index], targets[index], num_classes=10, class_names=tuple("0123456789"))
+        for part, index in {"train": train, "validation": validation, "test": test}.items()
+    }
