@@ -22,6 +22,7 @@ from zoo.training.heads.base import Head
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.optim import Optim, Schedule
+from zoo.training.recipe.inheritance import with_base
 from zoo.training.recipe.reading import compose, override, read
 from zoo.training.recipe.schema import (
     Positive,
@@ -263,7 +264,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; what it does not say, it has from the recipe that its key `base` names, if it has one.
         overrides: `key.sub=value` each, applied in order.
 
     Raises:
@@ -275,7 +276,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
         raise TypeError(f"overrides is a list of texts such as ['train.batch_size=32'], not {shown(overrides)}")
     path = Path(path)
-    node = compose(read(path), str(path))
+    node = with_base(compose(read(path), str(path)), path)
     for assignment in overrides:
         override(node, assignment)
     return build(Recipe, node)
