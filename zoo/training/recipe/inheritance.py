@@ -2,7 +2,8 @@
 
 The path is relative to the file that names it, and that file may have a base too. What is in both is the recipe's own,
 but for sections, which are merged in their turn, so that a recipe has only what is its own. A section whose `name` is
-another one than the base's replaces it whole: its keys are those of another model, task or data set.
+another one than the base's replaces it whole, since its keys are those of another model, task or data set; `optim` and
+`schedule` have the same keys by any name, and are merged.
 """
 
 import os
@@ -14,6 +15,7 @@ from zoo.checks import shown
 from zoo.training.recipe.reading import TEXT, RecipeError, compose, in_words, place, read
 
 KEY = "base"
+OF_ANY_NAME = ("optim", "schedule")
 FILES = 8  # one on the other
 
 
@@ -88,10 +90,10 @@ def _read(path: Path, value: yaml.Node) -> yaml.Node:
     return node
 
 
-def _merged(base: yaml.Node, node: yaml.Node) -> yaml.Node:
+def _merged(base: yaml.Node, node: yaml.Node, of_any_name: bool = False) -> yaml.Node:
     """What `node` says, and what `base` says beside it; neither of the trees is changed."""
     both_sections = isinstance(base, yaml.MappingNode) and isinstance(node, yaml.MappingNode)
-    if not both_sections or base.tag != node.tag or _is_another(base, node):
+    if not both_sections or base.tag != node.tag or not of_any_name and _is_another(base, node):
         return node
     own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     further = []  # what is given twice stays so, and is refused later
@@ -102,8 +104,8 @@ def _merged(base: yaml.Node, node: yaml.Node) -> yaml.Node:
             own[key] = pair
     pairs = []
     for pair in base.value:
-        key_node, value = own.pop(_key(pair), (None, None))
-        pairs.append(pair if key_node is None else (key_node, _merged(pair[1], value)))
+        key_node, value = own.pop(key := _key(pair), (None, None))
+        pairs.append(pair if key_node is None else (key_node, _merged(pair[1], value, key in OF_ANY_NAME)))
     return yaml.MappingNode(node.tag, [*pairs, *own.values(), *further], node.start_mark)
 
 

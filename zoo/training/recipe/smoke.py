@@ -14,14 +14,15 @@ from zoo.training.tasks.base import Task
 
 STEPS = 3
 BATCH = 16
+WIDTHS = {"dim", "dims"}  # arguments of a model
 END, SECOND = Duration(STEPS, "st"), Duration(1, "st")
 
 
 def smoke_of(recipe: Recipe) -> Recipe:
     """The recipe with the smallest model of its family, pictures of noise for its own, and three steps.
 
-    Task, augmentation, optimizer, schedule, precision and averaging are the recipe's. A recipe whose data are in the
-    box keeps them and its model, which is small.
+    Task, augmentation, optimizer, schedule, precision and averaging are the recipe's. Data that are in the box stay, and
+    so does a model whose width the recipe says itself, since that is small already.
     """
     objectives = {
         name: dataclasses.replace(objective, data=_data(objective.data, objective.task, recipe.model))
@@ -36,7 +37,7 @@ def smoke_of(recipe: Recipe) -> Recipe:
         task=alone and _task(alone.task, is_changed),
         data=alone and alone.data,
         tasks=objectives or None,
-        model=_model(recipe.model) if is_changed else recipe.model,
+        model=_model(recipe.model, is_changed),
         train=_train(recipe.train, is_changed),
         schedule=dataclasses.replace(recipe.schedule, warmup=warmup),
         watch=dataclasses.replace(recipe.watch, trackers=(), report=False),
@@ -49,7 +50,7 @@ def _data(data: DataSet, task: Task, model: Model) -> DataSet:
     if not isinstance(data, PictureSet) or isinstance(data, Synthetic):
         return data
     options = {field.name: getattr(data, field.name) for field in dataclasses.fields(PictureSet)}
-    sizes = _model(model).input
+    sizes = _model(model, True).input
     options |= {"img_size": sizes["img_size"]} if type(sizes.get("img_size")) is int else {}
     return Synthetic(**options | {"workers": 0, "several": task.name == "multilabel"})
 
@@ -60,20 +61,22 @@ def _task(task: Task, is_changed: bool) -> Task:
     return dataclasses.replace(task, **dict.fromkeys(weights)) if is_changed and weights else task
 
 
-def _model(model: Model) -> Model:
+def _model(model: Model, is_changed: bool) -> Model:
     """The test variant of the family, of those that there are the one whose name begins most alike.
 
-    Of the arguments it has those by which something is left out at random; the others are of another size.
+    Of the arguments it has those by which something is left out at random; the others are of another size. Where the
+    data stay, so does what they ask for.
     """
     try:
         family = families()[model_info(model.name).family]
     except ValueError:  # of timm's, or a folder
         return model
     tests = [name for name in family.variants if name.endswith("_test")]
-    if not tests:
+    if not tests or not family.model.vision or WIDTHS & model.kwargs.keys() and not is_changed:
         return model
     name = max(tests, key=lambda test: _common(test, model.name))
-    kept = {key: value for key, value in model.kwargs.items() if "drop" in key or key == "in_chans"}
+    asked = {"in_chans"} if is_changed else {"in_chans", "img_size", "num_classes"}
+    kept = {key: value for key, value in model.kwargs.items() if "drop" in key or key in asked}
     return dataclasses.replace(model, name=name, kwargs=kept)
 
 
