@@ -68,7 +68,7 @@ class Model(Section):
 
     @property
     def input(self) -> dict[str, Any]:
-        """What the model, if it is one of zoo's, says of its images and classes, and the arguments that may change it."""
+        """What the model, if it is one of zoo's, says of its images and classes, and what the arguments change of it."""
         try:
             cfg = model_info(self.name).pretrained_cfg
         except ValueError:  # of timm's, or of a folder
@@ -163,9 +163,7 @@ class Recipe(Section):
     # Weight of each loss/<name> that the model returns; one below 0 is a reward.
     aux_losses: dict[str, Annotated[float, Interval(-1_000_000, 1_000_000)]] = field(default_factory=dict)
     watch: Watching = field(default_factory=Watching)  # who is told of it beside; decides nothing
-    source: str | None = (
-        None  # where the settings are published: a paper, and the file of a repository; decides nothing
-    )
+    source: str | None = None  # where the settings are published: paper, file of a repository; decides nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,8 +21,8 @@ END, SECOND = Duration(STEPS, "st"), Duration(1, "st")
 def smoke_of(recipe: Recipe) -> Recipe:
     """The recipe with the smallest model of its family, pictures of noise for its own, and three steps.
 
-    Task, augmentation, optimizer, schedule, precision and averaging are the recipe's. Data that are in the box stay, and
-    so does a model whose width the recipe says itself, since that is small already.
+    Task, augmentation, optimizer, schedule, precision and averaging are the recipe's. Data that are in the box stay,
+    and so does a model whose width the recipe says itself, since that is small already.
     """
     objectives = {
         name: dataclasses.replace(objective, data=_data(objective.data, objective.task, recipe.model))
