@@ -68,7 +68,7 @@ class Model(Section):
 
     @property
     def input(self) -> dict[str, Any]:
-        """What the model, if it is one of zoo's, says of its images and classes, and what the arguments change of it."""
+        """What the model, if it is one of zoo's, says of its images and classes, and what its arguments say."""
         try:
             cfg = model_info(self.name).pretrained_cfg
         except ValueError:  # of timm's, or of a folder
