@@ -6,10 +6,10 @@
     python recipes/run_digits.py --table                      what is there already, and no more
     python recipes/run_digits.py --write                      the accuracies into `expect` of the recipes, and the table
 
-A training that ended has its result in a file, `<family>-<seed>.json`, and its model in `<family>/seed-<seed>/model`; run
-again, the script trains what has none, and goes on with what was stopped. A result of a recipe that was changed since
-does not count, and its run is in the way: name another folder as --output. Results of several machines are brought
-together by copying these files into one folder.
+A training that ended has its result in a file, `<family>-<seed>.json`, and its model in `<family>/seed-<seed>/model`.
+Run again, the script trains what has none, and goes on with what was stopped. A result of a recipe that was changed
+since does not count, and its run is in the way: name another folder as --output. Results of several machines are
+brought together by copying these files into one folder.
 """
 
 import argparse
