@@ -32,6 +32,11 @@ data: {name: image_folder, root: photographs}
 """
 NOT_RECIPES = ("bases", "examples")  # folders
 COLUMNS = ("recipe", "model", "data", "metric", "expected", "status", "time", "command")
+NOTES = {
+    "digits": "By `python recipes/run_digits.py`, three seeds each: [digits/README.md](digits/README.md) has each of them.",
+    "imagenet": "Of six families no training on ImageNet-1K is published, or not as a whole: gMixer (a tag of timm's alone),\n"
+    "Sparse-MLP, Hourglass, S-ConvKAN, M3ViT (dense tasks), SwinV2-MoE (ImageNet-22K).",
+}
 TITLES = {".": "Recipes in this folder", "digits": "Every family on digits", "imagenet": "ImageNet-1K, as published"}
 
 
@@ -40,6 +45,8 @@ def page() -> str:
     parts = [HEADER]
     for folder in folders():
         parts.append(f"\n## {TITLES.get(folder, f'Recipes in {folder}')}\n")
+        if folder in NOTES:
+            parts.append(NOTES[folder] + "\n")
         lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         lines += [row(path) for path in recipes(folder)]
         parts.append("\n".join(lines) + "\n")

@@ -26,7 +26,7 @@ class Synthetic(PictureSet):
     name: ClassVar[str] = "synthetic"
     measured_on: ClassVar[tuple[str, ...]] = ("validation",)
     images: Count = 64  # pictures to train on; a quarter as many are for validation
-    num_classes: Annotated[int, Interval(1, 100_000)] = 10
+    num_classes: Annotated[int, Interval(1, 100_000)] = 10  # which take turns
     several: bool = False  # whether a picture has several classes, of which any may be missing
 
     def load(self) -> dict[str, PictureSplit]:
