@@ -33,9 +33,9 @@ data: {name: image_folder, root: photographs}
 NOT_RECIPES = ("bases", "examples")  # folders
 COLUMNS = ("recipe", "model", "data", "metric", "expected", "status", "time", "command")
 NOTES = {
-    "digits": "By `python recipes/run_digits.py`, three seeds each: [digits/README.md](digits/README.md) has each of them.",
-    "imagenet": "Of six families no training on ImageNet-1K is published, or not as a whole: gMixer (a tag of timm's alone),\n"
-    "Sparse-MLP, Hourglass, S-ConvKAN, M3ViT (dense tasks), SwinV2-MoE (ImageNet-22K).",
+    "digits": "By `python recipes/run_digits.py`; [digits/README.md](digits/README.md) has each of the three seeds.",
+    "imagenet": "Of six families no training on ImageNet-1K is published, or not as a whole: gMixer (a tag of timm's\n"
+    "alone), Sparse-MLP, Hourglass, S-ConvKAN, M3ViT (dense tasks), SwinV2-MoE (ImageNet-22K).",
 }
 TITLES = {".": "Recipes in this folder", "digits": "Every family on digits", "imagenet": "ImageNet-1K, as published"}
 

@@ -87,10 +87,10 @@ def test_null_takes_away_and_a_list_replaces(write):
         ("base: list.yaml\n", "list.yaml:1: expected a section of `key: value` lines, got a list"),
         ("base: broken.yaml\n", "broken.yaml:.*: not valid YAML"),
         ("base: base.yaml\noptim: {lr: 1, lr: 2}\n", "mine.yaml:2: optim.lr: given twice, first at .*mine.yaml:2"),
-        ("base: wrong.yaml\n", "wrong.yaml:8: optm: the key 'optm' is unknown; did you mean 'optim'"),
+        ("base: wrong.yaml\n", "wrong.yaml:8: optm: the key is unknown; did you mean 'optim'"),
         ("base: base.yaml\noptim: {lr: fast}\n", "mine.yaml:2: optim.lr: expected a number"),
         ("base: base.yaml\noptim: 3\n", "mine.yaml:2: optim: expected a section"),
-        ("base: base.yaml\ndata: {root: x}\n", "mine.yaml:2: data.root: the key 'root' is unknown"),
+        ("base: base.yaml\ndata: {root: x}\n", "mine.yaml:2: data.root: the key is unknown"),
         ("train: {base: base.yaml}\n", "mine.yaml:1: "),  # it is a key of the whole recipe alone
     ],
 )
