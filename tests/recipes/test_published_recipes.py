@@ -1,5 +1,6 @@
 """The recipes of papers: each is whole, says where it is from, and trains its family's test variant."""
 
+import json
 import random
 
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("accelerate", reason="the recipes need zoo[train]")
 from conftest import ROOT
 
 import zoo
+from recipes import train
 from zoo.training import Trainer, load_recipe
 from zoo.training.data.synthetic import Synthetic
 from zoo.training.recipe.smoke import STEPS, smoke_of
@@ -75,3 +77,17 @@ def test_the_rates_belong_to_a_batch():
     assert (half.optim.lr, half.schedule.min_lr, half.schedule.warmup_lr) == (5e-4, 5e-6, 5e-7)
     root = load_recipe(path, ["train.batch_size=2048", "optim.lr_rule=sqrt"])
     assert root.optim.lr == pytest.approx(5e-4 * 2)
+
+
+def test_the_command_tries_a_recipe_and_keeps_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = str(ROOT / "recipes" / "imagenet" / "resmlp_12_224.yaml")
+    train.main([path, "--smoke"])
+    said = capsys.readouterr().out
+    assert "nothing is kept" in said and "the recipe works" in said and not list(tmp_path.iterdir())
+    train.main([path, "--smoke", "--json", "--output", "kept"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["model"] == "kept/model" and "validation/top1" in told["metrics"]
+    assert load_recipe("kept/recipe.yaml").model.name == "resmlp_test"
+    train.main([path, "--smoke", "--print"])
+    assert "name: synthetic" in capsys.readouterr().out
