@@ -50,7 +50,9 @@ def test_a_model_that_is_not_told_has_the_classes_of_the_data(make_recipe, tmp_p
     recipe = make_recipe(MIXER)
     assert Trainer(recipe, tmp_path / "run").plain_model.num_classes == 10
     fitted = recipe.fitted(load_data(recipe))
-    assert fitted.model.kwargs == recipe.model.kwargs | {"num_classes": 10} and fitted.fitted(load_data(recipe)) == fitted
+    assert (
+        fitted.model.kwargs == recipe.model.kwargs | {"num_classes": 10} and fitted.fitted(load_data(recipe)) == fitted
+    )
     told = make_recipe(MIXER, "model.kwargs.num_classes=7")
     with pytest.raises(ValueError, match="has 7 classes, the data 10: set model.kwargs.num_classes=10"):
         Trainer(told, tmp_path / "told")
