@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint card atlas bench clean
+.PHONY: demo test test-slow test-gpu lint card atlas bench clean
 
 demo: $(VENV)/.train
 	$(BIN)/python recipes/demo.py
@@ -13,6 +13,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto -m slow
+
+# Each of its processes takes a GiB of the GPU's memory.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 4 $(shell find tests -name 'test_*_on_gpu.py')
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,12 +3,12 @@
     python benchmarks/trainer.py                                  the digits' mixer, and vit_small_patch16_224 at 224
     python benchmarks/trainer.py poolformer_s12 --batch 16 --rounds 30
 
-How it is measured. Two models with the same weights train on the same batches, which lie ready in memory; the one by
-the trainer's step as a recipe runs it (rates, seeds, loss, gradient, its norm, the check that both are finite, update,
-a record every ten steps), the other by the five lines that everybody writes. Both optimizers are timm's AdamW. They
-take turns, a step of the one and a step of the other. A round's ratio is the trainer's time over the loop's: 1.03 is
-3 % more. `data` takes the batches from the trainer's loader on one side and from a plain DataLoader over the same
-images, with the same augmentation, on the other.
+How it is measured. Three models with the same weights train on the same batches, which lie ready in memory: one by the
+trainer's step as a recipe runs it (rates, seeds, loss, gradient, its norm, the check that both are finite, update, a
+record every ten steps), the others by the five lines that everybody writes, with AdamW as timm's function makes it and
+with the same in one kernel (`fused`), as the trainer has it. They take turns, a step of each. A round's ratio is the
+trainer's time over a loop's: 1.03 is 3 % more. `data` takes the batches from the trainer's loader on one side and from
+plain DataLoaders over the same images, with the same augmentation, on the other.
 """
 
 import argparse
@@ -42,9 +42,11 @@ DIGITS = "{name: mixer_s16_224, kwargs: {img_size: 8, patch_size: 2, in_chans: 1
 CPU = torch.device("cpu")
 
 
-def by_hand(model: nn.Module, batches: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
-    """The loop that everybody writes, a step of it."""
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-5, weight_decay=0.05)
+def by_hand(
+    model: nn.Module, batches: Callable[[], tuple[torch.Tensor, torch.Tensor]], **options: bool
+) -> Callable[[], None]:
+    """The loop that everybody writes, a step of it; with options of the optimizer."""
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-5, weight_decay=0.05, **options)
     model.train()
 
     def step() -> None:
@@ -89,7 +91,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print("| model | batches | batch | trainer / loop | quartiles | loop, ms |\n|---|---|---|---|---|---|")
+    print("| model | batches | batch | trainer / loop | quartiles | trainer / fused loop | quartiles | loop, ms |")
+    print("|---" * 8 + "|")
     cases = [(args.model, args.batch)] if args.model else [(None, 32), ("vit_small_patch16_224", args.batch)]
     for name, batch in cases:
         for batches in ("ready", "data") if name is None else ("ready",):
@@ -102,20 +105,28 @@ def row(name: str | None, kind: str, batch: int, rounds: int) -> str:
         path = Path(folder) / "recipe.yaml"
         path.write_text(RECIPE.format(model=model, batch=batch))
         trainer = Trainer(load_recipe(path), Path(folder) / "run")
-    other, split = copy.deepcopy(trainer.model), trainer.splits["train"]
+    split = trainer.splits["train"]
     if kind == "data":
-        ours, theirs = (
-            loader(trainer.batches, range(10**6)),
-            iter(DataLoader(Plain(split, batch), batch_size=None, sampler=range(10**6))),
-        )
-        take, take_too = (lambda: next(ours)), (lambda: next(theirs))
+
+        def plain() -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+            return iter(DataLoader(Plain(split, batch), batch_size=None, sampler=range(10**6))).__next__
+
+        batches = [loader(trainer.batches, range(10**6)).__next__, plain(), plain()]
     else:
         ready = [(torch.randn(batch, *trainer.model.input_size), torch.randint(10, (batch,))) for _ in range(4)]
-        take, take_too = itertools.cycle(ready).__next__, itertools.cycle(ready).__next__
-    times = take_turns({"zoo": by_zoo(trainer, take), "loop": by_hand(other, take_too)}, rounds, CPU)
-    ratio = spread([a / b for a, b in zip(times["zoo"], times["loop"], strict=True)])
-    shown = (name or "mixer of the digits", kind, batch, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}")
-    return f"| {' | '.join(map(str, shown))} | {1e3 * spread(times['loop']).median:.1f} |"
+        batches = [itertools.cycle(ready).__next__ for _ in range(3)]
+    calls = {
+        "loop": by_hand(copy.deepcopy(trainer.model), batches[1]),
+        "fused": by_hand(copy.deepcopy(trainer.model), batches[2], fused=True),
+        "zoo": by_zoo(trainer, batches[0]),
+    }
+    times = take_turns(calls, rounds, CPU)
+    ratios = []
+    for loop in ("loop", "fused"):
+        ratio = spread([a / b for a, b in zip(times["zoo"], times[loop], strict=True)])
+        ratios += [f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"]
+    shown = (name or "mixer of the digits", kind, batch, *ratios, f"{1e3 * spread(times['loop']).median:.1f}")
+    return f"| {' | '.join(map(str, shown))} |"
 
 
 if __name__ == "__main__":

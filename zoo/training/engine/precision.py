@@ -1,5 +1,6 @@
 """The numbers that a training computes in, and the scale of its loss where they are of 16 bits and a small range."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ LOWEST_SCALE = 2.0**-10  # of a loss; that even this overflows is no matter of t
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """A precision of a recipe as a context; weights stay in fp32."""
-    return torch.autocast(device.type, DTYPES.get(precision, torch.bfloat16), enabled=precision in DTYPES)
+    return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else contextlib.nullcontext()
 
 
 class LossScale:

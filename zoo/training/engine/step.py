@@ -22,7 +22,9 @@ from zoo.training.engine.finite import FiniteCheck
 from zoo.training.engine.precision import LossScale, autocast
 from zoo.training.optim import second_derivatives
 from zoo.training.recipe.recipe import Objective, Recipe
-from zoo.training.seeds import STEP, derive_seed
+from zoo.training.seeds import step_seed
+
+TINY = 2**18  # parameters whose gradients are sooner put together than gone through one by one
 
 
 class Stepper:
@@ -50,10 +52,14 @@ class Stepper:
     ):
         self.recipe, self.accelerator, self.model, self.optimizer = recipe, accelerator, model, optimizer
         self.objectives, self.frozen, self.folder = objectives, frozen, folder
-        self.scale = LossScale(recipe.train.precision, accelerator.device)
-        self.finite = FiniteCheck(accelerator.device, folder)
+        # Each is asked for in every step, and accelerate looks it up anew.
+        self.device, self.rank = accelerator.device, accelerator.process_index
+        self.is_alone = accelerator.num_processes == 1
+        self.scale = LossScale(recipe.train.precision, self.device)
+        self.finite = FiniteCheck(self.device, folder)
         self.experts = bool(expert_parameters(model))  # whether processes have a part of them each
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.tiny = self.device.type == "cpu" and sum(p.numel() for p in self.parameters) <= TINY
 
     def step(self, step: int, batch: Batch, name: str) -> tuple[dict[str, Any], Aux]:
         """Change the weights once.
@@ -126,7 +132,7 @@ class Stepper:
 
     def _placed(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """The parts of a batch on the device."""
-        device, last = self.accelerator.device, self.recipe.train.channels_last
+        device, last = self.device, self.recipe.train.channels_last
 
         def place(tensor: Tensor) -> Tensor:
             form = torch.channels_last if last and tensor.ndim == 4 else torch.preserve_format
@@ -139,7 +145,7 @@ class Stepper:
         losses, auxes = [], []
         for number, part in enumerate(parts):
             together = number == len(parts) - 1  # processes exchange gradients once a step
-            with contextlib.nullcontext() if together else self.accelerator.no_sync(self.model):
+            with contextlib.nullcontext() if together or self.is_alone else self.accelerator.no_sync(self.model):
                 loss, aux = self._loss(step, number, *part, name)
                 share = loss if len(parts) == 1 else loss / len(parts)
                 self.scale.scaled(share).backward(create_graph=self.recipe.optim.second_order)
@@ -153,21 +159,23 @@ class Stepper:
         """The loss of a part of a batch, and what the model returned beside its outputs."""
         train, objective = self.recipe.train, self.objectives[name]
         keywords = {"task": name} if name else {}
-        number = self.accelerator.process_index * train.accumulate + part
-        _seed(derive_seed(train.seed, STEP, step, number), self.accelerator.device)
+        number = self.rank * train.accumulate + part
+        _seed(step_seed(train.seed, step, number), self.device)
         with autocast(train.precision, inputs.device):
             outputs, aux = self.model(inputs, return_aux=True, **keywords)
         return objective.weight * objective.task.loss(outputs.float(), targets) + self._aux_loss(aux), aux
 
     def _aux_loss(self, aux: Aux) -> Tensor | float:
         """The model's auxiliary losses, weighted by the recipe."""
+        if not self.recipe.aux_losses:
+            return 0.0
         returned = [key.removeprefix("loss/") for key in aux if key.startswith("loss/")]
         for name in sorted(self.recipe.aux_losses.keys() - returned):
             raise ValueError(unknown(f"the loss {name!r} of aux_losses", name, returned, "returned by the model"))
         return sum(weight * aux[f"loss/{name}"] for name, weight in self.recipe.aux_losses.items())
 
     def _mean_of_processes(self, loss: Tensor) -> Tensor:
-        return loss if self.accelerator.num_processes == 1 else self.accelerator.reduce(loss, "mean")
+        return loss if self.is_alone else self.accelerator.reduce(loss, "mean")
 
     def _gradient_norm(self) -> Tensor:
         """The norm of all gradients together, which are clipped if the recipe says so."""
@@ -175,8 +183,11 @@ class Stepper:
         clip = self.recipe.train.grad_clip
         if self.experts:
             return clip_grad_norm_(self.model, clip or math.inf)
-        if clip is None and self.accelerator.num_processes == 1:
-            return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if clip is None and self.is_alone:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            if self.tiny and gradients:
+                return torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
+            return get_total_norm(gradients)
         norm = self.accelerator.clip_grad_norm_(self.parameters, clip or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

@@ -16,7 +16,7 @@ from zoo.training.recipe.schema import Share
 from zoo.training.recipe.section import Misfit
 from zoo.training.seeds import seeded_globals
 from zoo.training.tasks.base import Task, check_classes, check_labels
-from zoo.training.tasks.meter import Meter, every, mean, percent_of, value_of, values_of
+from zoo.training.tasks.meter import Meter, alone, every, mean, percent_of, value_of, values_of
 from zoo.training.tasks.weights import Weights, check_weights, class_weights, weights_on
 
 Alpha = Annotated[float, Interval(0, 1000)]
@@ -177,6 +177,6 @@ class ClassifyMeter(Meter):
         labels, predicted = self._classes()
         both = (2 * labels + (predicted == labels)).sort().values  # in an order that is the same for several processes
         labels, is_right = both // 2, both % 2
-        share = MeanMetric().set_dtype(torch.float64)
+        share = alone(MeanMetric().set_dtype(torch.float64))
         share.update(is_right.double(), 1 / labels.bincount().double()[labels])
         return percent_of(share)

@@ -14,12 +14,16 @@ if TYPE_CHECKING:  # it takes a while to import, and a recipe is read without it
 class Meter(ABC):
     """Base of what tasks measure with: some metrics of torchmetrics, and what they are told of a batch.
 
+    The metrics know this process alone: those of several are put together by `sum_up`.
+
     Args:
         parts: The metrics by name.
     """
 
     def __init__(self, **parts: "Metric"):
         self.parts = parts
+        for part in parts.values():
+            alone(part)
 
     @abstractmethod
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -57,6 +61,19 @@ class Meter(ABC):
                 setattr(part, key, value)
             for state in reversed(others):
                 part.merge_state(state)  # which puts it before what is there
+
+
+def alone(metric: "Metric") -> "Metric":
+    """The metric, which from now on does not ask other processes.
+
+    It would add up again what `Meter.sum_up` has, and from a CPU's memory, from where NCCL sends nothing.
+    """
+    metric.distributed_available_fn = _never
+    return metric
+
+
+def _never() -> bool:
+    return False
 
 
 def _on_cpu(state: Any) -> Any:
