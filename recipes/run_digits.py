@@ -122,6 +122,11 @@ def accuracies(by_seed: dict[int, dict]) -> list[float]:
     return [result["metrics"][METRIC] for result in by_seed.values()]
 
 
+def least_seconds(by_seed: dict[int, dict]) -> float:
+    """The time of the seed that was disturbed the least by what else its machine did."""
+    return min(result["seconds"] for result in by_seed.values())
+
+
 def table(found: dict[str, dict[int, dict]]) -> str:
     """The results in Markdown."""
     seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
@@ -131,7 +136,7 @@ def table(found: dict[str, dict[int, dict]]) -> str:
         model = load_recipe(recipes()[family]).model.name
         each = [f"{by_seed[seed]['metrics'][METRIC]:.2f}" if seed in by_seed else "" for seed in seeds]
         first = next(iter(by_seed.values()))
-        mean, seconds = statistics.mean(accuracies(by_seed)), statistics.mean(r["seconds"] for r in by_seed.values())
+        mean, seconds = statistics.mean(accuracies(by_seed)), least_seconds(by_seed)
         cells = [f"[{family}]({family}.yaml)", f"`{model}`", f"{first['parameters']:,}", *each]
         lines.append("| " + " | ".join([*cells, f"{mean:.2f}", f"{seconds:.0f} s"]) + " |")
     return "\n".join(lines)
@@ -142,7 +147,7 @@ def expectation(by_seed: dict[int, dict]) -> str:
     each = accuracies(by_seed)
     mean = statistics.mean(each)
     tolerance = ceil(10 * (max(abs(value - mean) for value in each) + 200 / IMAGES)) / 10
-    seconds = statistics.mean(result["seconds"] for result in by_seed.values())
+    seconds = least_seconds(by_seed)
     said = ", ".join(f"{value:.2f}" for value in each)
     return (
         f"expect:\n  metric: {METRIC}\n  status: reproduced\n  value: {mean:.2f}\n  tolerance: {tolerance:.1f}\n"
@@ -177,7 +182,7 @@ HEADER = """\
 Written by `python recipes/run_digits.py --write`; do not edit it by hand. Accuracy on the 360 test images in percent,
 after a training from scratch on 1,257 images of 8 x 8 pixels (one image in 360 is 0.28). The settings were chosen on
 the validation split. The table shows that each family trains, not which is the best: the differences are small, and
-the models of unlike cost.
+the models of unlike cost. The time is that of the fastest of the seeds, on one core that had other work beside.
 
 """
 

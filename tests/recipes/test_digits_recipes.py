@@ -111,9 +111,9 @@ def test_results_are_written_into_the_recipe_and_the_table(one_recipe, tmp_path,
         (tmp_path / f"hourglass-{seed}.json").write_text(json.dumps(result))
     run_digits.main(["--write", "--output", str(tmp_path)])
     expect = load_recipe(one_recipe).expect
-    assert (expect.status, expect.value, expect.tolerance, expect.time) == ("reproduced", 98.4, 1.9, "21 s")
+    assert (expect.status, expect.value, expect.tolerance, expect.time) == ("reproduced", 98.4, 1.9, "20 s")
     assert "which gave 97.50, 98.00, 99.70" in expect.note and "after it stays" in one_recipe.read_text()
-    line = "| [hourglass](hourglass.yaml) | `hourglass_test` | 1,234 | 97.50 | 98.00 | 99.70 | 98.40 | 21 s |"
+    line = "| [hourglass](hourglass.yaml) | `hourglass_test` | 1,234 | 97.50 | 98.00 | 99.70 | 98.40 | 20 s |"
     assert line in (one_recipe.parent / "README.md").read_text() and line in capsys.readouterr().out
     (tmp_path / "hourglass-1.json").unlink()
     with pytest.raises(SystemExit, match=r"not every seed of \[0, 1, 2\] was run of \['hourglass'\]"):
