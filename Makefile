@@ -28,6 +28,7 @@ card: $(VENV)/.dev
 	$(BIN)/python benchmarks/layout.py CONTRIBUTING.md > CONTRIBUTING.md.new && mv CONTRIBUTING.md.new CONTRIBUTING.md
 	$(BIN)/python -m zoo.tools.catalogue > docs/blocks.md.new && mv docs/blocks.md.new docs/blocks.md
 	$(BIN)/python -m zoo.training.recipe.reference > docs/recipe.md.new && mv docs/recipe.md.new docs/recipe.md
+	$(BIN)/python recipes/overview.py > recipes/README.md.new && mv recipes/README.md.new recipes/README.md
 	$(BIN)/python -m zoo.cli.support.manual > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 
 # The site, and the README's pictures out of it.

@@ -8,6 +8,7 @@ affine layer may have three axes, an expert's bias two.
 
 import contextlib
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
 from zoo.checks import Interval, shown, unknown
 from zoo.training.engine.freeze import matching
-from zoo.training.recipe.schema import LONGEST, Duration, Lasting
+from zoo.training.recipe.schema import LONGEST, Count, Duration, Lasting
 from zoo.training.recipe.section import Misfit, Section
 from zoo.training.recipe.train import Train
 from zoo.training.seeds import derive_seed
@@ -39,6 +40,10 @@ class Optim(Section):
     name: str  # one of timm's, or lbfgs
     lr: Annotated[float, Interval(above=0, most=1e12)]  # the highest learning rate
     weight_decay: Annotated[float, Interval(0, 10_000)]  # of the parameters that the model does not mark
+    # The train.batch_size that lr belongs to: with another the rates are changed by lr_rule; null: lr is as it stands.
+    lr_batch: Count | None = None
+    # What the rates are multiplied by: train.batch_size over lr_batch, or its square root.
+    lr_rule: Literal["linear", "sqrt"] = "linear"
     betas: tuple[Annotated[float, Interval(0, below=1)], ...] | None = None  # null: the optimizer's own
     # Factor on the rate from a layer to the one before it, by the model's own order of its layers; null: one rate.
     layer_decay: Annotated[float, Interval(above=0, most=1)] | None = None
@@ -64,6 +69,14 @@ class Optim(Section):
                 f"weight_decay is {self.weight_decay}, but lbfgs has none: set optim.weight_decay=0", "weight_decay"
             )
 
+        if self.lr_batch is None and self.lr_rule != "linear":
+            raise Misfit("lr_rule has no effect without lr_batch: set that, or leave it out", "lr_rule")
+
+    def factor(self, batch_size: int) -> float:
+        """What the rates are multiplied by for batches of another size than `lr_batch`."""
+        ratio = batch_size / (self.lr_batch or batch_size)
+        return math.sqrt(ratio) if self.lr_rule == "sqrt" else ratio
+
     @property
     def second_order(self) -> bool:
         """Whether it differentiates the gradients once more."""
@@ -72,10 +85,11 @@ class Optim(Section):
 
 @dataclass(frozen=True)
 class Schedule(Section):
-    """The learning rate: over `warmup` from 1e-5 to `optim.lr`, then down to `min_lr` by the end (`constant`: held)."""
+    """The learning rate: over `warmup` to `optim.lr`, then down to `min_lr` by the end (`constant`: held)."""
 
     name: Literal["cosine", "linear", "constant"]  # the way down
     warmup: Annotated[Duration, Lasting(0, LONGEST)] = Duration(0, "st")  # shorter than the training
+    warmup_lr: Annotated[float, Interval(0, 1e12)] = 1e-5  # at which the warmup begins
     min_lr: Annotated[float, Interval(0, 1e12)] = 0.0  # at most optim.lr
 
     def __post_init__(self) -> None:
@@ -285,6 +299,7 @@ def create_scheduler(optimizer: Optimizer, schedule: Schedule, *, steps: int, st
         timm_name,
         num_epochs=steps - warmup,
         warmup_epochs=warmup,
+        warmup_lr=schedule.warmup_lr,
         warmup_prefix=True,
         min_lr=schedule.min_lr,
         decay_rate=power,

@@ -70,12 +70,13 @@ class Trainer:
     def __init__(self, recipe: Recipe, output: str | Path, source: str | Path | None = None):
         if not isinstance(recipe, Recipe):
             raise TypeError(f"recipe is {shown(recipe)}; it must be a Recipe, such as load_recipe(path) gives")
-        self.recipe, self.folder = recipe, RunFolder(output)
+        self.folder = RunFolder(output)
         self.accelerator = accelerator = join(several_tasks=bool(recipe.tasks))
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self._is_main = accelerator.is_main_process
         self.share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         train, self.data = recipe.train, load_data(recipe)
+        self.recipe = recipe = recipe.fitted(self.data)
         self.objectives = {
             name: replace(objective, task=objective.task.fitted(self.data[name]["train"]))
             for name, objective in recipe.objectives.items()

@@ -35,8 +35,8 @@ class DataSet(OpenSection, folder="zoo.training.data"):
     def load(self) -> dict[str, Split]:
         """The parts, as ``{"train": Split, "validation": Split, "test": Split}``; the last may be absent."""
 
-    def with_channels_of(self, model: Mapping[str, Any]) -> "DataSet":
-        """The same with what is left open about channels taken from the arguments of a model."""
+    def with_input_of(self, model: Mapping[str, Any]) -> "DataSet":
+        """The same with what is left open about its images taken from the arguments of a model."""
         return self
 
     def preparation(self) -> dict[str, Any]:

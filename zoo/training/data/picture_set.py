@@ -22,6 +22,7 @@ from zoo.training.data.workers import worker_count
 from zoo.training.recipe.schema import Seed, Share
 from zoo.training.recipe.section import Misfit
 
+USUAL_SIZE = 224
 AUGMENTATIONS = ("scale", "ratio", "hflip", "vflip", "color_jitter", "grayscale_prob", "gaussian_blur_prob")
 AUGMENTATIONS += ("auto_augment", "re_prob", "re_mode", "re_count")
 
@@ -43,7 +44,7 @@ class PictureSet(DataSet):
 
     measured_on: ClassVar[tuple[str, ...]] = ("test", "validation")
     paths: ClassVar[tuple[str, ...]] = ()
-    img_size: Annotated[int, Interval(1, 8192)] = 224  # pixels of the side
+    img_size: Annotated[int, Interval(1, 8192)] | None = None  # pixels of the side; null: as the model takes, or 224
     # Channels that a picture is read with; null: as many as mean and std have numbers, or as the model takes.
     in_chans: Literal[1, 3] | None = None
     crop_pct: Annotated[float, Interval(above=0, most=1)] = 0.875  # share of the side that is measured on
@@ -119,16 +120,25 @@ class PictureSet(DataSet):
                 "auto_augment",
             ) from error
 
-    def with_channels_of(self, model: Mapping[str, Any]) -> "PictureSet":
-        """The same with what is left open about channels taken from the arguments of a model."""
-        in_chans = model.get("in_chans", 3)
-        return dataclasses.replace(self, in_chans=in_chans) if self.in_chans is None and in_chans in (1, 3) else self
+    def with_input_of(self, model: Mapping[str, Any]) -> "PictureSet":
+        """The same with what is left open about channels and size taken from the arguments of a model."""
+        taken, (in_chans, size) = {}, (model.get("in_chans", 3), model.get("img_size"))
+        if self.in_chans is None and in_chans in (1, 3):
+            taken["in_chans"] = in_chans
+        if self.img_size is None:
+            taken["img_size"] = size if type(size) is int else USUAL_SIZE
+        return dataclasses.replace(self, **taken)
+
+    @property
+    def side(self) -> int:
+        """Pixels of the side, settled."""
+        return self.img_size or USUAL_SIZE
 
     def preparation(self) -> dict[str, Any]:
         """How pictures are measured on, as timm's ``pretrained_cfg`` says it."""
         if self.in_chans is None:
             return dataclasses.replace(self, in_chans=3).preparation()
-        size = (self.in_chans, self.img_size, self.img_size)
+        size = (self.in_chans, self.side, self.side)
         facts = {"input_size": size, "interpolation": self.interpolation, "crop_pct": self.crop_pct}
         return facts | {"mean": self.mean, "std": self.std}
 
@@ -148,7 +158,7 @@ class PictureSet(DataSet):
         if "validation" not in parts:
             parts = self._drawn(parts, title, groups)
         deep = self.auto_augment is None and self.interpolation in ("nearest", "bilinear", "bicubic")
-        blank = Image.new("L" if self.in_chans == 1 else "RGB", (self.img_size, self.img_size))
+        blank = Image.new("L" if self.in_chans == 1 else "RGB", (self.side, self.side))
         options = {"in_chans": self.in_chans, "deep": deep, "class_names": tuple(class_names)}
         options |= {"repeats": self.repeats, "workers": worker_count(self.workers)}
         options |= {"blank": blank if self.unreadable == "skip" else None}
@@ -176,7 +186,7 @@ class PictureSet(DataSet):
         augment = {"is_training": True} | {name: getattr(self, name) for name in AUGMENTATIONS}
         options = augment if part == "train" else {"crop_pct": self.crop_pct}
         transform = create_transform(
-            self.img_size, interpolation=self.interpolation, mean=self.mean, std=self.std, **options
+            self.side, interpolation=self.interpolation, mean=self.mean, std=self.std, **options
         )
         first = next(i for i, step in enumerate(transform.transforms) if isinstance(step, MaybeToTensor))
         transform.transforms.insert(first, _within_range)

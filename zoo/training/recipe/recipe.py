@@ -16,6 +16,7 @@ from torch import nn
 
 from zoo.checks import Interval, check_path, shown, unknown
 from zoo.create import create_model
+from zoo.registry import model_info
 from zoo.training.data.base import DataSet
 from zoo.training.data.splits import Split
 from zoo.training.heads.base import Head
@@ -23,6 +24,7 @@ from zoo.training.methods.base import Method
 from zoo.training.models.multitask import MultiTask
 from zoo.training.models.segmenter import Pyramid, Segmenter
 from zoo.training.optim import Optim, Schedule
+from zoo.training.recipe.inheritance import with_base
 from zoo.training.recipe.reading import compose, override, read
 from zoo.training.recipe.schema import (
     Positive,
@@ -65,6 +67,19 @@ class Model(Section):
         if self.pyramid is not None and self.heads is not None:
             raise Misfit("pyramid is the head of a single task, and heads has one for each: remove pyramid", "pyramid")
 
+    @property
+    def input(self) -> dict[str, Any]:
+        """What the model, if it is one of zoo's, says of its images and classes, and what its arguments say."""
+        try:
+            cfg = model_info(self.name).pretrained_cfg
+        except ValueError:  # of timm's, or of a folder
+            return self.kwargs
+        known = {"num_classes": cfg["num_classes"]}
+        if len(cfg["input_size"]) == 3:
+            in_chans, height, width = cfg["input_size"]
+            known |= {"in_chans": in_chans} | ({"img_size": height} if height == width else {})
+        return known | self.kwargs
+
     def create(self) -> nn.Module:
         """A new model; the global generators give its weights."""
         if self.heads is not None:
@@ -82,6 +97,7 @@ class Expect(Section):
     status: Literal["reproduced", "untested"]  # reproduced: value is what a run gave
     value: Annotated[float, Interval(-(10**9), 10**9)] | None = None  # of the metric
     tolerance: Annotated[float, Interval(0, 10**9)] | None = None  # a run agrees if it is at most this far from value
+    published: Annotated[float, Interval(-(10**9), 10**9)] | None = None  # what others report of the metric: see source
     hardware: str | None = None  # on which it was run
     time: str | None = None  # that it took
     note: str | None = None  # how value and tolerance were found
@@ -150,13 +166,25 @@ class Recipe(Section):
     # What is added to the training, by names of your own, in this order: each may change the loss or the gradients.
     methods: dict[str, Method] = field(default_factory=dict)
     watch: Watching = field(default_factory=Watching)  # who is told of it beside; decides nothing
+    source: str | None = None  # where the settings are published: paper, file of a repository; decides nothing
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._settle_rates()
         self._settle_tasks()
         self._check_schedule()
         self._check_second_order()
         self._check_methods()
+
+    def _settle_rates(self) -> None:
+        """Change the rates of the schedule by the rule of `optim`, if they belong to batches of another size."""
+        factor = self.optim.factor(self.train.batch_size)
+        if factor == 1:
+            return
+        optim = dataclasses.replace(self.optim, lr=self.optim.lr * factor, lr_batch=self.train.batch_size)
+        rates = {name: getattr(self.schedule, name) * factor for name in ("warmup_lr", "min_lr")}
+        object.__setattr__(self, "optim", optim)
+        object.__setattr__(self, "schedule", dataclasses.replace(self.schedule, **rates))
 
     def _settle_tasks(self) -> None:
         alone = {"task": self.task, "data": self.data}
@@ -168,7 +196,7 @@ class Recipe(Section):
                 raise Misfit(
                     "model.heads has a head for each of several tasks: set tasks, or remove model.heads", "model.heads"
                 )
-            object.__setattr__(self, "data", self.data.with_channels_of(self.model.kwargs))
+            object.__setattr__(self, "data", self.data.with_input_of(self.model.input))
             return
         for key, section in alone.items():
             if section is not None:
@@ -180,7 +208,7 @@ class Recipe(Section):
             names = f"tasks are {shown(sorted(self.tasks))}, model.heads {shown(sorted(heads))}"
             raise Misfit(f"{names}: give each task its head", "tasks")
         settled = {
-            name: dataclasses.replace(objective, data=objective.data.with_channels_of(self.model.kwargs))
+            name: dataclasses.replace(objective, data=objective.data.with_input_of(self.model.input))
             for name, objective in self.tasks.items()
         }
         object.__setattr__(self, "tasks", settled)
@@ -233,6 +261,17 @@ class Recipe(Section):
                     "train.compile to false",
                     key,
                 )
+
+    def fitted(self, data: Data) -> "Recipe":
+        """The recipe with as many classes of the model as the data have, where it says nothing of them."""
+        objective = self.objectives.get("")
+        if objective is None or not objective.task.predicts_classes or "num_classes" in self.model.kwargs:
+            return self
+        count = data[""]["train"].num_classes
+        if self.model.input.get("num_classes", count) == count:
+            return self
+        kwargs = self.model.kwargs | {"num_classes": count}
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, kwargs=kwargs))
 
     def reports(self, part: str, data: Data) -> list[str]:
         """What a run reports of a part of its data, such as test/top1; of several tasks, such as test/ink/miou."""
@@ -288,7 +327,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; what it does not say, it has from the recipe that its key `base` names, if it has one.
         overrides: `key.sub=value` each, applied in order.
 
     Raises:
@@ -300,7 +339,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
         raise TypeError(f"overrides is a list of texts such as ['train.batch_size=32'], not {shown(overrides)}")
     path = Path(path)
-    node = compose(read(path), str(path))
+    node = with_base(compose(read(path), str(path)), path)
     for assignment in overrides:
         override(node, assignment)
     return build(Recipe, node)
@@ -328,7 +367,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """`key: old -> new` wherever two recipes train differently; how they are watched, logged, saved is no matter."""
     trees = plain(old), plain(new)
     for tree in trees:
-        del tree["expect"], tree["watch"]
+        del tree["expect"], tree["watch"], tree["source"]
     before, after = map(_flat, trees)
     for flat in (before, after):
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):

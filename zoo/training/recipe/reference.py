@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from zoo.checks import Rule
+from zoo.training.recipe.inheritance import FILES
 from zoo.training.recipe.reading import CHARACTERS, DEPTH, NODES
 from zoo.training.recipe.recipe import Recipe
 from zoo.training.recipe.schema import BITS, Duration, plain
@@ -27,6 +28,10 @@ Written by `make card` from the dataclasses of `zoo/training/`; do not edit it b
 A recipe is a YAML file of the sections below; `key.sub=value` on the command line changes one value of it. A value of
 another type, or out of its range, is an error with file, line and key, and so is a key that is not listed. A duration
 is a whole number with a unit, `5ep` for epochs or `2000st` for optimizer steps; its range is that of the number.
+
+`base: other.yaml`, a path as seen from the file itself, gives a recipe what it does not say: sections are merged key by
+key, and one whose `name` is another than the base's replaces it whole, but for `optim` and `schedule`. A base may have
+one too, {FILES} files at most. The recipe that a run keeps, and that `--print` shows, has all of it and no base.
 
 A number is finite. Under `model.kwargs`, where the keys are the model's own, a whole number has at most {BITS} bits. A
 text has no control characters but line breaks and tabs. What YAML 1.1 and 1.2 read differently is refused: `010`,

@@ -28,11 +28,13 @@ class Task(OpenSection, folder="zoo.training.tasks"):
     Attributes:
         reports: Names of the numbers that are measured.
         higher_is_better: By the name of such a number, whether of two models the one with the higher is the better.
+        predicts_classes: Whether the model has an output a class for each image.
         pairs_images: Whether `mix` takes images in pairs, so that a batch must have an even number of them.
     """
 
     reports: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[Mapping[str, bool]] = {}
+    predicts_classes: ClassVar[bool] = False
     pairs_images: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):

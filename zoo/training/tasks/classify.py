@@ -36,6 +36,7 @@ class Classify(Task):
     """
 
     name: ClassVar[str] = "classify"
+    predicts_classes: ClassVar[bool] = True
     reports: ClassVar[tuple[str, ...]] = ("top1", "top5", "balanced_accuracy", "ece", "loss")
     higher_is_better: ClassVar[dict[str, bool]] = {
         "top1": True,

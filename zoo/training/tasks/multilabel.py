@@ -25,6 +25,7 @@ class Multilabel(Task):
     """
 
     name: ClassVar[str] = "multilabel"
+    predicts_classes: ClassVar[bool] = True
     reports: ClassVar[tuple[str, ...]] = ("auc", "map", "loss")
     higher_is_better: ClassVar[dict[str, bool]] = {"auc": True, "map": True, "loss": False}
     # Weights in the loss of a label that is there, a number a class; balanced: as many as there are images without it
