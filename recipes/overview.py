@@ -16,10 +16,11 @@ HEADER = """\
 Written by `make card` from the recipes; do not edit it by hand. What a recipe may say is in
 [docs/recipe.md](../docs/recipe.md).
 
-A number was measured by a run, and lies within the tolerance for other seeds; one that is only published is said to be
-so, and its recipe is untested here. `zoo train RECIPE` trains one into `runs/`, `zoo train RECIPE --smoke` tries it in
-seconds with the least model of its family and pictures of noise, `key.sub=value` changes a value. A recipe that begins
-with `base: other.yaml` has from there what it does not say itself: what several have in common is in `bases/`.
+A number was measured by runs, whose note says of which seeds, and has a tolerance for others; one that is only
+published is said to be so, and its recipe is untested here. `zoo train RECIPE` trains one into `runs/`, `zoo train
+RECIPE --smoke` tries it in seconds with the least model of its family and pictures of noise, `key.sub=value` changes a
+value. A recipe that begins with `base: other.yaml` has from there what it does not say itself: what several have in
+common is in `bases/`.
 
 Pictures of your own, in a folder a class, take the place of a recipe's by two lines of a recipe of your own (here one
 that lies beside `recipes/`); their classes are counted, and they are brought to the size and the channels that the

@@ -186,12 +186,14 @@ def _check(recipes: Sequence[Recipe]) -> None:
             raise ValueError(f"runs of a stack may differ in {' and '.join(sorted(APART))} alone, not in {changed}")
     train, optim = first.train, first.optim
     left_out = {
-        "tasks": first.tasks, "aux_losses": first.aux_losses, "train.precision": train.precision != "fp32",
+        "tasks": first.tasks, "methods": first.methods, "aux_losses": first.aux_losses,
+        "train.precision": train.precision != "fp32",
         "train.accumulate": train.accumulate != 1, "train.grad_clip": train.grad_clip, "train.ema": train.ema,
         "train.phases": train.phases, "train.freeze": train.freeze, "train.linear_probe": train.linear_probe,
         "train.drop_path": train.drop_path, "train.best": train.best, "optim.layer_decay": optim.layer_decay,
         "optim.lr_by": optim.lr_by, "optim.name": optim.name != "adamw",
     }  # fmt: skip
+    left_out |= {f"data.{name}": getattr(first.data, name, 0) for name in ("shift", "rotate", "zoom")}
     if said := [key for key, value in left_out.items() if value]:
         raise ValueError(f"a stack does not carry out {', '.join(said)}: remove that, or take the Trainer")
 

@@ -72,6 +72,16 @@ def test_what_is_frozen_stays_and_what_is_not_moves(make_recipe, tmp_path):
     }
 
 
+def test_what_is_frozen_computes_as_in_evaluation_from_the_first_step(make_recipe, tmp_path):
+    changes = ("model={name: unireplknet_test, kwargs: {in_chans: 1, img_size: 32, num_classes: 10}}", "data.size=32")
+    recipe = make_recipe(*changes, "train.freeze=[stem]", "train.duration=2st", "train.eval_every=2st")
+    trainer = Trainer(recipe, tmp_path / "run")
+    assert not trainer.model.stem.training and trainer.model.stages.training
+    before = {name: buffer.clone() for name, buffer in trainer.model.stem.named_buffers()}
+    trainer.fit()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in trainer.model.stem.named_buffers())
+
+
 def test_a_linear_probe_trains_the_classifier_alone(make_recipe, tmp_path):
     trainer = Trainer(make_recipe("train.linear_probe=true"), tmp_path / "run")
     assert moved_by_training(trainer) == {"head.weight", "head.bias"}

@@ -12,9 +12,10 @@ from torch import distributed as dist
 def join(*, several_tasks: bool) -> Accelerator:
     """Join the processes that this one was started with, in fp32: the precision is the recipe's."""
     # torchrun keeps its store when it starts failed processes again, and with it the addresses of the dead: whoever is
-    # the first to ask would knock at such a door. So each attempt has entries of its own.
+    # the first to ask would knock at such a door. So each attempt has entries of its own. On several nodes each counts
+    # its own restarts, so there it is torchrun that must be told (docs/cluster.md).
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if attempt != "0" and not dist.is_initialized():
+    if attempt != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1" and not dist.is_initialized():
         store, rank, world_size = next(dist.rendezvous("env://"))
         dist.init_process_group(store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=world_size)
     # A step of one task leaves the heads of the others without gradients.

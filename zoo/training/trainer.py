@@ -248,6 +248,7 @@ class Trainer:
         weights, optimizer = self._state()
         facts = {"first_losses": self.first_losses} | self._left_out() | self.stepper.scale.state()
         facts |= {} if self.best is None else self.best.state()
+        facts |= {} if self.methods is None else self.methods.state()
 
         def write() -> None:
             parts = {"model": weights}
@@ -347,6 +348,8 @@ class Trainer:
         self.start, content = load_start(self.folder, self.start, self.recipe, self.source, parts)
         (weights, state, facts), self.step = content, self.start.step
         path, changed = self.start.checkpoint, self.start.record.get("changed")
+        if self.methods is not None and not self.start.record:
+            self.methods.check(facts)
         if self.start.record and self.step >= self.total:
             raise ValueError(
                 f"{printable(path)} is at step {self.step}, and the recipe trains {self.total} in all: set "

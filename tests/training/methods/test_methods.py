@@ -177,3 +177,26 @@ def test_a_method_of_ones_own(recipe, tmp_path, monkeypatch):
         ).fit()
     first = [json.loads((tmp_path / f"{n}/metrics.jsonl").read_text().splitlines()[0])["loss"] for n in (1.0, 3.0)]
     assert first[1] == pytest.approx(3 * first[0], abs=1e-5)
+
+
+def test_a_run_goes_on_with_its_methods_in_their_order_and_its_teachers_as_they_were(recipe, tmp_path):
+    torch.manual_seed(0)
+    options = {"img_size": 8, "patch_size": 4, "in_chans": 1, "num_classes": 10}
+    zoo.save_pretrained(zoo.create_model("vit_test", **options), tmp_path / "teacher")
+    kd = f"methods.kd={{name: distill, teacher: {tmp_path / 'teacher'}}}"
+    kill_at(Trainer(recipe(kd, NOISE), tmp_path / "run"), 3)
+    with pytest.raises(ValueError, match=r"methods: \['kd', 'noise'\] -> \['noise', 'kd'\]"):
+        Trainer(recipe(NOISE, kd), tmp_path / "run")
+    (tmp_path / "teacher").rename(tmp_path / "before")
+    zoo.save_pretrained(zoo.create_model("vit_test", **options), tmp_path / "teacher")
+    with pytest.raises(ValueError, match="methods.kd has a teacher with other weights than when this run was begun"):
+        Trainer(recipe(kd, NOISE), tmp_path / "run")
+    Trainer(recipe(kd, NOISE, "train.duration=8st"), tmp_path / "another", tmp_path / "run").run()
+
+
+def test_networks_in_the_models_place_need_a_model_whose_parts_do_not_change_by_the_step(recipe, tmp_path):
+    moe = "model.kwargs.channel_mixer={name: moe, router: sigmoid}"
+    with pytest.raises(ValueError, match="methods.half: sorted trains other networks in the model's place"):
+        Trainer(
+            recipe("methods.half={name: sorted, cuts: [{depth: 1}]}", "model.kwargs.depth=2", moe), tmp_path / "run"
+        )

@@ -64,6 +64,24 @@ def test_optimizer_and_schedule_keep_what_is_said_of_them_by_any_name(write):
     assert recipe.schedule.name == "linear"
 
 
+def test_an_empty_section_takes_away_what_the_base_has(write):
+    write(
+        "above.yaml",
+        "base: base.yaml\nmethods: {noise: {name: gradient_noise, eta: 0.1}}\ntrain: {best: {patience: 2}}\n",
+    )
+    assert load_recipe(write("with.yaml", "base: above.yaml\n")).methods
+    assert not load_recipe(write("without.yaml", "base: above.yaml\nmethods: {}\n")).methods
+
+
+def test_what_the_runs_of_a_base_gave_is_expected_of_no_other_recipe(write):
+    reproduced = "expect: {metric: test/top1, status: reproduced, value: 98, tolerance: 1, hardware: a core, time: 9 s}"
+    write("run.yaml", WHOLE.replace("expect: {metric: test/top1, status: untested}", reproduced))
+    expect = load_recipe(write("other.yaml", "base: run.yaml\noptim: {lr: 1}\n")).expect
+    assert (expect.metric, expect.status, expect.value, expect.time) == ("test/top1", "untested", None, None)
+    own = load_recipe(write("own.yaml", f"base: run.yaml\n{reproduced.replace('98', '97')}\n")).expect
+    assert (own.status, own.value, own.time) == ("reproduced", 97, "9 s")
+
+
 def test_null_takes_away_and_a_list_replaces(write):
     write("base.yaml", WHOLE + "aux_losses: {balance: 1.0}\n")
     path = write("mine.yaml", "base: base.yaml\ntrain: {freeze: [stem]}\noptim: {betas: null}\n")

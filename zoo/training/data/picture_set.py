@@ -127,6 +127,11 @@ class PictureSet(DataSet):
             taken["in_chans"] = in_chans
         if self.img_size is None:
             taken["img_size"] = size if type(size) is int else USUAL_SIZE
+        if model.get("pretrained"):  # its features are of pictures as it was trained on
+            left = [name for name in ("mean", "std") if getattr(self, name) is None and name in model]
+            taken |= {
+                name: tuple(model[name]) for name in left if len(model[name]) == taken.get("in_chans", self.in_chans)
+            }
         return dataclasses.replace(self, **taken)
 
     @property

@@ -8,6 +8,7 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux
+from zoo.blocks.protocol import own
 from zoo.skeletons.model import DecayMarks
 from zoo.training.engine.precision import autocast
 from zoo.training.methods.base import Effect, Pass, Setting
@@ -25,7 +26,7 @@ class Effects(DecayMarks, nn.ModuleDict):
 
 
 class Joint(nn.Module):
-    """A model and the effects of methods as one module, so that processes share the gradients of both.
+    """A model and the effects of methods as one module, which is what an accelerator prepares.
 
     It is called as the model is; with ``taught`` it also gives what the effects make of the model's feature maps.
     """
@@ -57,15 +58,37 @@ class Methods:
 
     Attributes:
         joint: The model with them, which is what an accelerator prepares.
+        teachers: The digests of the teachers of each.
     """
 
-    def __init__(self, model: nn.Module, effects: Mapping[str, Effect], precision: str):
+    def __init__(
+        self, model: nn.Module, effects: Mapping[str, Effect], precision: str, teachers: Mapping[str, list[str]]
+    ):
         self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), precision
+        self.teachers = dict(teachers)
 
     @property
     def beside(self) -> Effects:
         """What is trained, and written into checkpoints, beside the model."""
         return self.joint.methods
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has of them beside weights: the digests of their teachers."""
+        return {"teachers": self.teachers}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Check that a run goes on with the teachers of `state`.
+
+        Raises:
+            ValueError: One has other weights now.
+        """
+        before = state.get("teachers", self.teachers)
+        for name, digests in self.teachers.items():
+            if before.get(name) != digests:
+                raise ValueError(
+                    f"methods.{name} has a teacher with other weights than when this run was begun: put the old ones "
+                    "back, or train into another folder"
+                )
 
     def loss(
         self, model: nn.Module, step: int, batch: tuple[Tensor, Tensor], objective: Loss, keywords: Mapping[str, Any]
@@ -128,7 +151,9 @@ def begin_methods(
     task, objective = next(iter(recipe.objectives.items()))
     split = data[task]["train"]
     is_of_classes = split.kind == "image" and type(objective.task).example is Task.example
+    has_after_step = any(own(module, "after_step") for module in model.modules())
     effects: dict[str, Effect] = {}
+    teachers: dict[str, list[str]] = {}
     for number, (name, method) in enumerate(recipe.methods.items()):
         key = f"methods.{name}"
         if not method.any_task and not is_of_classes:
@@ -140,9 +165,15 @@ def begin_methods(
             raise ValueError(f"{key}: {method.name} trains in one process: start one")
         seed = derive_seed(recipe.train.seed, METHOD, number)
         setting = Setting(key, model, split, recipe.train, accelerator.device, seed, steps)
-        effects[name] = method.begin(setting).to(setting.device)
+        effects[name] = effect = method.begin(setting).to(setting.device)
+        if has_after_step and type(effect).networks is not Effect.networks:
+            raise ValueError(
+                f"{key}: {method.name} trains other networks in the model's place, and parts of this one change by "
+                "what the whole model did in a step: take a model without such, as sigmoid routers are"
+            )
+        teachers[name] = [teacher.digest() for teacher in setting.teachers]
     _check_together(effects)
-    return Methods(model, effects, recipe.train.precision)
+    return Methods(model, effects, recipe.train.precision, teachers)
 
 
 def _check_together(effects: Mapping[str, Effect]) -> None:

@@ -64,6 +64,7 @@ class Stepper:
         self.experts = bool(expert_parameters(model))  # whether processes have a part of them each
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.tiny = self.device.type == "cpu" and sum(p.numel() for p in self.parameters) <= TINY
+        self.train_mode()
 
     def step(self, step: int, batch: Batch, name: str) -> tuple[dict[str, Any], Aux]:
         """Change the weights once.

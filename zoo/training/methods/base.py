@@ -8,7 +8,7 @@ calls in each step.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +36,7 @@ class Setting:
         device: On which it does.
         seed: For what is random when the method begins.
         steps: Makes steps of a duration.
+        teachers: Those that the method asks, which enter themselves.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Setting:
     device: torch.device
     seed: int
     steps: Callable[[Duration], int]
+    teachers: list[Any] = field(default_factory=list)
 
     def autocast(self) -> torch.autocast:
         """The recipe's precision as a context."""

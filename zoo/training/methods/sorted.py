@@ -26,7 +26,6 @@ class Sorted(Method):
     """
 
     name: ClassVar[str] = "sorted"
-    any_task: ClassVar[bool] = False
     cuts: tuple[dict[str, Any], ...]  # the arguments that are smaller, for each network beside the whole model
     samples: Annotated[int, Interval(1, 64)] = 1  # networks that are drawn for a step
 

@@ -1,5 +1,6 @@
 """A model that another one learns from: it is opened, frozen, and asked; no checkpoint has it."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Teacher:
 
     def __init__(self, name: str, kwargs: dict[str, Any], setting: Setting, key: str):
         self.key, self.setting = key, setting
+        setting.teachers.append(self)
         try:
             with seeded_globals(setting.seed):
                 self.model = _open(name, kwargs, key).eval().requires_grad_(False).to(setting.device)
@@ -47,6 +49,14 @@ class Teacher:
                 f"{key}: {shown(name)} cannot take the images that the model is trained on ({printable(error, 500)}): "
                 f"take another, or give it img_size and in_chans by {key}_kwargs"
             ) from error
+
+    def digest(self) -> str:
+        """Of its weights, which a run that goes on must find as they were."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 The path is relative to the file that names it, and that file may have a base too. What is in both is the recipe's own,
 but for sections, which are merged in their turn, so that a recipe has only what is its own. A section whose `name` is
 another one than the base's replaces it whole, since its keys are those of another model, task or data set; `optim` and
-`schedule` have the same keys by any name, and are merged.
+`schedule` have the same keys by any name, and are merged. `{}` is a section without anything, also of the base's. Of
+what a base expects by its own runs, a recipe has the metric alone: they were runs of other settings.
 """
 
 import os
@@ -37,7 +38,7 @@ def with_base(node: yaml.Node, path: Path) -> yaml.Node:
         path = _path_of(value, files)
         node = _read(path, value)
         named = _take_base(node)
-        trees.append(node if named is None else named[0])
+        trees.append(_unmeasured(node if named is None else named[0]))
         files.append(path)
     *above, merged = trees
     for tree in reversed(above):
@@ -105,8 +106,32 @@ def _merged(base: yaml.Node, node: yaml.Node, of_any_name: bool = False) -> yaml
     pairs = []
     for pair in base.value:
         key_node, value = own.pop(key := _key(pair), (None, None))
-        pairs.append(pair if key_node is None else (key_node, _merged(pair[1], value, key in OF_ANY_NAME)))
+        if key_node is None:
+            pairs.append(pair)
+            continue
+        takes_away = isinstance(value, yaml.MappingNode) and not value.value
+        pairs.append((key_node, value if takes_away else _merged(pair[1], value, key in OF_ANY_NAME)))
     return yaml.MappingNode(node.tag, [*pairs, *own.values(), *further], node.start_mark)
+
+
+def _unmeasured(node: yaml.Node) -> yaml.Node:
+    """The tree of a base: what came of its own runs is nothing that a recipe with other settings may expect."""
+    if not isinstance(node, yaml.MappingNode):
+        return node
+    pairs = []
+    for key, value in node.value:
+        if key.value == "expect" and isinstance(value, yaml.MappingNode):
+            said = {_key(pair): pair for pair in value.value}
+            if "status" in said and said["status"][1].value == "reproduced":
+                status = said["status"][0], yaml.ScalarNode(TEXT, "untested", *_marks(said["status"][1]))
+                kept = [said[name] for name in ("metric", "published") if name in said]
+                value = yaml.MappingNode(value.tag, [*kept, status], value.start_mark)
+        pairs.append((key, value))
+    return yaml.MappingNode(node.tag, pairs, node.start_mark)
+
+
+def _marks(node: yaml.Node) -> tuple[yaml.Mark, yaml.Mark]:
+    return node.start_mark, node.end_mark
 
 
 def _is_another(base: yaml.MappingNode, node: yaml.MappingNode) -> bool:

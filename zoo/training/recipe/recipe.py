@@ -74,7 +74,7 @@ class Model(Section):
             cfg = model_info(self.name).pretrained_cfg
         except ValueError:  # of timm's, or of a folder
             return self.kwargs
-        known = {"num_classes": cfg["num_classes"]}
+        known = {name: cfg[name] for name in ("num_classes", "mean", "std")}
         if len(cfg["input_size"]) == 3:
             in_chans, height, width = cfg["input_size"]
             known |= {"in_chans": in_chans} | ({"img_size": height} if height == width else {})
@@ -369,7 +369,8 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     for tree in trees:
         del tree["expect"], tree["watch"], tree["source"]
     before, after = map(_flat, trees)
-    for flat in (before, after):
+    for flat, tree in zip((before, after), trees, strict=True):
+        flat["methods"] = list(tree["methods"])  # whose order decides
         for key in ("train.eval_every", "train.checkpoint_every", "train.log_every"):
             del flat[key]
         for key in [key for key in flat if key.endswith("data.workers")]:  # a batch is the same whoever reads it

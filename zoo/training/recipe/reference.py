@@ -30,8 +30,9 @@ another type, or out of its range, is an error with file, line and key, and so i
 is a whole number with a unit, `5ep` for epochs or `2000st` for optimizer steps; its range is that of the number.
 
 `base: other.yaml`, a path as seen from the file itself, gives a recipe what it does not say: sections are merged key by
-key, and one whose `name` is another than the base's replaces it whole, but for `optim` and `schedule`. A base may have
-one too, {FILES} files at most. The recipe that a run keeps, and that `--print` shows, has all of it and no base.
+key, and one whose `name` is another than the base's replaces it whole, but for `optim` and `schedule`; `{{{{}}}}` takes
+away what the base has. What the base's own runs gave (`expect`) is not taken over. A base may have one too, {FILES}
+files at most. The recipe that a run keeps, and that `--print` shows, has all of it and no base.
 
 A number is finite. Under `model.kwargs`, where the keys are the model's own, a whole number has at most {BITS} bits. A
 text has no control characters but line breaks and tabs. What YAML 1.1 and 1.2 read differently is refused: `010`,

@@ -40,9 +40,7 @@ class Train(Section):
     compile: bool = False  # whether torch.compile makes a program of the model
     grad_checkpointing: bool = False  # whether blocks compute again in the backward pass, which takes less memory
     expert_parallel: bool = False  # whether several processes have a part each of every mixture's experts
-    # Whether images and convolutions lie in memory with the channels last. On a GPU in bf16 it gives ConvNeXt and
-    # PoolFormer 3 to 5 %, and models without convolutions nothing.
-    channels_last: bool = False
+    channels_last: bool = False  # whether images and convolutions lie in memory with the channels last
     # Of torch on a CPU; with 1, a tiny model is not slowed down by whatever else runs there. null: as torch has it.
     threads: Annotated[int, Interval(1, 1024)] | None = None
 
