@@ -70,6 +70,13 @@ def test_a_recipe_of_any_model_in_small(path, tmp_path):
         assert recipe.expect.metric.split("/")[1] in {name.split("/")[1] for name in metrics}
 
 
+@pytest.mark.parametrize("name", ["conventional_denoise_digits", "moe_denoise_digits"])
+def test_a_model_that_is_small_stays_in_small(name, tmp_path):
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    small = smoke_of(recipe)
+    assert small.model == recipe.model and "test/psnr" in Trainer(small, tmp_path / "run").run()
+
+
 def test_the_rates_belong_to_a_batch():
     path = ROOT / "recipes" / "imagenet" / "swin_tiny_patch4_window7_224.yaml"
     whole, half = load_recipe(path), load_recipe(path, ["train.batch_size=512"])

@@ -125,6 +125,21 @@ def test_other_rates_and_frozen_parts_keep_what_the_optimizer_knows_of_a_paramet
         trainer.run()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adagrad"])
+def test_a_parameter_may_have_its_first_gradient_later_than_others(make_recipe, tmp_path, optimizer):
+    Trainer(make_recipe(f"optim.name={optimizer}", "train.freeze=[stem]"), tmp_path / "source").run()
+    recipe = make_recipe(f"optim.name={optimizer}", "train.duration=8st")
+    Trainer(recipe, tmp_path / "run", tmp_path / "source").run()
+
+
+def test_another_part_frozen_begins_lbfgs_anew(make_recipe, tmp_path, capsys):
+    lbfgs = ("optim.name=lbfgs", "optim.weight_decay=0", "train.batch_size=1257", "data.shift=0")
+    Trainer(make_recipe(*lbfgs, "train.duration=1st"), tmp_path / "source").run()
+    recipe = make_recipe(*lbfgs, "train.freeze=[head]", "train.duration=2st")
+    Trainer(recipe, tmp_path / "run", tmp_path / "source").run()
+    assert "the optimizer begins anew" in capsys.readouterr().out
+
+
 def test_what_cannot_be_begun_at_is_named(make_recipe, tmp_path):
     Trainer(make_recipe(), tmp_path / "source").run()
     with pytest.raises(ValueError, match="step-00000006 is at step 6, and the recipe trains 6 in all: set train.dur"):

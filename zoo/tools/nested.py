@@ -67,6 +67,9 @@ def smaller(model: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
     place = {"device": weight.device, "dtype": weight.dtype}
     small = type(model)(**(config | arguments), **place)
     small.pretrained_cfg = dict(model.pretrained_cfg)
+    for name in ("num_classes", "in_chans", "img_size"):
+        if getattr(small, name) != getattr(model, name):
+            raise ValueError(f"{name} is not cut, since all networks see the same data: leave it out")
     slices(model, small)
     _check_heads(model, small)
     if count(small) == count(model):

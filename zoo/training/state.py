@@ -5,13 +5,14 @@ they are grouped in another way: by one process after several had the shards of 
 that was put together of several processes' is by name alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.checkpoint import state_dict as sharding
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from zoo.tools.moe.parallel import expert_parameters, whole_state_dict
 
@@ -156,6 +157,19 @@ def with_options(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any] 
         ]
         return state | {"param_groups": changed}
     values, names = state["state"], sum(state.get("names", []), [])
+    if isinstance(optimizer, LBFGS):  # which has the history of all parameters under its first
+        return None
     if not all(isinstance(key, str) for key in values):
         values = {names[key]: value for key, value in values.items()} if names else None
     return None if values is None else {"state": values, "param_groups": []}
+
+
+def without(state: dict[str, Any], beginnings: Sequence[str]) -> dict[str, Any]:
+    """A state that says nothing of parameters whose names begin so."""
+    names = sum(state.get("names", []), [])
+    kept = {
+        key: value
+        for key, value in state["state"].items()
+        if not (key if isinstance(key, str) else names[key] if names else "").startswith(tuple(beginnings))
+    }
+    return state | {"state": kept}

@@ -41,7 +41,7 @@ from zoo.training.runs.folder import RunFolder
 from zoo.training.runs.records import as_numbers
 from zoo.training.runs.resuming import load_start
 from zoo.training.seeds import INIT, derive_seed, seeded_globals
-from zoo.training.state import restore_state, whole_state, with_options
+from zoo.training.state import restore_state, whole_state, with_options, without
 from zoo.training.watching.watch import Watch, unwatched_after, watch_of
 
 
@@ -360,9 +360,10 @@ class Trainer:
             if self.start.record:
                 is_other = any(change.startswith("optim.name") for change in changed or ())
                 state = None if is_other else with_options(state, optimizer)
+            if self.methods is not None:
+                anew = self.methods.load(weights.get("methods", {}), is_other=bool(self.start.record))
+                state = state and without(state, anew)
             restore_state(model, optimizer, weights["model"], state, sharded=self.sharded, beside=self.beside)
-            if "methods" in weights:
-                self.beside.load_state_dict(weights["methods"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(weights.get("ema", weights["model"]))
         except Exception as error:  # of many kinds, by what does not fit

@@ -20,7 +20,7 @@ STAGES = [
     "model={name: poolformer_test, kwargs: {img_size: 32, in_chans: 1}}",
     "data.size=32",
 ]
-SORTED = "methods.half={name: sorted, cuts: [{dim: 16}]}"
+SORTED = "methods.small={name: sorted, cuts: [{dim: 16}]}"
 NOISE = "methods.noise={name: gradient_noise, eta: 0.01}"
 
 
@@ -119,6 +119,7 @@ def test_a_teacher_is_a_run_or_a_folder_of_a_model_or_a_name(recipe, taught, tmp
         (["methods.noise={name: gradient_noise, eta: 0}"], "eta is 0.*above 0"),
         ([TEACHER.replace("distill", "distill, labels: hard, temperature: 2")], "temperature has no effect on hard"),
         (["methods.a-b={name: gradient_noise, eta: 1}"], "'a-b' needs a name of letters"),
+        (["methods.half={name: gradient_noise, eta: 1}"], "'half' is a word of torch's modules: give"),
         ([NOISE, "optim={name: lbfgs, lr: 1, weight_decay: 0}"], "methods.noise: lbfgs searches"),
         ([OFA, "train.compile=true"], "methods.ofa: ofa_kd reaches into the model.*train.compile to false"),
     ],
@@ -135,7 +136,7 @@ def test_what_a_recipe_cannot_say(recipe, overrides, message):
         (["methods.kd={name: distill, teacher: vit_tset}"], "methods.kd.teacher: model 'vit_tset' is unknown"),
         (["methods.kd={name: distill, teacher: vit_test}"], "cannot take the images.*methods.kd.teacher_kwargs"),
         ([TEACHER.replace("in_chans: 1", "in_chans: 1, num_classes: 7")], "it has 7 classes, the data 10"),
-        ([OFA, SORTED], "methods.half trains networks in the place of the model, which methods.ofa needs"),
+        ([OFA, SORTED], "methods.small trains networks in the place of the model, which methods.ofa needs"),
         ([OFA.replace("ofa_kd", "ofa_kd, levels: [3]")], r"methods.ofa.levels: .*not all within the 1 levels"),
         (
             [TEACHER, "task={name: denoise, sigma: 0.1}", "expect.metric=test/psnr", "model.kwargs.head=image"],
@@ -196,7 +197,35 @@ def test_a_run_goes_on_with_its_methods_in_their_order_and_its_teachers_as_they_
 
 def test_networks_in_the_models_place_need_a_model_whose_parts_do_not_change_by_the_step(recipe, tmp_path):
     moe = "model.kwargs.channel_mixer={name: moe, router: sigmoid}"
-    with pytest.raises(ValueError, match="methods.half: sorted trains other networks in the model's place"):
+    with pytest.raises(ValueError, match="methods.small: sorted trains other networks in the model's place"):
         Trainer(
-            recipe("methods.half={name: sorted, cuts: [{depth: 1}]}", "model.kwargs.depth=2", moe), tmp_path / "run"
+            recipe("methods.small={name: sorted, cuts: [{depth: 1}]}", "model.kwargs.depth=2", moe), tmp_path / "run"
         )
+
+
+def test_from_another_recipe_what_a_method_has_trained_is_kept_if_it_fits(recipe, tmp_path):
+    def exits(trainer):
+        state = trainer.optimizer.optimizer.state
+        return {name: (p, state.get(p, {}).get("exp_avg")) for name, p in trainer.beside.named_parameters()}
+
+    source = Trainer(recipe(OFA, NOISE), tmp_path / "source")
+    source.run()
+    longer = "train.duration=8st"
+    kept = exits(Trainer(recipe(OFA, NOISE, "methods.noise.eta=1e-3", longer), tmp_path / "kept", tmp_path / "source"))
+    for name, (parameter, moments) in exits(source).items():
+        assert torch.equal(kept[name][0], parameter) and torch.equal(kept[name][1], moments)
+    other = Trainer(recipe(OFA, "methods.ofa.exit_blocks=0", longer), tmp_path / "anew", tmp_path / "source")
+    assert all(moments is None for _, moments in exits(other).values())
+    other.run()
+
+
+def test_networks_without_the_blocks_of_a_loss_add_nothing_to_it(recipe, tmp_path):
+    moe = "model.kwargs.channel_mixer=[mlp, {name: moe, num_experts: 2}]"
+    half = "methods.small={name: sorted, cuts: [{depth: 1}], samples: 4}"
+    trainer = Trainer(recipe(half, "model.kwargs.depth=2", moe, "aux_losses={balance: 0.01}"), tmp_path / "run")
+    trainer.run()
+
+
+def test_a_cut_sees_the_same_data(recipe, tmp_path):
+    with pytest.raises(ValueError, match=r"methods.small.cuts\[0\]: num_classes is not cut, since all networks see"):
+        Trainer(recipe("methods.small={name: sorted, cuts: [{num_classes: 5}]}"), tmp_path / "run")

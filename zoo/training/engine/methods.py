@@ -15,6 +15,7 @@ from zoo.training.methods.base import Effect, Pass, Setting
 from zoo.training.recipe.recipe import Data, Recipe
 from zoo.training.recipe.schema import Duration
 from zoo.training.seeds import METHOD, derive_seed
+from zoo.training.state import BESIDE
 from zoo.training.tasks.base import Task
 
 Loss = Callable[[Tensor, Aux], Tensor]  # of outputs and auxiliary outputs
@@ -62,10 +63,10 @@ class Methods:
     """
 
     def __init__(
-        self, model: nn.Module, effects: Mapping[str, Effect], precision: str, teachers: Mapping[str, list[str]]
+        self, model: nn.Module, effects: Mapping[str, Effect], recipe: Recipe, teachers: Mapping[str, list[str]]
     ):
-        self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), precision
-        self.teachers = dict(teachers)
+        self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), recipe.train.precision
+        self.teachers, self.silent = dict(teachers), [f"loss/{name}" for name in recipe.aux_losses]
 
     @property
     def beside(self) -> Effects:
@@ -75,6 +76,28 @@ class Methods:
     def state(self) -> dict[str, Any]:
         """What a checkpoint has of them beside weights: the digests of their teachers."""
         return {"teachers": self.teachers}
+
+    def load(self, weights: Mapping[str, Tensor], *, is_other: bool) -> list[str]:
+        """Take over what the methods have trained.
+
+        Args:
+            weights: As a checkpoint has them.
+            is_other: Whether it is of a run by another recipe, of which each method keeps what fits it whole.
+
+        Returns:
+            The beginnings of the names of parameters that begin anew, as the optimizer knows them.
+        """
+        if not is_other:
+            self.beside.load_state_dict(weights)
+            return []
+        anew = []
+        for name, effect in self.effects.items():
+            own = {key: (f"{name}.{key}", tensor.shape) for key, tensor in effect.state_dict().items()}
+            if all(saved in weights and weights[saved].shape == shape for saved, shape in own.values()):
+                effect.load_state_dict({key: weights[saved] for key, (saved, _) in own.items()})
+            else:
+                anew.append(f"{BESIDE}.{name}.")
+        return anew
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Check that a run goes on with the teachers of `state`.
@@ -110,6 +133,7 @@ class Methods:
                     outputs, aux, beside = model(inputs, taught=True, **keywords)
                 else:
                     (outputs, aux), beside = network(inputs), {}
+                    aux = {name: outputs.new_zeros(()) for name in self.silent} | aux  # without the blocks that give it
             outputs = outputs.float()
             loss = objective(outputs, aux)
             for name, effect in self.effects.items():
@@ -173,7 +197,7 @@ def begin_methods(
             )
         teachers[name] = [teacher.digest() for teacher in setting.teachers]
     _check_together(effects)
-    return Methods(model, effects, recipe.train.precision, teachers)
+    return Methods(model, effects, recipe, teachers)
 
 
 def _check_together(effects: Mapping[str, Effect]) -> None:

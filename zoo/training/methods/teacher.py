@@ -40,6 +40,8 @@ class Teacher:
         try:
             with seeded_globals(setting.seed):
                 self.model = _open(name, kwargs, key).eval().requires_grad_(False).to(setting.device)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key}: {error}") from error
         except (ValueError, TypeError) as error:
             raise ValueError(f"{key}: {error}") from error
         try:
@@ -99,7 +101,7 @@ def _open(name: str, kwargs: dict[str, Any], key: str) -> nn.Module:
     path = Path(name)
     if not path.is_dir():
         if ":" not in name and ("/" in name or "\\" in name):
-            raise FileNotFoundError(f"{key}: there is no folder {printable(path)}: give that of a run or of a model")
+            raise FileNotFoundError(f"there is no folder {printable(path)}: give that of a run or of a model")
         return create_model(name, **kwargs)
     if kwargs:
         raise ValueError(f"a model in a folder is built as it was saved: remove {key}_kwargs")
@@ -107,5 +109,5 @@ def _open(name: str, kwargs: dict[str, Any], key: str) -> nn.Module:
     if not run.recipe.is_file():
         return create_model(f"local-dir:{path}")
     if not run.model.is_dir():
-        raise FileNotFoundError(f"{key}: {printable(path)} has no trained model yet: train it to its end")
+        raise FileNotFoundError(f"{printable(path)} has no trained model yet: train it to its end")
     return open_trained(run.model, recipe_of(run))

@@ -247,6 +247,8 @@ class Recipe(Section):
             key = f"methods.{name}"
             if not name.isidentifier():  # it is a part of the names of parameters
                 raise Misfit(f"the method {shown(name)} needs a name of letters, digits and _", key)
+            if hasattr(nn.ModuleDict, name):
+                raise Misfit(f"{shown(name)} is a word of torch's modules: give the method another name", key)
             if self.tasks is not None and not method.any_task:
                 raise Misfit(f"{key}: {method.name} is for a single task: remove it, or tasks", key)
             if self.optim.name == "lbfgs":

@@ -72,7 +72,8 @@ def _model(model: Model, is_changed: bool) -> Model:
     except ValueError:  # of timm's, or a folder
         return model
     tests = [name for name in family.variants if name.endswith("_test")]
-    if not tests or not family.model.vision or WIDTHS & model.kwargs.keys() and not is_changed:
+    is_small = model.name in tests or WIDTHS & model.kwargs.keys()
+    if not tests or not family.model.vision or is_small and not is_changed:
         return model
     name = max(tests, key=lambda test: _common(test, model.name))
     asked = {"in_chans"} if is_changed else {"in_chans", "img_size", "num_classes"}

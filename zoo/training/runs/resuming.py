@@ -37,11 +37,8 @@ def load_start(
 
 
 def _there(start: Start, parts: Mapping[str, bool]) -> list[str]:
-    """The parts to read; of another recipe's checkpoint those that it has, and nothing of methods that are others."""
+    """The parts to read; of another recipe's checkpoint those that it has."""
     kept = [part for part, is_kept in parts.items() if is_kept]
     if not start.record:
         return kept
-    changed = start.record.get("changed") or ()
-    if any(change.startswith("methods") for change in changed):
-        kept = [part for part in kept if part != "methods"]
     return [part for part in kept if (start.checkpoint / f"{part}.safetensors").exists()]
