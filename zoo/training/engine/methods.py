@@ -14,7 +14,7 @@ from zoo.training.engine.precision import autocast
 from zoo.training.methods.base import Effect, Pass, Setting
 from zoo.training.recipe.recipe import Data, Recipe
 from zoo.training.recipe.schema import Duration
-from zoo.training.seeds import METHOD, derive_seed
+from zoo.training.seeds import METHOD, derive_seed, seeded_globals
 from zoo.training.state import BESIDE
 from zoo.training.tasks.base import Task
 
@@ -60,13 +60,19 @@ class Methods:
     Attributes:
         joint: The model with them, which is what an accelerator prepares.
         teachers: The digests of the teachers of each.
+        silent: Losses that the model returns, and a network in its place does not where it lacks the blocks.
     """
 
     def __init__(
-        self, model: nn.Module, effects: Mapping[str, Effect], recipe: Recipe, teachers: Mapping[str, list[str]]
+        self,
+        model: nn.Module,
+        effects: Mapping[str, Effect],
+        precision: str,
+        teachers: Mapping[str, list[str]],
+        silent: Sequence[str],
     ):
-        self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), recipe.train.precision
-        self.teachers, self.silent = dict(teachers), [f"loss/{name}" for name in recipe.aux_losses]
+        self.effects, self.joint, self.precision = dict(effects), Joint(model, effects), precision
+        self.teachers, self.silent = dict(teachers), silent
 
     @property
     def beside(self) -> Effects:
@@ -197,7 +203,17 @@ def begin_methods(
             )
         teachers[name] = [teacher.digest() for teacher in setting.teachers]
     _check_together(effects)
-    return Methods(model, effects, recipe, teachers)
+    replaced = any(type(effect).networks is not Effect.networks for effect in effects.values())
+    return Methods(model, effects, recipe.train.precision, teachers, _losses_of(setting) if replaced else ())
+
+
+def _losses_of(setting: Setting) -> list[str]:
+    """The names of the losses that the model returns beside its outputs."""
+    with torch.no_grad(), seeded_globals(setting.seed):
+        # Some of it may be there already, as parts of an effect.
+        aux = setting.model.to(setting.device).eval()(setting.example(), return_aux=True)[1]
+    setting.model.train()
+    return [key for key in aux if key.startswith("loss/")]
 
 
 def _check_together(effects: Mapping[str, Effect]) -> None:

@@ -69,10 +69,7 @@ class M2mKd(Method):
         with seeded_globals(setting.seed):
             parts = [Part(setting.model, meta.model, number, self.modules) for number in range(self.modules)]
         taught = [Part(teacher.model, meta.model, number, self.modules) for number in range(self.modules)]
-        with torch.no_grad(), seeded_globals(setting.seed):
-            aux = setting.model.eval()(setting.example().cpu(), return_aux=True)[1]
-        setting.model.train()
-        return Incubating(self, setting, parts, taught, [key for key in aux if key.startswith("loss/")])
+        return Incubating(self, setting, parts, taught)
 
     def _check(self, name: str, model: nn.Module, setting: Setting) -> None:
         """Check that a model can be cut, and that its parts take what the others' give."""
@@ -136,30 +133,20 @@ def _through(model: Isotropic, blocks: nn.Sequential, x: Tensor) -> tuple[Tensor
 class Incubating(Effect):
     """The parts of a model in the meta model, and those of the teacher that they learn from."""
 
-    def __init__(
-        self, method: M2mKd, setting: Setting, parts: Sequence[Part], taught: Sequence[Part], losses: Sequence[str]
-    ):
+    def __init__(self, method: M2mKd, setting: Setting, parts: Sequence[Part], taught: Sequence[Part]):
         super().__init__()
-        self.method, self.setting, self.losses = method, setting, losses
+        self.method, self.setting = method, setting
         self.parts, self.taught = nn.ModuleList(parts), tuple(taught)
         self.end = setting.steps(method.until)
-        self.learning: list[Network] = [self._learning(part) for part in parts]
 
     def networks(self, step: int) -> Sequence[Network]:
-        return self.learning if step < self.end else ()
-
-    def _learning(self, part: Part) -> Network:
-        def network(x: Tensor) -> tuple[Tensor, Aux]:
-            outputs, aux = part(x)
-            silent = {name: torch.zeros((), device=x.device) for name in self.losses}  # of a part without experts
-            return outputs, silent | aux
-
-        return network
+        return [*self.parts] if step < self.end else ()
 
     def loss(self, loss: Tensor, made: Pass) -> Tensor:
-        if made.network not in self.learning:
+        learning = [*self.parts]
+        if made.network not in learning:
             return loss
         with torch.no_grad(), self.setting.autocast():
-            logits = self.taught[self.learning.index(made.network)](made.inputs)[0].float()
+            logits = self.taught[learning.index(made.network)](made.inputs)[0].float()
         weight = self.method.weight
         return (1 - weight) * loss + weight * module_loss(made.outputs, logits, self.method.temperature)
