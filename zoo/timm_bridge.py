@@ -2,12 +2,15 @@
 
 import functools
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import timm.models
 from torch import nn
 
 from zoo.create import create_model
 from zoo.registry import cfgs_of_family, families
+from zoo.weights.pretrained import OPENED_BY_ZOO
 
 
 def register_with_timm(include_tests: bool = False) -> None:
@@ -29,7 +32,28 @@ def register_with_timm(include_tests: bool = False) -> None:
             functools.update_wrapper(entry, _entry_point)
             entry.__name__, entry.__module__ = arch, family.module
             timm.models.register_model(entry)
+    if not timm.models.is_model(OPENED_BY_ZOO):
+        opener = functools.update_wrapper(functools.partial(_saved), _saved)
+        opener.__name__ = OPENED_BY_ZOO
+        timm.models.register_model(opener)
 
 
 def _entry_point(arch: str, pretrained: bool = False, **kwargs) -> nn.Module:
     return create_model(arch, pretrained, **kwargs)
+
+
+def _saved(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: str | None = None, **kwargs) -> nn.Module:
+    """The model of a folder or a repository that timm was asked for and that zoo alone can open.
+
+    Raises:
+        ValueError: It was asked for by this name, which is none of a model.
+    """
+    cfg = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
+    place = {"local-dir": cfg.get("file"), "hf-hub": cfg.get("hf_hub_id")}.get(cfg.get("source"))
+    if place is None:
+        raise ValueError(
+            f"{OPENED_BY_ZOO!r} is no model but stands for those in folders and repositories that zoo opens; give "
+            "timm.create_model or zoo.create_model 'local-dir:<folder>' or 'hf-hub:<owner>/<name>'"
+        )
+    overrides = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay" or value}
+    return create_model(f"{cfg['source']}:{place}", pretrained, cache_dir=cache_dir, **overrides)

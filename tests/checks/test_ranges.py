@@ -250,7 +250,7 @@ def test_errors_of_a_folder_begin_with_its_file(wrong, tmp_path):
     zoo.save_pretrained(zoo.create_model("vit_test"), tmp_path / "m")
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text())
-    config["model_args"] |= wrong
+    config["zoo"]["model_args"] |= wrong
     path.write_text(json.dumps(config))
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))) as error:
         zoo.create_model(f"local-dir:{tmp_path / 'm'}")
@@ -260,7 +260,9 @@ def test_errors_of_a_folder_begin_with_its_file(wrong, tmp_path):
 def test_a_model_that_misses_an_argument_says_which(tmp_path):
     zoo.save_pretrained(zoo.create_model("vit_test"), tmp_path / "m")
     path = tmp_path / "m" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_args": {}}))
+    config = json.loads(path.read_text())
+    config["zoo"]["model_args"] = {}
+    path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="config.json.*needs dim, depth, token_mixer, channel_mixer"):
         zoo.create_model(f"local-dir:{tmp_path / 'm'}")
 

@@ -39,7 +39,7 @@ def case(folders):
         original, folder = folders[name]
         if text is None:
             config = json.loads(original)
-            config["model_args"] |= model_args or {}
+            config["zoo"]["model_args"] |= model_args or {}
             config["pretrained_cfg"] |= pretrained_cfg or {}
             text = json.dumps(config)
         path = folder / "config.json"
@@ -111,7 +111,7 @@ def test_without_weights_there_are_bounds_too(case, folders, tmp_path):
     for arguments in ({"depth": 10**6}, {"dim": 40_000, "depth": 900}, {"num_classes": 500_000}):
         case(model_args=arguments, pretrained=False)
     config = json.loads(folders["vit_test"][0])
-    config["model_args"] |= {"dim": 32_768, "depth": 24}
+    config["zoo"]["model_args"] |= {"dim": 32_768, "depth": 24}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="config.json: .*without its weights may have"):
         zoo.create_model(f"local-dir:{tmp_path}", pretrained=False)
@@ -242,7 +242,7 @@ def test_texts_that_are_no_configuration(case, folders):
         text.replace('"depth": 3', '"depth": 1e999'): "model_args: depth is 1e999; it must be a finite number",
         text.replace('"depth": 3', '"depth": -Infinity'): "model_args: depth is -Infinity",
         text.replace('"depth": 3', '"depth": 99, "depth": 3'): "the key 'depth' is given twice",
-        text.replace('"weights"', '"zoo_version": "1", "weights"'): "the key 'zoo_version' is given twice",
+        text.replace('"weights"', '"version": "1", "weights"'): "the key 'version' is given twice",
         "\ufeff" + text: "BOM",
         text.encode("utf-16"): "is not valid JSON",
         text.encode() + b"\xff": "is not valid JSON",
@@ -320,7 +320,7 @@ def test_values_of_a_pretrained_configuration(key, value, case):
 
 
 def test_values_that_contradict_each_other(case):
-    assert "num_classes is 7, and model_args: num_classes is 10" in case(pretrained_cfg={"num_classes": 7})
+    assert "num_classes is 10, and pretrained_cfg: num_classes is 7" in case(pretrained_cfg={"num_classes": 7})
     assert "mean has 1 numbers and std 3" in case(pretrained_cfg={"mean": [0.5]})
     assert "label_names has 2 names" in case(pretrained_cfg={"label_names": ["a", "b"]})
     assert "input_size must be (channels, height, width)" in case(pretrained_cfg={"input_size": [3]})
@@ -328,9 +328,9 @@ def test_values_that_contradict_each_other(case):
 
 
 def test_a_model_of_other_classes_than_its_configuration_is_saved_and_opened(tmp_path):
-    """What was saved says the classes of the variant's own weights; and a user's configuration may say others."""
+    """What was saved says the classes of the model, whatever the variant's own and a user's configuration may say."""
     zoo.save_pretrained(zoo.create_model("vit_test", num_classes=3), tmp_path)
-    assert read_config(tmp_path / "config.json")["pretrained_cfg"]["num_classes"] == 10
+    assert read_config(tmp_path / "config.json")["pretrained_cfg"]["num_classes"] == 3
     assert zoo.create_model(f"local-dir:{tmp_path}").num_classes == 3
     zoo.save_pretrained(
         zoo.create_model("vit_test", num_classes=3, pretrained_cfg_overlay={"num_classes": 5}), tmp_path
@@ -366,15 +366,17 @@ def test_arguments_are_refused_by_name(key, value, case):
 
 def test_missing_arguments_are_listed(case, folders):
     config = json.loads(folders["vit_test"][0])
-    assert "needs dim, depth, token_mixer, channel_mixer" in case(json.dumps(config | {"model_args": {}}))
-    del config["model_args"]["depth"]
+    assert "needs dim, depth, token_mixer, channel_mixer" in case(
+        json.dumps(config | {"zoo": {**config["zoo"], "model_args": {}}})
+    )
+    del config["zoo"]["model_args"]["depth"]
     assert "vit_test needs depth" in case(json.dumps(config))
 
 
 def test_names_of_weights(case, folders):
     config = json.loads(folders["vit_test"][0])
     for name in ("a" * 300 + ".safetensors", "../a.safetensors", "a.pth", "", "ä.safetensors", "a\n.safetensors"):
-        assert "weights is" in case(json.dumps(config | {"weights": name}))
+        assert "weights is" in case(json.dumps(config | {"zoo": {**config["zoo"], "weights": name}}))
 
 
 def test_weights_that_are_missing_or_damaged_are_told(folders):
@@ -402,7 +404,7 @@ def test_any_value_in_place_of_any_other_is_taken_or_refused(name, folders):
     for _ in range(60):
         config = json.loads(text)
         for _ in range(draw.choice([1, 1, 2])):
-            part = config[draw.choice(["model_args", "model_args", "pretrained_cfg"])]
+            part = draw.choice([config["zoo"]["model_args"]] * 2 + [config["pretrained_cfg"]])
             part[draw.choice(list(part))] = draw.choice(OUT_OF_RANGE)
         path.write_text(json.dumps(config))
         try:

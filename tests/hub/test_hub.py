@@ -90,25 +90,31 @@ def edit(folder: Path, change) -> None:
     "change, words",
     [
         (
-            lambda c: c.update(architecture="vit_tiny_patch16"),
+            lambda c: c["zoo"].update(architecture="vit_tiny_patch16"),
             r"config.json: model 'vit_tiny_patch16' is unknown; did you mean",
         ),
         (
-            lambda c: c["model_args"].update(depht=3),
+            lambda c: c["zoo"]["model_args"].update(depht=3),
             r"config.json: vit_test has no argument 'depht'; did you mean 'depth'",
         ),
-        (lambda c: c["model_args"].update(depth="3"), r"config.json: vit_test: depth is '3'"),
-        (lambda c: c["model_args"].update(num_classes=-3), r"num_classes is -3"),
-        (lambda c: c["model_args"].update(channel_mixer="glu(ratoi=2)"), r"no option 'ratoi'; did you mean 'ratio'"),
-        (lambda c: c["model_args"].update(img_size=[30, 30]), r"whole number of 8 x 8 patches"),
-        (lambda c: c.update(extra=1), r"config.json: key 'extra' is unknown"),
-        (lambda c: c.pop("weights"), r"config.json has no key 'weights'"),
-        (lambda c: c.update(model_args=[]), r"model_args is \[\]; it must be a dict"),
+        (lambda c: c["zoo"]["model_args"].update(depth="3"), r"config.json: vit_test: depth is '3'"),
+        (lambda c: c["zoo"]["model_args"].update(num_classes=-3), r"num_classes is -3"),
         (
-            lambda c: c.update(weights="../other.safetensors"),
+            lambda c: c["zoo"]["model_args"].update(channel_mixer="glu(ratoi=2)"),
+            r"no option 'ratoi'; did you mean 'ratio'",
+        ),
+        (lambda c: c["zoo"]["model_args"].update(img_size=[30, 30]), r"whole number of 8 x 8 patches"),
+        (lambda c: c.update(extra=1), r"config.json: key 'extra' is unknown"),
+        (lambda c: c["zoo"].pop("weights"), r"config.json: zoo has no key 'weights'"),
+        (lambda c: c.pop("zoo"), r"config.json has no key 'zoo'"),
+        (lambda c: c["zoo"].update(extra=1), r"config.json: zoo: key 'extra' is unknown"),
+        (lambda c: c["zoo"].update(keys="tim"), r"config.json: zoo: keys 'tim' is unknown; did you mean 'timm'"),
+        (lambda c: c["zoo"].update(model_args=[]), r"model_args is \[\]; it must be a dict"),
+        (
+            lambda c: c["zoo"].update(weights="../other.safetensors"),
             r"must be the name of a .safetensors file in the same folder",
         ),
-        (lambda c: c.update(weights="gone.safetensors"), r"there is no weight file .*gone.safetensors"),
+        (lambda c: c["zoo"].update(weights="gone.safetensors"), r"there is no weight file .*gone.safetensors"),
         (lambda c: c["pretrained_cfg"].update(maen=1), r"pretrained_cfg has no key 'maen'; did you mean 'mean'"),
     ],
 )
@@ -140,7 +146,7 @@ def test_damaged_folders(saved, tmp_path):
 
 def test_an_exception_while_writing_leaves_the_old_model(saved, monkeypatch):
     old, folder = saved
-    monkeypatch.setattr("zoo.hub.save.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("zoo.hub.shards.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         zoo.save_pretrained(zoo.create_model("mixer_test"), folder)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
@@ -209,7 +215,7 @@ INF = float("inf")
 def test_a_value_with_an_equal_literal_is_saved_as_that(slot, text, tmp_path):
     model = randomised(zoo.create_model("vit_test", channel_mixer=slot))
     zoo.save_pretrained(model, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["channel_mixer"] == text
+    assert json.loads((tmp_path / "config.json").read_text())["zoo"]["model_args"]["channel_mixer"] == text
     again, x = zoo.create_model(f"local-dir:{tmp_path}").eval(), images(model)
     assert torch.equal(again(x), model(x)) or not model(x).isfinite().all()
     assert str(again.config["channel_mixer"][0]) == str(model.config["channel_mixer"][0]) == text
@@ -320,7 +326,7 @@ def test_files_that_zoo_did_not_write_stay(saved):
     for _ in range(3):
         zoo.save_pretrained(model, folder)
     assert all((folder / name).read_bytes() == b"precious" for name in mine) and copied.exists()
-    current = json.loads((folder / "config.json").read_text())["weights"]
+    current = json.loads((folder / "config.json").read_text())["zoo"]["weights"]
     assert {path.name for path in folder.iterdir()} == {*mine, copied.name, current, "config.json"}
 
 
@@ -371,7 +377,7 @@ def test_a_configuration_that_names_other_files_has_them_deleted_by_nobody(weigh
     model, folder = saved
     for path in (folder / "mine.safetensors", folder.parent / "model.safetensors"):
         path.write_bytes(b"precious")
-    edit(folder, lambda c: c.update(weights=weights))
+    edit(folder, lambda c: c["zoo"].update(weights=weights))
     zoo.save_pretrained(model, folder)
     assert (folder / "mine.safetensors").exists() and (folder.parent / "model.safetensors").exists()
 
@@ -399,9 +405,9 @@ def test_nothing_is_taken_for_a_leftover_while_its_process_lives(saved):
 def test_a_folder_of_a_newer_zoo_says_so_if_it_cannot_be_opened(saved, version, newer, change, monkeypatch):
     model, folder = saved
     monkeypatch.setattr("zoo.version.__version__", "0.1.0")
-    edit(folder, lambda c: c.update(zoo_version=version))
+    edit(folder, lambda c: c["zoo"].update(version=version))
     zoo.create_model(f"local-dir:{folder}")  # in silence, if it can be
-    edit(folder, lambda c: c.update(change))
+    edit(folder, lambda c: c["zoo"].update(change))
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         zoo.create_model(f"local-dir:{folder}")
     told = f"saved by zoo {version}, which is newer than this zoo 0.1.0: update zoo"

@@ -271,7 +271,7 @@ def test_what_safetensors_leaves_of_a_file_when_it_is_killed_is_cleared(make, tm
         kill_self()
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.hub.save.save_file", half)
+        patch.setattr("zoo.hub.shards.save_file", half)
         process = started(save, new, tmp_path)
         process.join()
     assert process.exitcode == -signal.SIGKILL and len(names(tmp_path)) == 3

@@ -180,7 +180,7 @@ def test_errors_of_the_disk_are_told(error, remedy, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("zoo.hub.save.save_file", fail)
+    monkeypatch.setattr("zoo.hub.shards.save_file", fail)
     with pytest.raises(OSError, match=f"config.json cannot be written .*{size:,} bytes are needed.*free.*{remedy}"):
         save(plain(), tmp_path)
     assert opens_as_one_of([model], tmp_path) and len(names(tmp_path)) == 2
@@ -230,5 +230,5 @@ def test_what_is_written_can_be_read_as_before(tmp_path):
     model = plain()
     save(model, tmp_path)
     save(model, tmp_path)
-    found = load_file(tmp_path / json.loads((tmp_path / "config.json").read_text())["weights"])
+    found = load_file(tmp_path / json.loads((tmp_path / "config.json").read_text())["zoo"]["weights"])
     assert all(torch.equal(tensor, found[key]) for key, tensor in model.state_dict().items())

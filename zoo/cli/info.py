@@ -1,6 +1,7 @@
 """``zoo info``: what is known of one model."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,14 +55,15 @@ def _of_folder(folder: str) -> dict[str, Any]:
     load()
     with waiting("Reading the folder"):
         from zoo.hub.config import CONFIG, read_config
+        from zoo.hub.shards import files_of
     config = read_config(os.path.join(folder, CONFIG))
     weights = os.path.join(folder, config["weights"])
-    size = os.path.getsize(weights)
+    size = sum(path.stat().st_size for path in files_of(Path(weights)))
     cfg = config["pretrained_cfg"]
     return {
         "name": folder,
         "architecture": config["architecture"],
-        "zoo_version": config["zoo_version"],
+        "zoo_version": config["version"],
         "input_size": list(cfg.get("input_size", [])),
         "classes": cfg.get("num_classes"),
         "weights": {"file": weights, "bytes": size},

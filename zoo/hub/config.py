@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,18 @@ from zoo.weights.pretrained import check_cfg
 
 CONFIG = "config.json"
 
-# What a config.json may hold, and the type of each.
-KEYS = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
+# What is zoo's own in a config.json, and the type of each; in an older one it stands beside `pretrained_cfg`.
+OWN = {"version": str, "architecture": str, "model_args": dict, "weights": str, "keys": str}
+OLD = {"zoo_version": str, "architecture": str, "model_args": dict, "pretrained_cfg": dict, "weights": str}
+LAYOUTS = ("timm", "zoo")  # whose keys the weights are under
+
+# What else may stand there. timm reads and writes the first; transformers adds the others when it saves a model.
+OF_TIMM = ("architecture", "num_classes", "num_features", "global_pool", "label_names", "label_descriptions")
+OF_TIMM += ("model_args", "pretrained_cfg", "labels")
+OF_TRANSFORMERS = ("architectures", "do_pooling", "dtype", "initializer_range", "model_type", "problem_type")
+OF_TRANSFORMERS += ("torch_dtype", "transformers_version")
+
+WEIGHTS = r"[\w.-]+\.safetensors"  # how a file of weights is called
 OF_THE_PLACE = ("device", "dtype")  # arguments of a model that are the opener's to choose, never a file's
 
 OF_VALUES = (RuntimeError, MemoryError, ArithmeticError)  # what values of a file may lead to, beside a refusal
@@ -28,6 +38,10 @@ BYTES, LEVELS, BITS, NAME = 2**22, 32, 63, 200
 def read_config(path: Path | str) -> dict[str, Any]:
     """Read and check a config.json: it is input like any other.
 
+    Returns:
+        What zoo builds the model of: ``version``, ``architecture``, ``model_args``, ``pretrained_cfg``, ``weights`` and
+        ``keys``, whichever of its forms the file has.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no JSON mapping, or a key is unknown, missing, given twice or of the wrong type.
@@ -36,31 +50,56 @@ def read_config(path: Path | str) -> dict[str, Any]:
     config, where = read_json(path), printable(path)
     if not isinstance(config, Mapping):
         raise ValueError(
-            f"{where} holds a {type(config).__name__}; it must be a mapping with the keys {', '.join(KEYS)}"
+            f"{where} holds a {type(config).__name__}; it must be a mapping with the keys pretrained_cfg, zoo"
         )
-    for key, kind in KEYS.items():
-        if key not in config:
-            raise ValueError(f"{where} has no key {key!r}; it must have {', '.join(KEYS)}")
-        if not isinstance(config[key], kind):
-            raise ValueError(f"{where}: {key} is {shown(config[key])}; it must be a {kind.__name__}")
-    for key in config:
-        if key not in KEYS:
-            raise ValueError(f"{where}: " + unknown(f"key {shown(key)}", key, KEYS, "keys"))
+    if "zoo_version" in config:  # as zoo wrote it up to 0.1
+        _check_keys(config, OLD, where)
+        own = {"version": config["zoo_version"], "keys": "zoo", **{key: config[key] for key in OLD if key in OWN}}
+    else:
+        _check_keys(config, {"zoo": dict, "pretrained_cfg": dict}, where, beside=(*OF_TIMM, *OF_TRANSFORMERS))
+        own = dict(config["zoo"])
+        _check_keys(own, OWN, f"{where}: zoo")
+    beside = {key: config[key] for key in ("num_classes", "label_names", "label_descriptions") if key in config}
+    cfg = {**config["pretrained_cfg"], **beside}
     for key in OF_THE_PLACE:
-        if key in config["model_args"]:
+        if key in own["model_args"]:
             raise ValueError(
-                f"{where}: model_args: {key} is {shown(config['model_args'][key])}; where a model is put is no part of "
+                f"{where}: model_args: {key} is {shown(own['model_args'][key])}; where a model is put is no part of "
                 f"a file, so remove it and give zoo.create_model(…, {key}=…)"
             )
     with naming(path):
         check_cfg(config["pretrained_cfg"], "pretrained_cfg")
-    name = config["weights"]
-    if not re.fullmatch(r"[\w.-]+\.safetensors", name, re.ASCII) or len(name) > NAME:
+        check_cfg(cfg, "beside its pretrained_cfg")
+    if (inner := config["pretrained_cfg"].get("num_classes", cfg.get("num_classes"))) != cfg.get("num_classes"):
         raise ValueError(
-            f"{where}: weights is {shown(name)}; it must be the name of a .safetensors file in the same folder, of at "
-            f"most {NAME} letters, digits and _ . -"
+            f"{where}: num_classes is {cfg['num_classes']}, and pretrained_cfg: num_classes is {inner}; write the "
+            "number that the weights have into both"
         )
-    return config
+    name = own["weights"]
+    if not re.fullmatch(rf"{WEIGHTS}(\.index\.json)?", name, re.ASCII) or len(name) > NAME:
+        raise ValueError(
+            f"{where}: weights is {shown(name)}; it must be the name of a .safetensors file in the same folder, or of "
+            f"its index, of at most {NAME} letters, digits and _ . -"
+        )
+    if (keys := own["keys"]) not in LAYOUTS:
+        raise ValueError(f"{where}: zoo: " + unknown(f"keys {shown(keys)}", keys, LAYOUTS, "layouts"))
+    return {**own, "pretrained_cfg": cfg}
+
+
+def _check_keys(mapping: Mapping[str, Any], kinds: Mapping[str, type], where: str, beside: Sequence[str] = ()) -> None:
+    """Check that a mapping has these keys, of these types, and none but those `beside` them.
+
+    Raises:
+        ValueError: It has not.
+    """
+    for key, kind in kinds.items():
+        if key not in mapping:
+            raise ValueError(f"{where} has no key {key!r}; it must have {', '.join(kinds)}")
+        if not isinstance(mapping[key], kind):
+            raise ValueError(f"{where}: {key} is {shown(mapping[key])}; it must be a {kind.__name__}")
+    for key in mapping:
+        if key not in kinds and key not in beside:
+            raise ValueError(f"{where}: " + unknown(f"key {shown(key)}", key, [*kinds, *beside], "keys"))
 
 
 def read_json(path: Path | str) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from zoo.checks import printable
-from zoo.hub.config import CONFIG
+from zoo.hub.config import CONFIG, read_json
+from zoo.hub.shards import INDEX, shards_of
 from zoo.storage.files import is_file
 from zoo.storage.pointers import Pointer
 
@@ -26,7 +27,8 @@ def remove_saved(folder: Path) -> None:
     with suppress(FileExistsError):
         MODEL.clear(folder)
         if (name := _named_weights(folder / CONFIG)) is not None:
-            _remove_weights(folder / name)
+            for file in (name, *shards_of(folder / name)):
+                _remove_weights(folder / file)
             (folder / CONFIG).unlink()
     with suppress(OSError):  # it is not empty
         folder.rmdir()
@@ -50,16 +52,21 @@ def _named_weights(path: Path) -> str | None:
         if saved or not path.stat().st_size:
             return max(saved, key=lambda file: file.stat().st_mtime).name if saved else None
         config = None
-    if not isinstance(config, dict) or "zoo_version" not in config:
+    own = config.get("zoo", config if "zoo_version" in config else None) if isinstance(config, dict) else None
+    if not isinstance(own, dict):
         raise FileExistsError(
             f"{printable(path)} was not written by zoo and would be lost; choose another folder, or remove it"
         )
-    name = config.get("weights")
+    name = own.get("weights")
     return name if isinstance(name, str) and MODEL.owns(name) else None
 
 
 def _saved_as(path: Path) -> str | None:
-    """The name under which a file of weights was saved."""
+    """The name under which a file of weights, or an index, was saved."""
+    if path.name.endswith(INDEX):
+        with suppress(ValueError, OSError, AttributeError):
+            return read_json(path)["metadata"].get("saved_as")
+        return None
     with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
         return (file.metadata() or {}).get("saved_as")
     return None
@@ -70,4 +77,4 @@ def _remove_weights(path: Path) -> None:
         path.unlink()
 
 
-MODEL = Pointer(CONFIG, "model.safetensors", _named_weights, _remove_weights)
+MODEL = Pointer(CONFIG, "model.safetensors", _named_weights, _remove_weights, shards_of)

@@ -17,10 +17,12 @@ from zoo.checks import printable
 from zoo.checks.ranges import lifted
 from zoo.hub.bounds import UNKNOWN, Metered, check_size, culprit
 from zoo.hub.config import CONFIG, naming, read_config, read_json
+from zoo.hub.shards import files_of, read_weights
 from zoo.registry import classes_of, family_of
 from zoo.storage.files import is_file
 from zoo.storage.pointers import steady
-from zoo.weights import WeightSource, check_fit, read_shapes, read_state_dict
+from zoo.weights import Rule, WeightSource, check_fit, read_shapes, read_state_dict
+from zoo.weights.rules import fit_of
 
 
 def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overrides) -> nn.Module:
@@ -63,7 +65,8 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
 def _newer(path: Path) -> str | None:
     """The version of zoo that wrote a config.json, if it is newer than this one."""
     try:
-        writer = read_json(path)["zoo_version"]
+        config = read_json(path)
+        writer = config["zoo"]["version"] if "zoo" in config else config["zoo_version"]
         return writer if _release(writer) > _release(version.__version__) else None
     except (ValueError, TypeError, KeyError, FileNotFoundError):
         return None
@@ -82,31 +85,39 @@ class _Saved:
     Attributes:
         path: The config.json.
         variant: What it is; the arguments are all of its class that are not the default's.
-        weights: Its weight file.
+        weights: Its weight file, or the index of them.
+        rules: From the keys there to zoo's; none where they are zoo's own, whatever published names look like.
     """
 
     path: Path
     variant: Variant
     weights: Path
+    rules: tuple[Rule, ...]
 
     def source(self, state: Mapping[str, Tensor]) -> WeightSource:
-        """Its weights, given the tensors: they are in zoo's own layout, whatever published names look like."""
+        """Its weights, given the tensors."""
         arguments, cfg = self.variant.arguments, self.variant.cfg
         classes = arguments.get("num_classes", cfg.num_classes)
         chans = arguments.get("in_chans", cfg.input_size[0])
-        return WeightSource(str(self.weights), lambda: state, classes=classes, chans=chans)
+        return WeightSource(str(self.weights), lambda: state, self.rules, classes=classes, chans=chans)
+
+    def under_own_keys(self, shapes: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+        """Shapes of its weights under zoo's keys; what has no place in the model keeps its key."""
+        fit = fit_of(shapes, model.state_dict(), self.rules, str(self.weights), {})
+        return fit.tensors | dict.fromkeys(fit.extra, torch.empty(0, device="meta"))
 
 
 def _open(path: Path, pretrained: bool, bounded: bool, overrides: Mapping[str, Any]) -> nn.Module:
     config = read_config(path)
     weights = path.parent / config["weights"]
     # At once, since a save may remove what is not open yet; that maps the file, and no more.
-    state = read_state_dict(weights) if pretrained else None
+    state = read_weights(weights, read_state_dict) if pretrained else None
     arch, arguments, cfg = config["architecture"], config["model_args"], config["pretrained_cfg"]
     with naming(path):
         family = family_of(arch)
         _check_agrees(arch, arguments, cfg)
-    saved = _Saved(path, Variant(arch, family, arguments, PretrainedCfg(**cfg)), weights)
+    rules = tuple(family.rules) if config["keys"] == "timm" else ()
+    saved = _Saved(path, Variant(arch, family, arguments, PretrainedCfg(**cfg)), weights, rules)
     if bounded:
         _check_bounded(saved, state, overrides)
     with lifted(not bounded), naming(path, any_error=not overrides):
@@ -133,6 +144,12 @@ def _check_agrees(arch: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any
         )
 
 
+def _shapes_in(weights: Path) -> tuple[Mapping[str, Tensor], int]:
+    """What the headers of weights say: tensors on the meta device, and their size in bytes."""
+    found = {path: read_shapes(path) for path in files_of(weights)}
+    return read_weights(weights, lambda path: found[path][0]), sum(size for _, size in found.values())
+
+
 def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides: Mapping[str, Any]) -> None:
     """Check what a folder asks for before anything is allocated: by bounds, and against the header of its weights.
 
@@ -149,7 +166,7 @@ def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides:
         shapes = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
         size = sum(value.nbytes for value in state.values())
     else:
-        shapes, size = read_shapes(saved.weights) if saved.weights.is_file() else ({}, None)
+        shapes, size = _shapes_in(saved.weights) if saved.weights.is_file() else ({}, None)
     tensors = UNKNOWN if size is None else len(shapes)
 
     def build(arguments: Mapping[str, Any]) -> nn.Module:
@@ -158,7 +175,8 @@ def _check_bounded(saved: _Saved, state: Mapping[str, Tensor] | None, overrides:
 
     def fit(model: nn.Module) -> None:
         head = not any(key in overrides for key in ("num_classes", "features_only"))
-        check_fit(model, shapes, str(saved.weights), head=head)
+        own = saved.under_own_keys(shapes, model) if saved.rules else shapes
+        check_fit(model, own, str(saved.weights), head=head)
 
     parameters = inspect.signature(variant.family.model).parameters
     own = lambda: {key: p.default for key, p in parameters.items()} | variant.family.arguments(variant.arch)

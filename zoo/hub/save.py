@@ -1,15 +1,11 @@
 """Saving a model: safetensors for the weights, config.json for everything that builds the model again."""
 
 import json
-import math
-import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -19,29 +15,41 @@ from zoo.blocks.moe.experts.base import Experts
 from zoo.build import Variant, assemble
 from zoo.checks import some
 from zoo.checks.ranges import lifted
+from zoo.hub.arguments import arguments_of, as_json
 from zoo.hub.bounds import Metered, Sizes, check_size
 from zoo.hub.config import CONFIG, read_config
 from zoo.hub.folder import MODEL
-from zoo.registry import classes_of, family_of
+from zoo.hub.plain import AsTimm, as_timm
+from zoo.hub.shards import read_weights, write_weights
+from zoo.registry import family_of
 from zoo.skeletons.model import Model
-from zoo.slots import Slot, dump_slots, parse_slot
 from zoo.storage.files import folder_at
-from zoo.weights import Resizable
-from zoo.weights.pretrained import check_cfg
+from zoo.weights import Resizable, read_state_dict
+from zoo.weights.inverse import same
+from zoo.weights.pretrained import OPENED_BY_ZOO, check_cfg
+
+OF_ITS_SOURCE = ("file", "state_dict", "source", "hf_hub_filename", "label_offset")  # not of what is saved here
 
 
-def save_pretrained(model: nn.Module, folder: Path | str) -> None:
+def save_pretrained(model: nn.Module, folder: Path | str, max_shard_size: int | str = "5GB") -> None:
     """Save a model so that ``zoo.create_model("local-dir:<folder>")`` gives it back: weights, arguments, slots.
 
-    What is to be written is read back and compared with the model before anything is touched. The folder holds a whole
-    model at every instant, for whoever reads and however many save at once: new weights get a name that was never
-    given before, and it is the renaming of config.json, which names them, that exchanges the old model for the new one.
-    Then the weights that the old config.json named are removed, which harms nobody who has opened them; other files
-    stay. What a killed save leaves is hidden, and goes with the next save.
+    A model that timm has too, of the same name and with no slot exchanged, is written so that timm and transformers
+    load it without zoo: ``timm.create_model("local-dir:<folder>", pretrained=True)``, and
+    ``AutoModelForImageClassification.from_pretrained("<folder>")``. Any other opens in timm after ``import zoo``.
+
+    What is to be written is compared with the model before anything is touched, and what was written is read back
+    before it takes its place. The folder holds a whole model at every instant, for whoever reads and however many save
+    at once: new weights get a name that was never given before, and it is the renaming of config.json, which names
+    them, that exchanges the old model for the new one. Then the weights that the old config.json named are removed,
+    which harms nobody who has opened them; other files stay. What a killed save leaves is hidden, and goes with the
+    next save.
 
     Args:
         model: A model of `zoo.create_model` (on any device, in any precision).
         folder: Where to; made if it is not there. The weights of a first save are called model.safetensors.
+        max_shard_size: Weights of more bytes, a number or such as ``"500MB"``, become several files and
+            model.safetensors.index.json. timm reads no such weights without zoo; transformers does.
 
     Raises:
         TypeError: It is no model of zoo, or the folder no path.
@@ -52,17 +60,33 @@ def save_pretrained(model: nn.Module, folder: Path | str) -> None:
     """
     folder = folder_at(folder)
     _check_savable(model)
-    config, state = _config_of(model), model.state_dict()
-    _check_built_again(config, state)
+    arch, arguments, cfg = model.pretrained_cfg["architecture"], arguments_of(model), _cfg_of(model)
+    state = model.state_dict()
+    _check_built_again(Variant(arch, family_of(arch), arguments, PretrainedCfg(**cfg)), state)
     # Tensors that share memory would be refused, and views would drag their whole storage along.
     state = {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
+    known = as_timm(arch, arguments, state) if model.vision else None
+    state = state if known is None else known.state
+    own = {"version": version.__version__, "architecture": arch, "model_args": arguments}
     size = sum(value.nbytes for value in state.values())
     with MODEL.exchanging(folder, size) as (new, name):
-        config["weights"] = name
+        name = write_weights(state, new, name, max_shard_size)
+        config = _config_of(model, cfg, known, {**own, "weights": name, "keys": "zoo" if known is None else "timm"})
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if read_config(new / CONFIG) != config:
-            raise OSError(f"{new / CONFIG} does not hold what was written to it; the old model stays. Check the disk")
-        save_file(state, new / name, metadata={"format": "pt", "saved_as": name})
+        _read_back(new, config, state)
+
+
+def _read_back(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Read what was written, and compare it with what should be there.
+
+    Raises:
+        OSError: It is something else.
+    """
+    found = read_config(folder / CONFIG)
+    weights = read_weights(folder / found["weights"], read_state_dict)
+    right = {key: found[key] for key in config["zoo"]} == config["zoo"]
+    if not right or weights.keys() != state.keys() or not all(same(weights[key], state[key]) for key in state):
+        raise OSError(f"{folder} does not hold what was written to it; the old model stays. Check the disk")
 
 
 def _check_savable(model: nn.Module) -> None:
@@ -88,46 +112,64 @@ def _check_savable(model: nn.Module) -> None:
         )
 
 
-def _config_of(model: Model) -> dict[str, Any]:
-    """What config.json is to hold beside the name of the weights.
+def _cfg_of(model: Model) -> dict[str, Any]:
+    """The pretrained configuration of a model as it is now: its sizes, and nothing of where its weights once were.
 
     Raises:
-        ValueError: An argument or a key of the pretrained configuration has a value that JSON cannot hold.
+        ValueError: A key has a value that JSON cannot hold.
     """
-    arch = model.pretrained_cfg["architecture"]
-    arguments = _arguments_of(model)
+    arch, given = model.pretrained_cfg["architecture"], model.pretrained_cfg
     cfg = {
-        key: _as_json(f"pretrained_cfg: {key}", value)
-        for key, value in model.pretrained_cfg.items()
-        if key not in ("file", "state_dict", "source")
+        key: as_json(f"pretrained_cfg: {key}", value)
+        for key, value in given.items()
+        if key not in ("architecture", *OF_ITS_SOURCE) and value is not None and not str(value).startswith("file:")
     }
-    if cfg.get("num_classes") not in classes_of(arch):  # a configuration of the user's own
-        cfg["num_classes"] = model.num_classes
+    cfg |= {"num_classes": model.num_classes, "custom_load": False}
+    if (size := list(model.input_size)) != cfg.get("input_size"):
+        cfg = {key: value for key, value in cfg.items() if key not in ("test_input_size", "pool_size")}
+        cfg["input_size"] = size
     check_cfg(cfg, f"{arch} cannot be saved: pretrained_cfg")
     labels = cfg.get("label_names")
-    if labels is not None and len(labels) not in (cfg["num_classes"], model.num_classes):  # of another classifier
+    if labels is not None and len(labels) != model.num_classes:  # of another classifier
         warnings.warn(
             f"label_names has {len(labels)} names and the model {model.num_classes} classes: they are not saved; set "
             "model.pretrained_cfg['label_names'] to names of its own",
             stacklevel=3,
         )
-        cfg |= {"label_names": None, "label_descriptions": None}
-    return {"zoo_version": version.__version__, "architecture": arch, "model_args": arguments, "pretrained_cfg": cfg}
+        del cfg["label_names"]
+        cfg.pop("label_descriptions", None)
+    return cfg
 
 
-def _check_built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Check that the model that a config.json builds has the same arguments, and a place for these tensors.
+def _config_of(model: Model, cfg: Mapping[str, Any], known: AsTimm | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json holds: all that timm and transformers read, and zoo's own part."""
+    cfg, labels = {**cfg, **(known.cfg if known else {})}, ("label_names", "label_descriptions")
+    pool = getattr(model, "global_pool", "")
+    return {
+        "architecture": own["architecture"] if known else OPENED_BY_ZOO,
+        "num_classes": model.num_classes,
+        **({"num_features": model.num_features} if model.vision else {}),
+        **({"global_pool": pool} if pool else {}),
+        **{key: cfg[key] for key in labels if key in cfg},
+        **({"model_args": known.arguments} if known and known.arguments else {}),
+        "pretrained_cfg": {key: value for key, value in cfg.items() if key not in labels},
+        "zoo": own,
+    }
+
+
+def _check_built_again(variant: Variant, state: Mapping[str, Tensor]) -> None:
+    """Check that the model that a variant builds has the same arguments, and a place for these tensors.
 
     Raises:
         ValueError: It has not, or a tensor is none that a file can hold.
     """
-    arch, arguments = config["architecture"], config["model_args"]
+    arch, arguments = variant.arch, variant.arguments
     if odd := [f"{k} is a {type(v).__name__}" for k, v in state.items() if type(v) is not Tensor]:
         raise ValueError(
             f"{arch} cannot be saved: {some(odd, 4)}; quantised and distributed models are saved by what made them so"
         )
-    again = _built_again(config, state)
-    if (new := _arguments_of(again)) != arguments:
+    again = _built_again(variant, state)
+    if (new := arguments_of(again)) != arguments:
         changes = [f"{k}={v!r} becomes {new.get(k)!r}" for k, v in arguments.items() if new.get(k) != v]
         raise ValueError(f"{arch} cannot be saved: of its arguments {', '.join(changes)} when it is opened")
     sizes = {key: tuple(value.shape) for key, value in state.items()}
@@ -148,14 +190,13 @@ def _check_built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -
         )
 
 
-def _built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Model:
-    """The model on meta that a config.json builds, with a warning if opening it will need ``bounded=False``.
+def _built_again(variant: Variant, state: Mapping[str, Tensor]) -> Model:
+    """The model on meta that a variant builds, with a warning if opening it will need ``bounded=False``.
 
     Raises:
         ValueError: It builds none.
     """
-    arch = config["architecture"]
-    variant = Variant(arch, family_of(arch), config["model_args"], PretrainedCfg(**config["pretrained_cfg"]))
+    arch = variant.arch
 
     def build(mode: Sizes) -> Model:
         with mode:
@@ -173,37 +214,3 @@ def _built_again(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Mode
             raise ValueError(f"{arch} cannot be saved: its arguments do not build it again ({error})") from error
         warnings.warn(f"{arch} is saved, and needs bounded=False to be opened: {beyond}", stacklevel=4)
         return again
-
-
-def _arguments_of(model: Model) -> dict[str, Any]:
-    """A model's arguments as config.json has them."""
-    arguments = {**model.config}
-    if "deploy" in arguments:
-        arguments["deploy"] = model.deployed
-    for key in model.slots:
-        value = arguments.get(key)
-        if isinstance(value, list) and value and isinstance(value[0], Slot):
-            arguments[key] = dump_slots(value, key)
-        elif not isinstance(value, (str, bool, type(None))):
-            arguments[key] = dump_slots([parse_slot(value)], key)
-    return {key: _as_json(key, value) for key, value in arguments.items()}
-
-
-def _as_json(name: str, value: Any) -> Any:
-    """A value as JSON has it.
-
-    Raises:
-        ValueError: JSON has nothing that is equal.
-    """
-    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
-        value = value.item()
-    if isinstance(value, (list, tuple)):
-        return [_as_json(f"{name}[{i}]", element) for i, element in enumerate(value)]
-    if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        return {key: _as_json(f"{name}[{key!r}]", element) for key, element in value.items()}
-    if not (value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))):
-        raise ValueError(
-            f"{name} is {reprlib.repr(value)}, a {type(value).__name__} that config.json cannot hold; give finite "
-            "numbers, strings, lists or mappings of them"
-        )
-    return value

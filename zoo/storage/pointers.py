@@ -26,19 +26,24 @@ class Pointer:
 
     Attributes:
         file: Name of the file.
-        target: What is named is called so in a new folder; later, it has eight more digits before its suffix.
+        target: What is named is called so in a new folder; later, it has eight more digits before its suffix. It may
+            be an index of several files, which then has ``.index.json`` behind that.
         named: What a file names, given its path; None if nothing.
         remove: Removes what was named, given its path.
+        parts: The names of what belongs to what is named and lies beside it, given its path.
     """
 
     file: str
     target: str
     named: Callable[[Path], str | None]
     remove: Callable[[Path], None]
+    parts: Callable[[Path], list[str]] = lambda path: []
 
     @contextmanager
     def exchanging(self, folder: Path | str, size: int | None = None) -> Iterator[tuple[Path, str]]:
         """Where the body writes both, and how it has to call what the file names; the folder has them when it ends.
+
+        If that is an index, its name and those of its parts begin as this one does.
 
         Args:
             folder: Where they are to lie; made if it is not there.
@@ -57,12 +62,13 @@ class Pointer:
                     name = self._choose(stage)
                     _record(stage, self.file, [])
                 yield stage, name
-                for entry in (name, self.file):
+                new = self._all(stage)
+                for entry in (*new, self.file):
                     settle(stage / entry)
                 with alone(folder):
-                    old = self._named(folder)
-                    _record(stage, self.file, [name] if old is None else [name, old])
-                    _place(stage / name, folder / name)
+                    _record(stage, self.file, [*new, *self._all(folder)])
+                    for entry in reversed(new):
+                        _place(stage / entry, folder / entry)
                     sync(folder)
                     (stage / self.file).replace(folder / self.file)
                     sync(folder)
@@ -79,7 +85,9 @@ class Pointer:
     def owns(self, name: str) -> bool:
         """Whether what is named may be called so."""
         stem, dot, suffix = self.target.partition(".")
-        return re.fullmatch(rf"{re.escape(stem)}(?:-[0-9a-f]{{8}})?{re.escape(dot + suffix)}", name) is not None
+        part, index = r"-\d{5}-of-\d{5}", r"\.index\.json"
+        pattern = rf"{re.escape(stem)}(?:-[0-9a-f]{{8}})?(?:{part})?{re.escape(dot + suffix)}(?:{index})?"
+        return re.fullmatch(pattern, name) is not None
 
     def _named(self, folder: Path) -> str | None:
         if (folder / self.file).is_dir():
@@ -87,13 +95,18 @@ class Pointer:
         check_file(folder / self.file)
         return self.named(folder / self.file)
 
+    def _all(self, folder: Path) -> list[str]:
+        """What the file in a folder names, and its parts; the file is checked first."""
+        name = self._named(folder)
+        return [] if name is None else [name, *self.parts(folder / name)]
+
     def _choose(self, stage: Path) -> str:
         """The plain name if neither it nor the file is there, nor another save under way that may have chosen it."""
-        folder = stage.parent
-        taken = any(os.path.lexists(folder / name) for name in (self.file, self.target))
+        folder, (stem, dot, suffix) = stage.parent, self.target.partition(".")
+        taken = any(os.path.lexists(folder / name) for name in (self.file, self.target, f"{self.target}.index.json"))
+        taken = taken or any(folder.glob(f"{stem}-?????-of-?????{dot}{suffix}"))
         if not taken and not any(folder.glob(f".zoo-*/{RECORD}")):
             return self.target
-        stem, dot, suffix = self.target.partition(".")
         return f"{stem}-{stage.name.split('-')[1].split('.')[0]}{dot}{suffix}"
 
     def _clear(self, stage: Path) -> bool:
@@ -105,12 +118,12 @@ class Pointer:
             return True
         if file != self.file:
             return False
-        current = self._named(stage.parent)
+        current = self._all(stage.parent)
         for name in names:
             path, new = stage.parent / name, stage / name
             # What is still in the stage was not given its place, unless it is a file, which is then in both.
             waits = os.path.lexists(new) and not (os.path.lexists(path) and os.path.samefile(new, path))
-            if name != current and not waits and os.path.lexists(path):
+            if name not in current and not waits and os.path.lexists(path):
                 self.remove(path)
         return True
 

@@ -12,6 +12,9 @@ SIZE = Sequence[Annotated[int, Interval(1)]]
 NAMES = str | Sequence[str] | None
 SHARE = Annotated[float, Interval(above=0, most=2)]  # above 1 an image is framed
 
+# The architecture in the config.json of a model that zoo alone can open; `zoo.timm_bridge` tells timm of it.
+OPENED_BY_ZOO = "zoo"
+
 # What timm's own annotations leave open, or say otherwise than timm's configurations are.
 VALUES = {
     "url": NAMES,
