@@ -99,7 +99,7 @@ def _check_keys(mapping: Mapping[str, Any], kinds: Mapping[str, type], where: st
             raise ValueError(f"{where}: {key} is {shown(mapping[key])}; it must be a {kind.__name__}")
     for key in mapping:
         if key not in kinds and key not in beside:
-            raise ValueError(f"{where}: " + unknown(f"key {shown(key)}", key, [*kinds, *beside], "keys"))
+            raise ValueError(f"{where}: " + unknown(f"key {shown(key)}", key, dict.fromkeys([*kinds, *beside]), "keys"))
 
 
 def read_json(path: Path | str) -> Any:
