@@ -9,6 +9,7 @@ Weights: Google (Apache-2.0) and Alibaba-MIIL (Apache-2.0), as converted by timm
 from zoo.family import Family, Published, on_timm_hub
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
+from zoo.weights.flax import flax_mixer
 from zoo.weights.layouts import BLOCKS, below
 
 FAMILY = Family(
@@ -46,5 +47,6 @@ FAMILY = Family(
             "mixer_l16_224.goog_in21k": Published(229.560243, 44.6, classes=21843),
         }
     ),
-    rules=below(BLOCKS, {r"mlp_tokens\.": "token_mixer.", r"mlp_channels\.": "channel_mixer."}),
+    # Both layouts are read: timm's, and that of Google's .npz files.
+    rules=[*below(BLOCKS, {r"mlp_tokens\.": "token_mixer.", r"mlp_channels\.": "channel_mixer."}), *flax_mixer()],
 )

@@ -11,6 +11,7 @@ Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's fu
 from zoo.family import Family, Published, on_timm_hub
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
+from zoo.weights.flax import flax_vit
 from zoo.weights.layouts import timm_vit
 
 FAMILY = Family(
@@ -49,5 +50,6 @@ FAMILY = Family(
             "vit_base_patch16_224.sam_in1k": Published(86.57, 17.58, top1=80.246),
         }
     ),
-    rules=timm_vit(),
+    # Both layouts are read: timm's, and that of Google's .npz files.
+    rules=[*timm_vit(), *flax_vit()],
 )
