@@ -6,11 +6,20 @@ Code:  huggingface/pytorch-image-models, timm/models/mlp_mixer.py (Apache-2.0).
 Weights: timm (Apache-2.0).
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
 from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 
 FAMILY = MIXER.derive(
+    facts=Facts(
+        use="Classifying natural images at 224 x 224; comparisons of gated with plain perceptrons.",
+        not_for=(
+            "A reference for a paper: there is none, and the training is not described. Other sizes of images without "
+            "fine-tuning, since the maps over patches have one size."
+        ),
+        data="ra3_in1k: ImageNet-1K.",
+        code_licence="Apache-2.0 (timm).",
+    ),
     # The gated widths: half of timm's ratios 1.0 and 4.0, which count the hidden layer before the gate halves it.
     defaults=dict(
         patch_size=16,

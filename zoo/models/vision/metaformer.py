@@ -5,7 +5,7 @@ Code:  sail-sg/metaformer, metaformer_baselines.py (Apache-2.0).
 Weights: Sea AI Lab (Apache-2.0); PoolFormerV2, ConvFormer and CAFormer on the Hub by timm.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, on_timm_hub, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, on_timm_hub, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
@@ -44,6 +44,21 @@ README = "README of sail-sg/metaformer; accuracies of RandFormer from the paper"
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales; asking what a token mixer adds, since five "
+            "of them stand in one skeleton."
+        ),
+        not_for=(
+            "IdentityFormer and RandFormer where accuracy counts: they are the baselines that the others are compared "
+            "with. RandFormer at other sizes of images without fine-tuning."
+        ),
+        data=(
+            "sail_in1k, IdentityFormer and RandFormer: ImageNet-1K. sail_in22k: ImageNet-22K. With _ft_in1k: "
+            "ImageNet-1K after that."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem=f'conv(kernel_size=7, stride=4, padding=2, norm="{SCALE_ONLY}")',
         downsample=f'conv(kernel_size=3, padding=1, norm="{SCALE_ONLY}")',

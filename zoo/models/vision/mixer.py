@@ -3,10 +3,11 @@
 Paper: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", arXiv 2105.01601.
 Code:  google-research/vision_transformer, vit_jax/models_mixer.py (Apache-2.0).
 Weights: Google (Apache-2.0) and Alibaba-MIIL (Apache-2.0), as converted by timm. They are run with the exact GELU, as
-    timm does; Google's Flax code has the tanh form: act="gelu(approximate='tanh')".
+    timm does; Google's Flax code has the tanh form: act="gelu(approximate='tanh')". Google's .npz files load too, by
+    checkpoint_path.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights.flax import flax_mixer
@@ -14,6 +15,18 @@ from zoo.weights.layouts import BLOCKS, below
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying natural images at 224 x 224 with perceptrons alone; the baseline of its kind.",
+        not_for=(
+            "Other sizes of images without fine-tuning, since the maps over patches have one size; training from "
+            "scratch on little data without strong regularisation."
+        ),
+        data=(
+            "goog_in21k: ImageNet-21K. miil_in21k: its cleaned part of 11,221 classes, ImageNet-21K-P. With _ft_in1k: "
+            "ImageNet-1K after that."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         token_mixer="token_mlp(ratio=0.5)",
         channel_mixer="mlp(ratio=4)",

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Size, Tensor
 
-from zoo.family import Counted
+from zoo.family import Counted, Facts
 from zoo.models.digits import PATCHES
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights import drop
@@ -41,6 +41,15 @@ def _ones(x: Tensor, shape: Size) -> Tensor:
 EXPERT = within(BLOCKS, r"kan\.experts\.(\d+)\.", r"channel_mixer.experts.mixers.\2.")
 
 FAMILY = DEIT.derive(
+    facts=Facts(
+        use="Research on mixtures of perceptrons and Kolmogorov-Arnold networks within a vision transformer.",
+        not_for=(
+            "Use without training: no weights are released, and no accuracy on ImageNet-1K is published. Low "
+            "precision, since the models double rounding errors."
+        ),
+        data="No weights are released.",
+        code_licence="MIT.",
+    ),
     defaults=dict(
         token_mixer="attention(head_dim=64, qkv_bias=False)",
         channel_mixer=moe(),

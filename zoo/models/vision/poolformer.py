@@ -8,7 +8,7 @@ The head is timm's: pooling, then a layer norm. In the authors' code the final n
 map; ``final_norm="groupnorm", pool_first=False`` is that one. The weights fit both.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
@@ -19,6 +19,15 @@ SMALL, MEDIUM = (64, 128, 320, 512), (96, 192, 384, 768)
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales for detection and segmentation, without "
+            "weights in the token mixer."
+        ),
+        not_for="Relations between distant parts at high resolution: a block looks at 3 x 3 neighbours.",
+        data="ImageNet-1K.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem="conv(kernel_size=7, stride=4, padding=2)",
         downsample="conv(kernel_size=3, padding=1)",

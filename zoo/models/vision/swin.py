@@ -6,7 +6,7 @@ Code:  microsoft/Swin-Transformer, models/swin_transformer.py; microsoft/Cream, 
 Weights: Microsoft (MIT), on the Hub by timm.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import drop, rename
@@ -27,6 +27,18 @@ def windows(*sizes: int, kind: str = "window", **options) -> list[list[dict]]:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales for detection and segmentation, at a cost "
+            "linear in the number of pixels."
+        ),
+        not_for=(
+            "Far larger images than those of the training without fine-tuning: windows keep their size, and what is "
+            "far apart meets late."
+        ),
+        data="ms_in1k: ImageNet-1K. ms_in22k: ImageNet-22K. ms_in22k_ft_in1k: ImageNet-22K, then ImageNet-1K.",
+        code_licence="MIT (microsoft/Swin-Transformer, microsoft/Cream).",
+    ),
     defaults=dict(
         stem=f"patch(norm='{NORM}', remainder='pad')",
         downsample=f"merge(norm='{NORM}')",

@@ -4,14 +4,15 @@ Paper: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", ar
     Adaptive Mixture-of-Experts at Scale", arXiv 2206.03382.
 Code:  microsoft/Swin-Transformer, models/swin_transformer_moe.py, configs/swinmoe; microsoft/Tutel (MIT).
 Weights: Microsoft (MIT), of the small models with up to 32 experts, as archives with a file a process, which zoo does
-    not fetch. Joined by tutel/checkpoint/gather.py into one file, they load by checkpoint_path.
+    not fetch: `zoo convert` reads them. Joined by tutel/checkpoint/gather.py into one file, they load by
+    checkpoint_path.
 
 Whatever the name, the blocks are those of Swin: norms before the mixers, scaled dot products. Of SwinV2 there is only
 the network for the position bias, and that without its bounds. The second maps of the perceptrons have no bias; where
 the authors' code keeps one for the experts, it is zero and not trained, and it is no parameter here.
 """
 
-from zoo.family import Counted
+from zoo.family import IMAGENET, Counted, Facts, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, NORM, SMALL, windows
 from zoo.models.vision.swin import FAMILY as SWIN
@@ -45,11 +46,24 @@ def _name(size: str, experts: str) -> str:
     return f"swin_moe_{size}_patch4_window12_192_{experts}"
 
 
+RELEASED = (
+    *("densebaseline_22k", "8expert_32gpu_22k", "16expert_32gpu_22k", "32expert_32gpu_22k"),
+    "cosine_router_32expert_32gpu_22k",
+)
 TEST = windows(4, continuous=True, head_dim=4)
 EXPERTS = within(LAYERS, r"mlp\._moe_layer\.experts\.batched_", "channel_mixer.experts.")
 GATE = within(LAYERS, r"mlp\._moe_layer\.gates\.0\.", "channel_mixer.router.gate.")
 
 FAMILY = SWIN.derive(
+    facts=Facts(
+        use="A start for fine-tuning with much capacity at the cost of a small Swin; research on routing.",
+        not_for=(
+            "Labels of ImageNet-1K as they are: the classifier knows the 21,841 classes of ImageNet-22K. Little "
+            "memory, since all experts are held."
+        ),
+        data="ImageNet-22K.",
+        code_licence="MIT (microsoft/Swin-Transformer, microsoft/Tutel).",
+    ),
     defaults=dict(
         img_size=192,
         stem=f"patch(norm='{NORM}', remainder='pad', init='torch')",
@@ -80,6 +94,12 @@ FAMILY = SWIN.derive(
         ),
         "swin_moe_test": dict(SWIN.variants["swin_test"], **moe(4), depths=(2, 1, 2, 2), token_mixer=TEST),
     },
+    cfg=dict(IMAGENET, crop_pct=0.875, license="mit"),
+    published=released(
+        "https://github.com/SwinTransformer/storage/releases/download/v2.0.2/{}.zip",
+        "MODELHUB.md of microsoft/Swin-Transformer",
+        {_name("small", experts): Published(classes=21841) for experts in RELEASED},
+    ),
     # Nothing is published of these weights on ImageNet-1K: the authors' accuracies are on ImageNet-22K, and of models
     # that were fine-tuned. Their models have parameters besides: the experts' second biases, zero and not trained,
     # 4,224 numbers for each expert in the small ones and 5,632 in the base ones. MACs are zoo's own, for the work that

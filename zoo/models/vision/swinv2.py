@@ -5,7 +5,7 @@ Code:  microsoft/Swin-Transformer, models/swin_transformer_v2.py (MIT).
 Weights: Microsoft (MIT), on the Hub by timm.
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
 from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, LARGE, NORM, SMALL, TINY, windows
 from zoo.models.vision.swin import FAMILY as SWIN
@@ -17,6 +17,15 @@ def cosine(size: int, pretrained: tuple[int, ...] = (0,)) -> list[list[dict]]:
 
 
 FAMILY = SWIN.derive(
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales, also at other resolutions: the position bias "
+            "is a function of distance."
+        ),
+        not_for="Small images: each variant has windows of 8 to 24 patches, and four scales of them.",
+        data="ms_in1k: ImageNet-1K. ms_in22k: ImageNet-22K. ms_in22k_ft_in1k: ImageNet-22K, then ImageNet-1K.",
+        code_licence="MIT.",
+    ),
     # Each branch ends in a norm whose weight starts at 0, so that each block starts as the identity.
     defaults=dict(
         downsample=f"merge(norm='{NORM}', norm_last=True)",

@@ -5,7 +5,7 @@ Code:  AILab-CVC/UniRepLKNet, unireplknet.py (Apache-2.0).
 Weights: the authors (Apache-2.0), on the Hub as DingXiaoH/UniRepLKNet, in the training form: with branches.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import reshape
@@ -25,6 +25,18 @@ BLOCKS = r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales, by large kernels; for inference merged by "
+            "`reparameterize()`."
+        ),
+        not_for=(
+            "Timing before the branches are merged. Audio, video, points and series, which the authors have models for "
+            "and zoo has not."
+        ),
+        data="in1k: ImageNet-1K. in22k: ImageNet-22K. in22k_ft_in1k_384: ImageNet-22K, then ImageNet-1K at 384 x 384.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem="double_conv",
         downsample="conv(kernel_size=3, padding=1, norm='layernorm', norm_last=True)",

@@ -5,10 +5,10 @@ Paper: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Imag
     Transformers", arXiv 2106.10270.
 Code:  google-research/vision_transformer, vit_jax/models_vit.py (Apache-2.0).
 Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's further tags (dino, mae, sam, ...) load
-    too; each has its own licence, which zoo.model_info names.
+    too; each has its own licence, which zoo.model_info names. Google's .npz files load by checkpoint_path.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights.flax import flax_vit
@@ -16,6 +16,19 @@ from zoo.weights.layouts import timm_vit
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying natural images at 224 x 224, and features for other tasks; the baseline for attention.",
+        not_for=(
+            "Labels from the tags dino, mae and orig_in21k, which have no classifier. Commercial use of mae. Feature "
+            "maps at several scales, since all blocks have one."
+        ),
+        data=(
+            "augreg_in21k, augreg2_in21k and orig_in21k: ImageNet-21K, with _ft_in1k ImageNet-1K after that. "
+            "augreg_in1k and sam_in1k: ImageNet-1K. dino and mae: its images without labels. bamboo: the data set "
+            "Bamboo."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         patch_size=16,
         depth=12,
