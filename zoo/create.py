@@ -1,4 +1,4 @@
-"""The one door: a model by name, or from a folder."""
+"""The one door: a model by name, from a folder, or from the Hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from zoo.checks import check_type, shown, unknown
 from zoo.checks.ranges import lifted
 from zoo.registry import family_of, resolve_cfg
 from zoo.weights import load_weights, published_weights, weights_in_file
+from zoo.weights.repository import Repository
 
 PLACES = ("local-dir", "hf-hub")  # prefixes of names that are no names of variants
 
@@ -34,12 +35,13 @@ def create_model(
         torch.Size([1, 3])
 
     Args:
-        model_name: ``architecture``, ``architecture.tag`` or ``local-dir:folder`` of `zoo.save_pretrained`.
-        pretrained: Load the released weights. A folder's weights are loaded unless this is False.
+        model_name: ``architecture``, ``architecture.tag``, ``local-dir:folder`` of `zoo.save_pretrained`, or
+            ``hf-hub:owner/name`` or ``hf-hub:owner/name@revision`` on the Hub: of zoo's own layout, or of timm's.
+        pretrained: Load the released weights. Those of a folder or a repository are loaded unless this is False.
         pretrained_cfg: A tag, or a whole configuration, in place of the name's.
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
         checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
-        cache_dir: Where downloads are kept.
+        cache_dir: Where downloads are kept; the folders of the Hub's client and of torch by default.
         bounded: Depth and sizes have upper ends (`zoo.checks.ranges`), and a folder is opened only if its
             configuration asks for no more than its weights hold; False lifts both, for a folder that you trust.
         kwargs: Any argument of the family's model class: sizes, slots, ``num_classes``, ``in_chans``, ``img_size``,
@@ -70,9 +72,13 @@ def create_model(
             raise ValueError(
                 f"{shown(model_name)} brings its own configuration; leave pretrained_cfg and its overlay out"
             )
-        from zoo.hub import open_model  # the Hub's client is slow to import, and few models come from a folder
+        from zoo.hub import open_from_hub, open_model  # few models come from a folder
 
-        model = open_model(model_name, pretrained=pretrained is not False, bounded=bounded, **kwargs)
+        wanted = pretrained is not False
+        if prefix == "hf-hub":
+            model = open_from_hub(Repository.of(place, cache_dir), wanted, bounded, kwargs)
+        else:
+            model = open_model(model_name, wanted, bounded, **kwargs)
     else:
         if any(mark in model_name for mark in "/\\"):
             raise ValueError(f"model {shown(model_name)} looks like a folder; write {shown(f'local-dir:{model_name}')}")

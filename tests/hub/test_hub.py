@@ -134,8 +134,8 @@ def test_damaged_folders(saved, tmp_path):
     (folder / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="holds a list"):
         zoo.create_model(f"local-dir:{folder}")
-    with pytest.raises(ValueError, match="download the repository and open it as local-dir"):
-        zoo.create_model("hf-hub:me/model")
+    with pytest.raises(ValueError, match="no repository on the Hub; write owner/name"):
+        zoo.create_model("hf-hub:me/my/model")
 
 
 def test_an_exception_while_writing_leaves_the_old_model(saved, monkeypatch):

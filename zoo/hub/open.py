@@ -17,6 +17,7 @@ from zoo.checks import printable
 from zoo.checks.ranges import lifted
 from zoo.hub.bounds import UNKNOWN, Metered, check_size, culprit
 from zoo.hub.config import CONFIG, naming, read_config, read_json
+from zoo.hub.timm_layout import is_timm_layout, open_timm_layout
 from zoo.registry import classes_of, family_of
 from zoo.storage.files import is_file
 from zoo.storage.pointers import steady
@@ -24,7 +25,7 @@ from zoo.weights import WeightSource, check_fit, read_shapes, read_state_dict
 
 
 def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overrides) -> nn.Module:
-    """Build the model that ``local-dir:<folder>`` holds, and load its weights.
+    """Build the model that ``local-dir:<folder>`` holds, one that zoo has saved or in timm's layout, with its weights.
 
     Args:
         name: With its prefix.
@@ -39,8 +40,7 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
     prefix, _, place = name.partition(":")
     if prefix != "local-dir":
         raise ValueError(
-            f"{printable(name)}: models cannot be opened from the Hub by this version; download the repository and "
-            "open it as local-dir:<folder>"
+            f"{printable(name)} is no folder; write local-dir:<folder>. zoo.create_model opens hf-hub:<owner/name> too"
         )
     path = Path(place) / CONFIG
     if not is_file(path):
@@ -48,6 +48,8 @@ def open_model(name: str, pretrained: bool = True, bounded: bool = True, **overr
             f"{printable(place, 500)} holds no saved model: there is no {printable(path, 500)}; "
             "zoo.save_pretrained(model, folder) makes one"
         )
+    if is_timm_layout(path):
+        return open_timm_layout(path, read_state_dict if pretrained else None, bounded, overrides)
     try:
         return steady(path, lambda: _open(path, pretrained, bounded, overrides))
     except (ValueError, TypeError, FileNotFoundError) as error:

@@ -1,23 +1,23 @@
 """Fetching weights: from the Hub or an address, kept by the whole address, checked, and fetched again if damaged."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
-import torch
 from torch import Tensor
 
 from zoo.checks import printable
-from zoo.storage.files import sha256_of
+from zoo.weights.converted import read_converted
 from zoo.weights.files import read_state_dict, take_state_dict
+from zoo.weights.repository import WAYS_OUT, Download, Repository
+from zoo.weights.web import download_url
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what the Hub's repositories of weights have, in this order
-NAMED_HASH = r"-([0-9a-f]{8,64})\.\w+$"  # the beginning of a file's SHA-256 in its name, as torch and timm write it
+ON_HUB = r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)"
+# What is no single file of weights, and is left to its user and `zoo convert`.
+CONVERTED = r"gs://.+|https?://drive\.google\..+|https?://[^?#]+(?:\.zip|\.tgz|\.gz|(?<!\.pth)\.tar)(?:[?#].*)?"
 
 
 def origin_of(cfg: Mapping, model_name: str) -> str:
@@ -44,8 +44,9 @@ def fetch_state_dict(cfg: Mapping, model_name: str, cache_dir: Path | str | None
     """The tensors that a pretrained configuration points to.
 
     A file from an address is kept by the whole address, so that two of one name stay apart, and compared with the
-    SHA-256 that its name (``name-1a2b3c4d.pth``) or the address's end (``#sha256=…``) tells. A kept file that is
-    damaged is fetched once more.
+    SHA-256 that its name (``name-1a2b3c4d.pth``) or the address's end (``#sha256=…``) tells. A file of the Hub is kept
+    by the Hub's client, and compared with the hash that the Hub has. A kept file that is damaged is fetched once more.
+    What is no safetensors is kept as such too, and read from there.
 
     Args:
         cfg: As timm's: ``state_dict``, ``file``, ``hf_hub_id`` (with ``hf_hub_filename``) or ``url``, in this order.
@@ -63,54 +64,50 @@ def fetch_state_dict(cfg: Mapping, model_name: str, cache_dir: Path | str | None
         return read_state_dict(cfg["file"])
     if hub_id := cfg.get("hf_hub_id"):
         download = partial(_from_hub, hub_id, cfg.get("hf_hub_filename"), cache_dir)
+    elif not is_fetched(cfg["url"]):
+        raise ValueError(
+            f"the weights of {model_name} are at {printable(origin, 300)}, which is no single file of weights: "
+            f"download it, and `zoo convert FILE… --as {model_name} --output FOLDER` makes a folder of it that "
+            "zoo.create_model opens"
+        )
+    elif found := re.fullmatch(ON_HUB, cfg["url"]):
+        download = partial(_from_hub, f"{found[1]}@{unquote(found[2])}", unquote(found[3]), cache_dir)
     else:
-        download = partial(_from_url, cfg["url"], cache_dir)
-    return _read(download, model_name, origin)
+        download = partial(download_url, cfg["url"], cache_dir)
+    return _read(download, model_name, origin, cache_dir)
 
 
-@dataclass(frozen=True)
-class _Download:
-    """A file that was fetched.
+def is_fetched(place: str) -> bool:
+    """Whether ``pretrained=True`` fetches the weights of a published place; the others are for ``zoo convert``.
+
+    Example:
+        >>> is_fetched("hf-hub:timm/mixer_b16_224.goog_in21k"), is_fetched("https://a.org/weights.zip")
+        (True, False)
 
     Args:
-        path: Where it is.
-        kept: Whether it was there before.
-        digest: The beginning of its SHA-256, where that is known.
+        place: As in `zoo.family.Published`.
     """
-
-    path: Path
-    kept: bool
-    digest: str | None = None
-
-    def read(self) -> dict[str, Tensor]:
-        """The tensors in it.
-
-        Raises:
-            ValueError: It is damaged.
-        """
-        if self.digest and not (digest := sha256_of(self.path)).startswith(self.digest):
-            raise ValueError(
-                f"{printable(self.path)} has a SHA-256 that begins with {digest[: len(self.digest)]}, and it should be "
-                f"{self.digest}"
-            )
-        return read_state_dict(self.path)
+    return not re.fullmatch(CONVERTED, place)
 
 
-def _read(download: Callable[[bool], _Download], model_name: str, origin: str) -> dict[str, Tensor]:
+def _read(
+    download: Callable[..., Download], model_name: str, origin: str, cache_dir: Path | str | None
+) -> dict[str, Tensor]:
     """Read what was downloaded; if a kept file is damaged, fetch it once more.
 
     Args:
-        download: Fetches the file if it is not there, or with True in any case.
+        download: Fetches the file if it is not there, or with ``again`` in any case.
         model_name, origin: For error messages.
+        cache_dir: Where downloads are kept.
     """
     file = _fetch(download, False, model_name, origin)
     try:
-        return file.read()
+        return _content(file, origin, cache_dir)
     except ValueError as error:
         damaged, remedy = error, f"remove {printable(file.path)} and try again"
     if file.kept:
         try:
-            return _fetch(download, True, model_name, origin).read()
+            return _content(_fetch(download, True, model_name, origin), origin, cache_dir)
         except ValueError as error:
             raise ValueError(
                 f"{damaged}. It was kept of {printable(origin, 300)}, and fetching it again did not help "
@@ -119,61 +116,33 @@ def _read(download: Callable[[bool], _Download], model_name: str, origin: str) -
     raise ValueError(f"{damaged}. It was fetched from {printable(origin, 300)} just now; {remedy}") from damaged
 
 
-def _fetch(download: Callable[[bool], _Download], again: bool, model_name: str, origin: str) -> _Download:
+def _content(file: Download, origin: str, cache_dir: Path | str | None) -> dict[str, Tensor]:
+    """The tensors in a file that was downloaded.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if file.kept and (damage := file.damage()):
+        raise ValueError(damage)
+    return read_converted(file.path, origin, cache_dir)
+
+
+def _fetch(download: Callable[..., Download], again: bool, model_name: str, origin: str) -> Download:
     """Whatever the network or the Hub's client raises becomes a ValueError that names the model and the origin."""
     try:
-        return download(again)
+        return download(again=again)
     except Exception as error:
-        raise ValueError(
-            f"the weights of {model_name} could not be fetched from {printable(origin)} ({type(error).__name__}: "
-            f'{printable(error, 600)}). Without a network, name a file by pretrained_cfg_overlay={{"file": '
-            '"weights.safetensors"}'
-        ) from error
+        told = f"the weights of {model_name} could not be fetched"
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {printable(error, 600)}"
+            raise ValueError(f"{told} from {printable(origin)} ({reason}). {WAYS_OUT}") from error
+        where = "" if origin in str(error) else f" from {printable(origin)}"
+        raise ValueError(f"{told}{where}: {printable(error, 1200)}") from error
 
 
-def _from_hub(hub_id: str, filename: str | None, cache_dir: Path | str | None, again: bool) -> _Download:
-    """A file of a repository on the Hub, ``owner/name`` or ``owner/name@revision``; the Hub's client keeps it."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache  # slow to import
-    from huggingface_hub.errors import EntryNotFoundError
-
-    repository, _, revision = hub_id.partition("@")
-    where = {"repo_id": repository, "revision": revision or None, "cache_dir": cache_dir}
-    *safer, last = [str(Path(filename).with_suffix(".safetensors")), filename] if filename else HUB_FILES
-    for file in [name for name in safer if name != last]:
-        with suppress(EntryNotFoundError):
-            kept = isinstance(try_to_load_from_cache(filename=file, **where), str)
-            return _Download(Path(hf_hub_download(filename=file, force_download=again, **where)), kept)
-    kept = isinstance(try_to_load_from_cache(filename=last, **where), str)
-    return _Download(Path(hf_hub_download(filename=last, force_download=again, **where)), kept)
-
-
-def _from_url(url: str, cache_dir: Path | str | None, again: bool) -> _Download:
-    """The file of an address, kept under its name with a mark of the whole address."""
-    parts = urlsplit(url)
-    address = parts._replace(fragment="").geturl()
-    name = re.sub(r"[^\w.-]", "_", Path(unquote(parts.path)).name, flags=re.ASCII).lstrip(".")[-100:] or "weights.pth"
-    stem, dot, kind = name.rpartition(".")
-    mark = hashlib.sha256(address.encode()).hexdigest()[:16]
-    folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / "checkpoints"
-    file = _Download(
-        folder / (f"{stem}.{mark}.{kind}" if dot else f"{name}.{mark}"), True, _known_hash(name, parts.fragment)
+def _from_hub(hub_id: str, filename: str | None, cache_dir: Path | str | None, again: bool) -> Download:
+    """A file of a repository on the Hub, ``owner/name`` or ``owner/name@revision``, or its twin as safetensors."""
+    names = (
+        dict.fromkeys((str(PurePosixPath(filename).with_suffix(".safetensors")), filename)) if filename else HUB_FILES
     )
-    if file.path.is_file() and not again:
-        return file
-    folder.mkdir(parents=True, exist_ok=True)
-    # Written beside its place, and moved there when it is whole and has the hash.
-    torch.hub.download_url_to_file(address, str(file.path), file.digest, progress=False)
-    return replace(file, kept=False)
-
-
-def _known_hash(name: str, fragment: str) -> str | None:
-    """The beginning of the SHA-256 that a file should have, if its name or the end of its address tells it.
-
-    Example:
-        >>> _known_hash("a-0123abcd.pth", ""), _known_hash("a-00500000.pth", ""), _known_hash("a.pth", "sha256=ab12")
-        ('0123abcd', None, 'ab12')
-    """
-    if in_address := re.fullmatch(r"sha256=([0-9a-f]{4,64})", fragment):
-        return in_address[1]
-    in_name = re.search(NAMED_HASH, name)
-    return in_name[1] if in_name and not in_name[1].isdecimal() else None  # a date or the number of a step is no hash
+    return Repository.of(hub_id, cache_dir).download(*names, again=again)
