@@ -1,7 +1,6 @@
 """MODEL_CARD.md from the registry: `python -m zoo.tools.card > MODEL_CARD.md`. No table is typed by hand."""
 
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from zoo.costs import FlopReport, count_flops
 from zoo.create import create_model
 from zoo.registry import Family, families, list_models, model_info
 from zoo.tools.atlas.about import citations, facts_of, parse
+from zoo.weights.fetch import is_fetched
 
 HEADER = """\
 # Models of zoo
@@ -29,9 +29,10 @@ set with images of the stated size; zoo has not measured it again. What zoo meas
 of its own recipes gave, on data that is small. These numbers say that a family trains, not which family is the best.
 
 Weights come by `pretrained=True`, which downloads them; or, where they are no single file, by `zoo convert`: download
-them, and `zoo convert FILE… --as NAME` makes a folder that `zoo.create_model` opens. Their licence is the one that timm
-or the authors state for them, and apart from that of the code; the data has terms of its own. Entries for citing have
-their authors in short form; arXiv has them all.
+them, and `zoo convert FILE… --as NAME` makes a folder that `zoo.create_model` opens. Small ones come with zoo, in the
+box: they show that a thing works, and are for nothing else. The licence of weights is the one that timm or the authors
+state for them, apart from that of the code; the data has terms of its own. Entries for citing have their authors in
+short form; arXiv has them all.
 """
 
 COLUMNS = (
@@ -139,14 +140,11 @@ def weights_of(cfg: timm.models.PretrainedCfg) -> tuple[str, str, str]:
     """Where the weights of a configuration are, how they come from there, and their licence."""
     if not cfg.has_weights:
         return "none released", "", ""
+    if cfg.file:
+        return "in the box", "`pretrained=True`, without a network", cfg.license or "not stated"
     place = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
     way = "`pretrained=True`" if is_fetched(place) else "`zoo convert`"
     return place, way, cfg.license or "not stated"
-
-
-def is_fetched(place: str) -> bool:
-    """Whether ``pretrained=True`` downloads weights from a place, since they are a single file there."""
-    return place.startswith("hf-hub:") or re.search(r"\.(pth|pt|bin|npz|safetensors)(\.tar)?$", place) is not None
 
 
 def _millions(number: int) -> str:
