@@ -34,8 +34,8 @@ class Published:
         macs: Multiply-accumulates of one image with 1000 classes, in billions.
         top1: Accuracy on ImageNet-1K's validation set, in percent, at the same size of images.
         classes: Number of classes that `params` was counted with.
-        weights: Where the weights are: ``hf-hub:owner/name``, ``hf-hub:owner/name/file`` or a URL; None if none were
-            released.
+        weights: Where the weights are: ``hf-hub:owner/name``, ``hf-hub:owner/name/file``, a URL, or ``gs://…`` for a
+            folder or the beginning of several files' names in a bucket; None if none were released.
         img_size: Side of the images; None for the variant's own.
         cfg: Keys of the pretrained configuration that differ from the family's; for names that timm does not have.
         deploy_params: Parameters after `reparameterize`, in millions; `macs` are those of this form if it is given.
@@ -57,7 +57,7 @@ class Published:
         return f"{figures} ({self.source})" if figures and self.source else figures
 
 
-PLACES = r"hf-hub:[^/]+/[^/]+(/.+)?|https?://.+"
+PLACES = r"hf-hub:[^/]+/[^/]+(/.+)?|(https?|gs)://.+"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,38 @@ class Counted:
         }
         places = {where: _figures(self, names) for where, names in parts.items()}
         return "; ".join(f"{text} {where}" for where, text in places.items() if text)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What to know of a family before its models are taken: a few words each, in Markdown, that end with a full stop.
+
+    What the papers are stands in the header of the family's file; the licence of weights, with each set of them.
+
+    Attributes:
+        use: What the models are for.
+        not_for: What they are not for.
+        data: What the released weights learnt from, by their tags where these differ.
+        code_licence: The licence of the authors' code.
+
+    Raises:
+        TypeError: One of them is no text.
+        ValueError: One is empty, has more than one paragraph, or no full stop.
+    """
+
+    use: str
+    not_for: str
+    data: str
+    code_licence: str
+
+    def __post_init__(self):
+        for name, text in vars(self).items():
+            if not isinstance(text, str):
+                raise TypeError(f"{name} of the facts is a {type(text).__name__}; it must be a text")
+            if not text.endswith(".") or "\n" in text:
+                raise ValueError(
+                    f"{name} of the facts is {shown(text)}; write one paragraph, and a full stop behind it"
+                )
 
 
 FIGURES = {"params": "M parameters", "deploy_params": "M parameters when merged", "macs": "G MACs"}
@@ -197,6 +229,7 @@ class Family:
         rules: What becomes of the keys of published checkpoints; `zoo.weights.layouts` has what many have in common.
         tasks: What the models are for.
         cfg: Keys of the pretrained configurations of variants that timm does not have; most begin with `IMAGENET`.
+        facts: What the models are for and not for, what their weights learnt from; for the model card.
         name, module, about: What the file tells by itself, filled in when it is discovered: the last part of its
             module's name, that name, and its docstring, which has the papers, the code and the weights.
 
@@ -214,6 +247,7 @@ class Family:
     rules: Sequence[Rule] = ()
     tasks: Sequence[str] = ("classification",)
     cfg: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts | None = None
     name: str = ""
     module: str = field(default_factory=_module_that_runs)
     about: str = ""
@@ -274,6 +308,8 @@ class Family:
         for task in self.tasks:
             if not isinstance(task, str):
                 raise TypeError(f"its tasks hold a {type(task).__name__}; name them")
+        if not isinstance(self.facts, Facts | None):
+            raise TypeError(f"its facts are a {type(self.facts).__name__}; write Facts(use=…, not_for=…, …)")
 
     def _check_names(self) -> None:
         """Of arguments, variants and keys of the configuration."""
@@ -302,13 +338,14 @@ class Family:
 
         Args:
             changes: Fields. What `defaults` and `cfg` say is added to this family's, key by key; any other field stands
-                in place of this family's. Of other `variants` nothing is published or counted but what is said here.
+                in place of this family's. Of other `variants` nothing is published or counted but what is said here,
+                and nothing is taken over of the `facts`.
         """
         for name in ("defaults", "cfg"):
             if isinstance(changes.get(name), Mapping):
                 changes[name] = {**getattr(self, name), **changes[name]}
         if "variants" in changes:
-            changes = {"published": {}, "counted": {}, **changes}
+            changes = {"published": {}, "counted": {}, "facts": None, **changes}
         own = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         return Family(**{**own, "name": "", "module": _module_that_runs(), "about": "", **changes})
 

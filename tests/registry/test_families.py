@@ -10,7 +10,7 @@ import torch
 from conftest import outside
 
 import zoo
-from zoo.family import Counted, Family, Published, released
+from zoo.family import Counted, Facts, Family, Published, released
 from zoo.registry import families, family_of
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.skeletons.isotropic import Isotropic
@@ -186,6 +186,7 @@ def test_families_that_are_others_with_changes_have_their_model_and_rules():
         (dict(cfg=dict(mean=3)), TypeError, "its cfg: mean is 3"),
         (dict(published={"temp_test.v1": Published(weights="hf-hub:foo")}), ValueError, "which is no place of weights"),
         (dict(published={"temp_test.v1": Published(img_size="big")}), ValueError, "which is no side of images"),
+        (dict(facts="for images"), TypeError, "its facts are a str; write Facts"),
     ],
     ids=str,
 )
@@ -193,6 +194,26 @@ def test_a_wrong_field_says_what_is_wrong(fields, error, words):
     with pytest.raises(error, match=words) as caught:
         family(**fields)
     assert len(str(caught.value)) < 2000
+
+
+FACTS = dict(use="Pictures.", not_for="Sounds.", data="ImageNet-1K.", code_licence="MIT.")
+
+
+@pytest.mark.parametrize(
+    "text, error", [(3, TypeError), ("", ValueError), ("Pictures", ValueError), ("A.\n\nB.", ValueError)]
+)
+@pytest.mark.parametrize("name", FACTS)
+def test_a_fact_is_a_paragraph(name, text, error):
+    with pytest.raises(error, match=f"{name} of the facts is "):
+        Facts(**{**FACTS, name: text})
+
+
+def test_facts_are_of_a_family_alone():
+    """Another one's variants are for something else, and so are its weights."""
+    mine = family(facts=Facts(**FACTS))
+    assert mine.derive(defaults={}).facts == pickle.loads(pickle.dumps(mine)).facts == Facts(**FACTS)
+    assert mine.derive(variants={"another_test": {}}).facts is None
+    assert all(each.facts is not None for each in families().values() if each.module.startswith("zoo.models."))
 
 
 def test_a_family_that_contains_itself_says_so():

@@ -11,7 +11,9 @@ from zoo.weights.layouts import below, within
 from zoo.weights.rules import Rule, rename, reshape, stack, transpose
 
 TOP = r"^(?:params/)?", ""
-BLOCKS = within(TOP, r"Encoder/encoderblock_(\d+)/", r"blocks.\1.")
+# A part of a block has the number of its kind, or that among all parts of the block: files differ by their age.
+BLOCKS = within(TOP, r"(?:Encoder|Transformer)/encoderblock_(\d+)/", r"blocks.\1.")
+MIXER_BLOCKS = within(TOP, r"MixerBlock_(\d+)/", r"blocks.\1.")
 QKV = ("query", "key", "value")
 
 
@@ -33,7 +35,7 @@ def norm(place: tuple[str, str], old: str, new: str) -> tuple[Rule, ...]:
 
 def attention(place: tuple[str, str]) -> tuple[Rule, ...]:
     """The maps of attention: queries, keys and values become one."""
-    old, new = within(place, "SelfAttention/", "token_mixer.")
+    old, new = within(place, r"(?:SelfAttention|MultiHeadDotProductAttention_\d+)/", "token_mixer.")
     parts = f"(?P<part>{'|'.join(QKV)})/"
     return (
         stack(f"{old}{parts}kernel$", f"{new}qkv.weight", operation=_to_heads, order=QKV),
@@ -44,23 +46,49 @@ def attention(place: tuple[str, str]) -> tuple[Rule, ...]:
 
 
 def flax_vit() -> tuple[Rule, ...]:
-    """The Vision Transformer: ``cls``, ``embedding/…``, ``Encoder/encoderblock_0/…``, ``pre_logits/…``, ``head/…``."""
+    """The Vision Transformer: ``cls``, ``embedding/…``, ``Encoder/encoderblock_0/…``, ``pre_logits/…``, ``head/…``.
+
+    Or ``Transformer/encoderblock_0/…``, as in google-research/vision_transformer.
+    """
     before_head = f"{TOP[0]}pre_logits/kernel$"  # with a layer before the classifier this is the head's second
     return (
-        *below(TOP, {"cls$": "tokens.cls_token", "Encoder/posembed_input/pos_embedding$": "tokens.pos_embed"}),
-        *below(TOP, {"embedding/kernel$": "stem.proj.weight"}, _convolution),
-        *below(TOP, {"embedding/bias$": "stem.proj.bias"}),
+        *below(TOP, {"cls$": "tokens.cls_token", r"\w+/posembed_input/pos_embedding$": "tokens.pos_embed"}),
+        *_patches("embedding/"),
         *norm(BLOCKS, "LayerNorm_0/", "norm1."),
-        *norm(BLOCKS, "LayerNorm_1/", "norm2."),
+        *norm(BLOCKS, "LayerNorm_[12]/", "norm2."),
         *attention(BLOCKS),
-        *linear(BLOCKS, "Mlp/Dense_0/", "channel_mixer.fc1."),
-        *linear(BLOCKS, "Mlp/Dense_1/", "channel_mixer.fc2."),
-        *norm(TOP, "Encoder/encoder_norm/", "norm."),
+        *linear(BLOCKS, r"Mlp(?:Block_\d+)?/Dense_0/", "channel_mixer.fc1."),
+        *linear(BLOCKS, r"Mlp(?:Block_\d+)?/Dense_1/", "channel_mixer.fc2."),
+        *norm(TOP, r"\w+/encoder_norm/", "norm."),
         *linear(TOP, "pre_logits/", "head.fc1."),
         rename(f"{TOP[0]}head/kernel$", "head.fc2.weight", transpose, when=before_head),
         rename(f"{TOP[0]}head/bias$", "head.fc2.bias", when=before_head),
         *linear(TOP, "head/", "head."),
     )
+
+
+def flax_mixer() -> tuple[Rule, ...]:
+    """MLP-Mixer: ``stem/…``, ``MixerBlock_0/token_mixing/…``, ``pre_head_layer_norm/…``, ``head/…``."""
+    mixers = {"token_mixing": "token_mixer", "channel_mixing": "channel_mixer"}
+    return (
+        *_patches("stem/"),
+        *norm(MIXER_BLOCKS, "LayerNorm_0/", "norm1."),
+        *norm(MIXER_BLOCKS, "LayerNorm_1/", "norm2."),
+        *(
+            rule
+            for old, new in mixers.items()
+            for i in (0, 1)
+            for rule in linear(MIXER_BLOCKS, f"{old}/Dense_{i}/", f"{new}.fc{i + 1}.")
+        ),
+        *norm(TOP, "pre_head_layer_norm/", "norm."),
+        *linear(TOP, "head/", "head."),
+    )
+
+
+def _patches(name: str) -> tuple[Rule, ...]:
+    """The map of the patches, of that name."""
+    kernels = below(TOP, {f"{name}kernel$": "stem.proj.weight"}, _convolution)
+    return *kernels, *below(TOP, {f"{name}bias$": "stem.proj.bias"})
 
 
 def _convolution(x: Tensor, shape: Size) -> Tensor:

@@ -10,11 +10,17 @@ with at least as many parameters as their `kan_*` twins. Which of the two is bet
 benchmarks/RESULTS.md and the recipes.
 """
 
-from zoo.family import Family
+from zoo.family import Facts, Family
 from zoo.skeletons.vectors import Stack
 
 FAMILY = Family(
     model=Stack,
+    facts=Facts(
+        use="Fitting functions of a few variables, small tables, and looking at what each edge has learnt.",
+        not_for="Natural images, long inputs and wide layers: an edge costs many times a weight.",
+        data="No weights are released.",
+        code_licence="MIT (pykan, efficient-kan); Apache-2.0 (fast-kan).",
+    ),
     tasks=("regression", "classification"),
     defaults=dict(layer="spline(grid_size=5, order=3)"),
     variants={

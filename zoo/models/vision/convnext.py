@@ -5,13 +5,30 @@ Code:  facebookresearch/ConvNeXt, models/convnext.py (MIT).
 Weights: Facebook AI, timm and LAION (Apache-2.0 or MIT by tag), on the Hub by timm.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import reshape
 from zoo.weights.layouts import STAGES, below, downsampling, stem, timm_head
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales for detection and segmentation, with "
+            "convolutions alone; any size of images."
+        ),
+        not_for=(
+            "Labels from the tags of CLIP (640 outputs, an embedding), DINOv3 and EUPE (no classifier): these give "
+            "features. Other kinds of images, such as scans, without training on them."
+        ),
+        data=(
+            "fb_in1k: ImageNet-1K. fb_in22k: ImageNet-22K. in12k: 11,821 classes of it. clip_laion2b and clip_laiona: "
+            "pictures with captions from LAION-2B and its aesthetic part. dinov3_lvd1689m and eupe_lvd1689m: "
+            "LVD-1689M. With _ft_in1k: ImageNet-1K after that."
+        ),
+        code_licence="MIT.",
+    ),
     defaults=dict(
         stem="patch(norm='layernorm', remainder='drop')",
         downsample="conv(kernel_size=2, padding=0, norm='layernorm')",
@@ -26,6 +43,12 @@ FAMILY = Family(
         "convnext_tiny": dict(dims=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
         "convnext_small": dict(dims=(96, 192, 384, 768), depths=(3, 3, 27, 3)),
         "convnext_base": dict(dims=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+        "convnext_digits": dict(
+            TWO_STAGES,
+            downsample="conv(kernel_size=3, padding=1)",
+            token_mixer="depthwise_conv(kernel_size=5)",
+            layer_scale=0.1,
+        ),
         "convnext_test": dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), num_classes=10, layer_scale=0.1),
     },
     published=on_timm_hub(

@@ -5,15 +5,26 @@ Code:  facebookresearch/deit, models.py (Apache-2.0).
 Weights: Facebook AI (Apache-2.0), on the Hub by timm.
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 
 FAMILY = VIT.derive(
+    facts=Facts(
+        use="Classifying natural images at 224 x 224; the baseline for attention that has seen ImageNet-1K alone.",
+        not_for=(
+            "The models with a distillation token, which are not here; feature maps at several scales, since all "
+            "blocks have one."
+        ),
+        data="ImageNet-1K, without a teacher.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(init="trunc_normal", stem="patch", head="linear", embed="class_and_position"),
     variants={
         "deit_tiny_patch16_224": dict(dim=192),
         "deit_small_patch16_224": dict(dim=384),
         "deit_base_patch16_224": dict(dim=768),
+        "deit_digits": dict(PATCHES, dim=48, depth=5, token_mixer="attention(heads=4)", init="lecun"),
         "deit_test": VIT.variants["vit_test"],
     },
     published=on_timm_hub(

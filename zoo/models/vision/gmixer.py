@@ -6,10 +6,20 @@ Code:  huggingface/pytorch-image-models, timm/models/mlp_mixer.py (Apache-2.0).
 Weights: timm (Apache-2.0).
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 
 FAMILY = MIXER.derive(
+    facts=Facts(
+        use="Classifying natural images at 224 x 224; comparisons of gated with plain perceptrons.",
+        not_for=(
+            "A reference for a paper: there is none, and the training is not described. Other sizes of images without "
+            "fine-tuning, since the maps over patches have one size."
+        ),
+        data="ra3_in1k: ImageNet-1K.",
+        code_licence="Apache-2.0 (timm).",
+    ),
     # The gated widths: half of timm's ratios 1.0 and 4.0, which count the hidden layer before the gate halves it.
     defaults=dict(
         patch_size=16,
@@ -22,6 +32,7 @@ FAMILY = MIXER.derive(
     variants={
         "gmixer_12_224": dict(depth=12),
         "gmixer_24_224": dict(depth=24),
+        "gmixer_digits": dict(PATCHES, dim=64, depth=3),
         "gmixer_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10),
     },
     published=on_timm_hub(

@@ -5,11 +5,21 @@ Code:  no official vision code; huggingface/pytorch-image-models, timm/models/ml
 Weights: timm (Apache-2.0), for the small model alone.
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 from zoo.weights.layouts import BLOCKS, below
 
 FAMILY = MIXER.derive(
+    facts=Facts(
+        use="Classifying natural images at 224 x 224 without attention.",
+        not_for=(
+            "Language, which the paper has too and zoo's models have not. Other sizes of images without fine-tuning, "
+            "since the gate over patches has one size."
+        ),
+        data="ra3_in1k: ImageNet-1K, by timm; of the paper no weights are released.",
+        code_licence="Apache-2.0 (timm); no code for images by the authors.",
+    ),
     defaults=dict(
         patch_size=16,
         depth=30,
@@ -21,6 +31,7 @@ FAMILY = MIXER.derive(
         "gmlp_ti16_224": dict(dim=128),
         "gmlp_s16_224": dict(dim=256),
         "gmlp_b16_224": dict(dim=512),
+        "gmlp_digits": dict(PATCHES, dim=48, depth=4),
         "gmlp_test": dict(img_size=32, patch_size=8, dim=16, depth=3, num_classes=10),
     },
     published=on_timm_hub(

@@ -11,7 +11,8 @@ goes narrow - wide - narrow. In each pair below the products of the blocks have 
 Which of the two is better at denoising small digits, and when, was measured: benchmarks/RESULTS.md.
 """
 
-from zoo.family import Family
+from zoo.family import Facts, Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.isotropic import Isotropic
 
 HOURGLASS = dict(stem="lift(kind='random', seed=0)", dim=3136, channel_mixer="hourglass(ratio=0.125)")
@@ -19,6 +20,18 @@ CONVENTIONAL = dict(stem="lift(kind='none')", dim=784, channel_mixer="mlp(ratio=
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use=(
+            "Comparing a wide and a narrow skip at equal numbers of weights: denoising, super-resolution and "
+            "classification of small images."
+        ),
+        not_for=(
+            "Natural images of the usual sizes, since it works on the flattened picture; and no model of the paper, "
+            "whose sizes are not published."
+        ),
+        data="No weights are released.",
+        code_licence="No code is released.",
+    ),
     tasks=("classification", "image-to-image"),
     defaults=dict(
         img_size=28,
@@ -37,6 +50,7 @@ FAMILY = Family(
         "conventional_mlp_tiny": dict(CONVENTIONAL, depth=3),
         "conventional_mlp_small": dict(CONVENTIONAL, depth=6),
         "conventional_mlp_base": dict(CONVENTIONAL, depth=12),
+        "hourglass_digits": dict(HOURGLASS, **IMAGES, dim=256, depth=3),
         "hourglass_test": dict(HOURGLASS, img_size=8, dim=128, depth=3),
         "conventional_test": dict(CONVENTIONAL, img_size=8, dim=64, depth=3),
     },

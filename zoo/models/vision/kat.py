@@ -1,7 +1,7 @@
 """KAT: ViT with learnt rational functions in place of the fixed activations of its perceptrons.
 
 Paper: Yang and Wang, "Kolmogorov-Arnold Transformer", arXiv 2409.10594.
-Code:  Adamdad/kat, katransformer.py; Adamdad/rational_kat_cu (MIT).
+Code:  Adamdad/kat, katransformer.py (MIT); Adamdad/rational_kat_cu (its licence is not stated).
 Weights: the authors (MIT), on the Hub; those tagged vitft were trained from a ViT's weights (see `kat_from_vit`).
 
 The authors' code overwrites its variance-preserving initialisation of the perceptrons, and so do these models; the
@@ -9,13 +9,26 @@ block `gr_kan` has it by default. Their models named gelu start from coefficient
 kernel (off by 1.5 within [-3, 3]); these start from coefficients that are.
 """
 
-from zoo.family import IMAGENET, Counted, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Published, released
+from zoo.models.digits import PATCHES
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights.layouts import BLOCKS, below
 
 STARTS = {"": {}, "_swish": {}, "_gelu": dict(channel_mixer="gr_kan(ratio=4, rational='gelu', weights='trunc_normal')")}
 
 FAMILY = DEIT.derive(
+    facts=Facts(
+        use=(
+            "Classifying natural images at 224 x 224, in the place of a ViT; continuing a trained ViT with learnt "
+            "activations."
+        ),
+        not_for=(
+            "The gelu and swish variants as they are: no weights of them are released. Feature maps at several scales, "
+            "since all blocks have one."
+        ),
+        data="in1k: ImageNet-1K. vitft: ImageNet-1K, beginning with ViT's weights of ImageNet-21K.",
+        code_licence="MIT (Adamdad/kat); not stated (Adamdad/rational_kat_cu).",
+    ),
     defaults=dict(
         token_mixer="attention(head_dim=64, init='mimetic')",
         channel_mixer="gr_kan(ratio=4, weights='trunc_normal')",
@@ -25,6 +38,7 @@ FAMILY = DEIT.derive(
         **{f"kat_tiny{start}_patch16_224": dict(options, dim=192) for start, options in STARTS.items()},
         **{f"kat_small{start}_patch16_224": dict(options, dim=384) for start, options in STARTS.items()},
         **{f"kat_base{start}_patch16_224": dict(options, dim=768) for start, options in STARTS.items()},
+        "kat_digits": dict(PATCHES, dim=48, depth=4, token_mixer="attention(heads=4, init='mimetic')"),
         "kat_test": dict(DEIT.variants["deit_test"], token_mixer="attention(heads=4, init='mimetic')"),
     },
     cfg=dict(IMAGENET, crop_pct=0.875, license="mit"),

@@ -14,7 +14,8 @@ number: NYUD and Cityscapes 0 semantic segmentation, 1 depth; PASCAL 0 semantic 
 saliency, 3 surface normals, 4 edges.
 """
 
-from zoo.family import Counted
+from zoo.family import Counted, Facts
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 from zoo.weights import stack, transpose
 from zoo.weights.layouts import BLOCKS, below, within
@@ -34,6 +35,15 @@ NYUD = dict(moe(2), img_size=(480, 640))
 PASCAL = dict(moe(5), img_size=512)
 
 FAMILY = VIT.derive(
+    facts=Facts(
+        use="The trunk of several dense tasks at once, of which each call runs one: segmentation, depth, edges.",
+        not_for=(
+            "Use without training: no weights are released, and the heads of the dense tasks are not part of the "
+            "models."
+        ),
+        data="No weights are released; the authors' configurations are for NYUD-v2, PASCAL-Context and Cityscapes.",
+        code_licence="MIT.",
+    ),
     defaults=dict(init="trunc_normal", stem="patch", embed="class_and_position", final_norm="none", num_classes=0),
     variants={
         "m3vit_tiny_patch16_cityscapes": dict(TINY, **moe(2), img_size=(128, 256)),
@@ -41,6 +51,9 @@ FAMILY = VIT.derive(
         "m3vit_small_patch16_pascal": dict(SMALL, **PASCAL),
         "m3vit_base_patch16_nyud": dict(BASE, **NYUD),
         "m3vit_base_patch16_pascal": dict(BASE, **PASCAL),
+        "m3vit_digits": dict(
+            PATCHES, **moe(2, num_experts=4, top_k=2), dim=48, depth=4, token_mixer="attention(heads=4)", init="lecun"
+        ),
         "m3vit_test": dict(VIT.variants["vit_test"], **moe(2, num_experts=4, top_k=2)),
     },
     # The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.

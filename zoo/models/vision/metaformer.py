@@ -5,7 +5,8 @@ Code:  sail-sg/metaformer, metaformer_baselines.py (Apache-2.0).
 Weights: Sea AI Lab (Apache-2.0); PoolFormerV2, ConvFormer and CAFormer on the Hub by timm.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, on_timm_hub, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, on_timm_hub, released
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below, downsampling, stem
@@ -43,6 +44,21 @@ README = "README of sail-sg/metaformer; accuracies of RandFormer from the paper"
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales; asking what a token mixer adds, since five "
+            "of them stand in one skeleton."
+        ),
+        not_for=(
+            "IdentityFormer and RandFormer where accuracy counts: they are the baselines that the others are compared "
+            "with. RandFormer at other sizes of images without fine-tuning."
+        ),
+        data=(
+            "sail_in1k, IdentityFormer and RandFormer: ImageNet-1K. sail_in22k: ImageNet-22K. With _ft_in1k: "
+            "ImageNet-1K after that."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem=f'conv(kernel_size=7, stride=4, padding=2, norm="{SCALE_ONLY}")',
         downsample=f'conv(kernel_size=3, padding=1, norm="{SCALE_ONLY}")',
@@ -54,6 +70,12 @@ FAMILY = Family(
     variants={
         **{f"{name}_{size}": dict(ONE_MIXER[name], **SIZES[size]) for name in ONE_MIXER for size in SIZES},
         **{f"{name}_{size}": dict(WITH_CONV[name], **CONV_SIZES[size]) for name in WITH_CONV for size in CONV_SIZES},
+        "metaformer_digits": dict(
+            CONV_ATTENTION,
+            **TWO_STAGES,
+            token_mixer=["sep_conv", "attention(head_dim=16, qkv_bias=False, proj_bias=False)"],
+            res_scale=1.0,
+        ),
         "randformer_test": dict(RANDOM, **TEST),
         "caformer_test": dict(CONV_ATTENTION, **TEST),
     },

@@ -3,15 +3,30 @@
 Paper: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", arXiv 2105.01601.
 Code:  google-research/vision_transformer, vit_jax/models_mixer.py (Apache-2.0).
 Weights: Google (Apache-2.0) and Alibaba-MIIL (Apache-2.0), as converted by timm. They are run with the exact GELU, as
-    timm does; Google's Flax code has the tanh form: act="gelu(approximate='tanh')".
+    timm does; Google's Flax code has the tanh form: act="gelu(approximate='tanh')". Google's .npz files load too, by
+    checkpoint_path.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
+from zoo.weights.flax import flax_mixer
 from zoo.weights.layouts import BLOCKS, below
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying natural images at 224 x 224 with perceptrons alone; the baseline of its kind.",
+        not_for=(
+            "Other sizes of images without fine-tuning, since the maps over patches have one size; training from "
+            "scratch on little data without strong regularisation."
+        ),
+        data=(
+            "goog_in21k: ImageNet-21K. miil_in21k: its cleaned part of 11,221 classes, ImageNet-21K-P. With _ft_in1k: "
+            "ImageNet-1K after that."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         token_mixer="token_mlp(ratio=0.5)",
         channel_mixer="mlp(ratio=4)",
@@ -28,6 +43,7 @@ FAMILY = Family(
         "mixer_b16_224": dict(patch_size=16, dim=768, depth=12),
         "mixer_l32_224": dict(patch_size=32, dim=1024, depth=24),
         "mixer_l16_224": dict(patch_size=16, dim=1024, depth=24),
+        "mixer_digits": dict(PATCHES, dim=64, depth=3),
         "mixer_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10),
     },
     published=on_timm_hub(
@@ -44,5 +60,6 @@ FAMILY = Family(
             "mixer_l16_224.goog_in21k": Published(229.560243, 44.6, classes=21843),
         }
     ),
-    rules=below(BLOCKS, {r"mlp_tokens\.": "token_mixer.", r"mlp_channels\.": "channel_mixer."}),
+    # Both layouts are read: timm's, and that of Google's .npz files.
+    rules=[*below(BLOCKS, {r"mlp_tokens\.": "token_mixer.", r"mlp_channels\.": "channel_mixer."}), *flax_mixer()],
 )

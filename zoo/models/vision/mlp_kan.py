@@ -13,7 +13,8 @@ import torch
 from einops import rearrange
 from torch import Size, Tensor
 
-from zoo.family import Counted
+from zoo.family import Counted, Facts
+from zoo.models.digits import PATCHES
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights import drop
 from zoo.weights.layouts import BLOCKS, below, within
@@ -40,6 +41,15 @@ def _ones(x: Tensor, shape: Size) -> Tensor:
 EXPERT = within(BLOCKS, r"kan\.experts\.(\d+)\.", r"channel_mixer.experts.mixers.\2.")
 
 FAMILY = DEIT.derive(
+    facts=Facts(
+        use="Research on mixtures of perceptrons and Kolmogorov-Arnold networks within a vision transformer.",
+        not_for=(
+            "Use without training: no weights are released, and no accuracy on ImageNet-1K is published. Low "
+            "precision, since the models double rounding errors."
+        ),
+        data="No weights are released.",
+        code_licence="MIT.",
+    ),
     defaults=dict(
         token_mixer="attention(head_dim=64, qkv_bias=False)",
         channel_mixer=moe(),
@@ -51,6 +61,14 @@ FAMILY = DEIT.derive(
         "mlp_kan_tiny_patch16_224": dict(dim=192),
         "mlp_kan_small_patch16_224": dict(dim=384),
         "mlp_kan_base_patch16_224": dict(dim=768),
+        "mlp_kan_digits": dict(
+            PATCHES,
+            dim=32,
+            depth=3,
+            global_pool="avg",
+            token_mixer="attention(heads=4, qkv_bias=False)",
+            channel_mixer=moe(4, 64),
+        ),
         "mlp_kan_test": dict(
             DEIT.variants["deit_test"],
             dim=64,

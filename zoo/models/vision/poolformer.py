@@ -8,7 +8,8 @@ The head is timm's: pooling, then a layer norm. In the authors' code the final n
 map; ``final_norm="groupnorm", pool_first=False`` is that one. The weights fit both.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below, timm_head
@@ -18,6 +19,15 @@ SMALL, MEDIUM = (64, 128, 320, 512), (96, 192, 384, 768)
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales for detection and segmentation, without "
+            "weights in the token mixer."
+        ),
+        not_for="Relations between distant parts at high resolution: a block looks at 3 x 3 neighbours.",
+        data="ImageNet-1K.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem="conv(kernel_size=7, stride=4, padding=2)",
         downsample="conv(kernel_size=3, padding=1)",
@@ -32,6 +42,7 @@ FAMILY = Family(
         "poolformer_s36": dict(dims=SMALL, depths=(6, 6, 18, 6), layer_scale=1e-6),
         "poolformer_m36": dict(dims=MEDIUM, depths=(6, 6, 18, 6), layer_scale=1e-6),
         "poolformer_m48": dict(dims=MEDIUM, depths=(8, 8, 24, 8), layer_scale=1e-6),
+        "poolformer_digits": dict(TWO_STAGES, layer_scale=0.1),
         "poolformer_test": dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), layer_scale=0.1, num_classes=10),
     },
     published=on_timm_hub(

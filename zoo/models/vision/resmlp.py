@@ -7,13 +7,26 @@ Weights: Facebook AI (Apache-2.0), on the Hub by timm.
 Layer scale starts at 0.1 for 12 blocks, as in the authors' code; timm starts it at 1e-4.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import BLOCKS, below
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying natural images at 224 x 224 with linear maps, and without norms that count statistics.",
+        not_for=(
+            "Labels from the tags fb_dino, which learnt without any: they give features. Other sizes of images without "
+            "fine-tuning, since the map over patches has one size."
+        ),
+        data=(
+            "fb_in1k: ImageNet-1K. fb_distilled_in1k: the same, with a teacher. fb_dino: its images without labels. "
+            "fb_in22k_ft_in1k: ImageNet-22K, then ImageNet-1K."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         patch_size=16,
         dim=384,
@@ -28,6 +41,7 @@ FAMILY = Family(
         "resmlp_24_224": dict(depth=24, layer_scale=1e-5),
         "resmlp_36_224": dict(depth=36, layer_scale=1e-6),
         "resmlp_big_24_224": dict(patch_size=8, dim=768, depth=24, layer_scale=1e-6),
+        "resmlp_digits": dict(PATCHES, dim=64, depth=4, init="lecun", layer_scale=1.0),
         "resmlp_test": dict(img_size=32, patch_size=8, dim=32, depth=3, layer_scale=0.1, num_classes=10),
     },
     published=on_timm_hub(

@@ -11,11 +11,18 @@ for images of 28 to 32 pixels, with no channel mixer, a norm before each convolu
 convolution at the stem and strided ones between the stages. No figure of the paper stands for them.
 """
 
-from zoo.family import Family
+from zoo.family import Facts, Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.hierarchical import Hierarchical
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use="Experiments with convolutions of learnt functions on images of 28 to 32 pixels.",
+        not_for="Checking the paper's figures, or natural images of the usual sizes: the networks are zoo's own.",
+        data="No weights are released.",
+        code_licence="No code by the authors.",
+    ),
     defaults=dict(
         img_size=32,
         num_classes=10,
@@ -27,6 +34,7 @@ FAMILY = Family(
     variants={
         "s_convkan_tiny": dict(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
         "s_convkan_small": dict(dims=(16, 32, 64, 128), depths=(1, 1, 1, 1)),
+        "s_convkan_digits": dict(IMAGES, dims=(8, 16), depths=(1, 1)),
         "s_convkan_test": dict(dims=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
     },
 )

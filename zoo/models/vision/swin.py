@@ -6,7 +6,8 @@ Code:  microsoft/Swin-Transformer, models/swin_transformer.py; microsoft/Cream, 
 Weights: Microsoft (MIT), on the Hub by timm.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import drop, rename
 from zoo.weights.layouts import LAYERS, below
@@ -26,6 +27,18 @@ def windows(*sizes: int, kind: str = "window", **options) -> list[list[dict]]:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales for detection and segmentation, at a cost "
+            "linear in the number of pixels."
+        ),
+        not_for=(
+            "Far larger images than those of the training without fine-tuning: windows keep their size, and what is "
+            "far apart meets late."
+        ),
+        data="ms_in1k: ImageNet-1K. ms_in22k: ImageNet-22K. ms_in22k_ft_in1k: ImageNet-22K, then ImageNet-1K.",
+        code_licence="MIT (microsoft/Swin-Transformer, microsoft/Cream).",
+    ),
     defaults=dict(
         stem=f"patch(norm='{NORM}', remainder='pad')",
         downsample=f"merge(norm='{NORM}')",
@@ -43,6 +56,9 @@ FAMILY = Family(
         "swin_s3_tiny_224": dict(TINY, token_mixer=windows(7, 7, 14, 7)),
         "swin_s3_small_224": dict(SMALL, token_mixer=windows(14, 14, 14, 7)),
         "swin_s3_base_224": dict(TINY, depths=(2, 2, 30, 2), token_mixer=windows(7, 7, 14, 7)),
+        "swin_digits": dict(
+            TWO_STAGES, init="lecun", token_mixer=[*windows(4, head_dim=8), "window(window_size=4, head_dim=8)"]
+        ),
         "swin_test": dict(
             img_size=64, dims=(8, 8, 16, 16), depths=(2, 1, 2, 1), num_classes=10, token_mixer=windows(4, head_dim=4)
         ),

@@ -5,7 +5,8 @@ Code:  microsoft/Swin-Transformer, models/swin_transformer_v2.py (MIT).
 Weights: Microsoft (MIT), on the Hub by timm.
 """
 
-from zoo.family import Published, on_timm_hub
+from zoo.family import Facts, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, LARGE, NORM, SMALL, TINY, windows
 from zoo.models.vision.swin import FAMILY as SWIN
 
@@ -16,6 +17,15 @@ def cosine(size: int, pretrained: tuple[int, ...] = (0,)) -> list[list[dict]]:
 
 
 FAMILY = SWIN.derive(
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales, also at other resolutions: the position bias "
+            "is a function of distance."
+        ),
+        not_for="Small images: each variant has windows of 8 to 24 patches, and four scales of them.",
+        data="ms_in1k: ImageNet-1K. ms_in22k: ImageNet-22K. ms_in22k_ft_in1k: ImageNet-22K, then ImageNet-1K.",
+        code_licence="MIT.",
+    ),
     # Each branch ends in a norm whose weight starts at 0, so that each block starts as the identity.
     defaults=dict(
         downsample=f"merge(norm='{NORM}', norm_last=True)",
@@ -35,6 +45,7 @@ FAMILY = SWIN.derive(
         "swinv2_large_window12_192": dict(LARGE, img_size=192, token_mixer=cosine(12)),
         "swinv2_large_window12to16_192to256": dict(LARGE, img_size=256, token_mixer=cosine(16, (12, 12, 12, 6))),
         "swinv2_large_window12to24_192to384": dict(LARGE, img_size=384, token_mixer=cosine(24, (12, 12, 12, 6))),
+        "swinv2_digits": dict(TWO_STAGES, token_mixer=windows(4, cosine=True, head_dim=4)),
         "swinv2_test": dict(SWIN.variants["swin_test"], token_mixer=windows(4, cosine=True, head_dim=4)),
     },
     published=on_timm_hub(

@@ -5,7 +5,8 @@ Code:  AILab-CVC/UniRepLKNet, unireplknet.py (Apache-2.0).
 Weights: the authors (Apache-2.0), on the Hub as DingXiaoH/UniRepLKNet, in the training form: with branches.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import reshape
 from zoo.weights.layouts import below, downsampling, stem
@@ -24,6 +25,18 @@ BLOCKS = r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales, by large kernels; for inference merged by "
+            "`reparameterize()`."
+        ),
+        not_for=(
+            "Timing before the branches are merged. Audio, video, points and series, which the authors have models for "
+            "and zoo has not."
+        ),
+        data="in1k: ImageNet-1K. in22k: ImageNet-22K. in22k_ft_in1k_384: ImageNet-22K, then ImageNet-1K at 384 x 384.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         stem="double_conv",
         downsample="conv(kernel_size=3, padding=1, norm='layernorm', norm_last=True)",
@@ -43,6 +56,7 @@ FAMILY = Family(
         "unireplknet_b": dict(THIRD_LARGE, dims=(128, 256, 512, 1024)),
         "unireplknet_l": dict(THIRD_LARGE, dims=(192, 384, 768, 1536)),
         "unireplknet_xl": dict(THIRD_LARGE, dims=(256, 512, 1024, 2048)),
+        "unireplknet_digits": dict(TWO_STAGES, token_mixer=[SMALL, "large_kernel(kernel_size=5)"], layer_scale=0.1),
         "unireplknet_test": dict(
             HALF_LARGE, img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), layer_scale=0.1, num_classes=10
         ),

@@ -5,15 +5,30 @@ Paper: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Imag
     Transformers", arXiv 2106.10270.
 Code:  google-research/vision_transformer, vit_jax/models_vit.py (Apache-2.0).
 Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's further tags (dino, mae, sam, ...) load
-    too; each has its own licence, which zoo.model_info names.
+    too; each has its own licence, which zoo.model_info names. Google's .npz files load by checkpoint_path.
 """
 
-from zoo.family import Family, Published, on_timm_hub
+from zoo.family import Facts, Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
+from zoo.weights.flax import flax_vit
 from zoo.weights.layouts import timm_vit
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying natural images at 224 x 224, and features for other tasks; the baseline for attention.",
+        not_for=(
+            "Labels from the tags dino, mae and orig_in21k, which have no classifier. Commercial use of mae. Feature "
+            "maps at several scales, since all blocks have one."
+        ),
+        data=(
+            "augreg_in21k, augreg2_in21k and orig_in21k: ImageNet-21K, with _ft_in1k ImageNet-1K after that. "
+            "augreg_in1k and sam_in1k: ImageNet-1K. dino and mae: its images without labels. bamboo: the data set "
+            "Bamboo."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         patch_size=16,
         depth=12,
@@ -30,6 +45,7 @@ FAMILY = Family(
         "vit_tiny_patch16_224": dict(dim=192),
         "vit_small_patch16_224": dict(dim=384),
         "vit_base_patch16_224": dict(dim=768),
+        "vit_digits": dict(PATCHES, dim=48, depth=4, token_mixer="attention(heads=4)"),
         "vit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
     },
     published=on_timm_hub(
@@ -47,5 +63,6 @@ FAMILY = Family(
             "vit_base_patch16_224.sam_in1k": Published(86.57, 17.58, top1=80.246),
         }
     ),
-    rules=timm_vit(),
+    # Both layouts are read: timm's, and that of Google's .npz files.
+    rules=[*timm_vit(), *flax_vit()],
 )

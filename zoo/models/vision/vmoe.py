@@ -2,32 +2,35 @@
 
 Paper: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts", arXiv 2106.05974.
 Code:  google-research/vmoe, vmoe/nn/vit_moe.py and vmoe/configs/vmoe_paper (Apache-2.0).
-Weights: Google (Apache-2.0), as JAX shards at gs://vmoe_checkpoints, which zoo does not fetch. Their flat arrays, saved
-    as .npz or .safetensors, load by checkpoint_path; the keys may begin with params/.
+Weights: Google (Apache-2.0), as JAX shards at gs://vmoe_checkpoints, which zoo does not fetch: `zoo convert` reads
+    them. Their flat arrays, saved as .npz or .safetensors, load by checkpoint_path; the keys may begin with params/.
 
 The sizes are those of the code, in which S has 8 layers. Experts stand in every second block, or in the last two of
 these. The 384 variants are what the released models became by fine-tuning: no layer before the classifier, more room.
 The classifier's biases start at -log of the number of classes; the code has -10 for ImageNet-21k's 21843, not -9.99.
 """
 
-from zoo.family import Counted, Published
+from zoo.family import Counted, Facts, Published, released
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 from zoo.weights import transpose
 from zoo.weights.flax import BLOCKS, flax_vit, linear
 from zoo.weights.layouts import below
 
 
-def moe(factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0) -> dict:
+def moe(
+    factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0, *, num_experts: int = 8, **expert
+) -> dict:
     """A mixture with room for `factor` times the even share of an expert, among the tokens of eight images."""
     router = dict(name="top_k", softmax="before", noise=1.0, losses=("importance", "load"), init="lecun")
     return dict(
         name="moe",
-        num_experts=8,
+        num_experts=num_experts,
         top_k=2,
         group=8,
         router=router,
         dispatch=dict(name="capacity", factor=factor, eval_factor=eval_factor, multiple=4),
-        experts=dict(name="mlp", same=True, drop=drop),
+        experts=dict(name="mlp", same=True, drop=drop, **expert),
     )
 
 
@@ -45,9 +48,20 @@ S, B, L = dict(dim=512, depth=8), dict(dim=768, depth=12), dict(dim=1024, depth=
 H = dict(dim=1280, depth=32, patch_size=14, token_mixer="attention(heads=16)")
 SCRATCH = dict(head="tanh(init='prior')")  # on ImageNet-1K; the models for ImageNet-21k have a plain classifier
 IN21K = dict(num_classes=21843)
-SOURCE = "vmoe/configs/vmoe_paper of google-research/vmoe"
 
 FAMILY = VIT.derive(
+    facts=Facts(
+        use="Classifying natural images with much capacity at the cost of a small ViT; research on routing.",
+        not_for=(
+            "Answers that must not depend on the batch: the tokens of eight images share the room of the experts. "
+            "Little memory, since all experts are held."
+        ),
+        data=(
+            "S/32 with experts in the last two blocks: ImageNet-1K. B/16 with experts in every second block: "
+            "ImageNet-21K, at 384 x 384 ImageNet-1K after that."
+        ),
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(act="gelu(approximate='tanh')", head="linear(init='prior')"),
     variants={
         "vmoe_s32_last2_224": dict(S, **SCRATCH, **last2(eval_factor=4.0, drop=0.2), patch_size=32),
@@ -64,15 +78,31 @@ FAMILY = VIT.derive(
         "vmoe_l16_every2_224": dict(L, **IN21K, **every2()),
         "vmoe_h14_last2_224": dict(H, **IN21K, **last2()),
         "vmoe_h14_every2_224": dict(H, **IN21K, **every2()),
+        "vmoe_digits": dict(
+            PATCHES,
+            dim=48,
+            depth=4,
+            token_mixer="attention(heads=4)",
+            channel_mixer={
+                "name": "mlp",
+                "ratio": 2,
+                "at": {-1: moe(num_experts=4, factor=1.5, eval_factor=4.0, ratio=2)},
+            },
+        ),
         "vmoe_test": dict(VIT.variants["vit_test"], **SCRATCH, **last2(eval_factor=4.0, drop=0.2), depth=4),
     },
     cfg=dict(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875, interpolation="bilinear", license="apache-2.0"),
     # The accuracies are means over three runs.
-    published={
-        "vmoe_s32_last2_224": Published(top1=73.1, source=SOURCE),
-        "vmoe_s32_last2_384": Published(top1=75.9, source=SOURCE),
-        "vmoe_b16_every2_384": Published(top1=85.6, source=SOURCE),
-    },
+    published=released(
+        "gs://vmoe_checkpoints/vmoe_{}",
+        "vmoe/configs/vmoe_paper and README of google-research/vmoe",
+        {
+            "vmoe_s32_last2_224": Published(top1=73.1, weights="s32_last2_ilsvrc2012_randaug_light1"),
+            "vmoe_s32_last2_384": Published(top1=75.9, weights="s32_last2_ilsvrc2012_randaug_light1_ft_ilsvrc2012"),
+            "vmoe_b16_every2_224": Published(classes=21843, weights="b16_imagenet21k_randaug_strong"),
+            "vmoe_b16_every2_384": Published(top1=85.6, weights="b16_imagenet21k_randaug_strong_ft_ilsvrc2012"),
+        },
+    ),
     # No sizes are published, and the authors' code was not run: all these are zoo's, with two experts a token and none
     # of the choices dropped.
     counted={

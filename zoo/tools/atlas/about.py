@@ -1,9 +1,12 @@
-"""What a family's docstring says, taken apart: its paper, code and weights, with links, and how to cite it."""
+"""What a family's file says in words: its docstring, taken apart and with links, its facts, and how to cite it."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from zoo.family import Family
+
+TITLES = {"use": "For", "not_for": "Not for", "data": "Trained on", "code_licence": "Licence of the code"}
 FIELDS = ("Paper", "Code", "Weights")
 ARXIV = r"arXiv\s+(\d{4}\.\d{4,5})"
 AUTHORS = r"(?:(?:^|[;:] |\bof )(?P<authors>[^;:\"]*?),\s+)?"  # from the beginning of the field, or of a part of it
@@ -41,6 +44,18 @@ def parse(text: str) -> About:
         elif line or notes:
             notes.append(line)
     return About(" ".join(summary.split()), fields, "\n".join(notes).strip())
+
+
+def facts_of(family: Family) -> Iterator[str]:
+    """The facts of a family as a list in Markdown; nothing for a family that has none.
+
+    Example:
+        >>> from zoo.registry import families
+        >>> list(facts_of(families()["poolformer"]))[2:]
+        ['- **Trained on:** ImageNet-1K.', '- **Licence of the code:** Apache-2.0.']
+    """
+    for name, title in TITLES.items() if family.facts is not None else ():
+        yield f"- **{title}:** {inert(getattr(family.facts, name))}"
 
 
 def linked(field: str, text: str) -> str:

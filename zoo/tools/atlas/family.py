@@ -13,7 +13,7 @@ from zoo.costs import CostReport, Work, count_costs
 from zoo.create import create_model
 from zoo.registry import family_of
 from zoo.slots import Slot
-from zoo.tools.atlas.about import FIELDS, citations, inert, linked, parse
+from zoo.tools.atlas.about import FIELDS, citations, facts_of, inert, linked, parse
 from zoo.tools.atlas.drawing import draw
 from zoo.tools.atlas.recipe import recipe_of
 from zoo.tools.atlas.structure import structure_of
@@ -38,7 +38,8 @@ def family_page(name: str, models: Mapping[str, Mapping[str, Any]], recipes: Map
         models: What `zoo.tools.index.known` has of its models, by architecture.
         recipes: File and title of the recipes there are, by the architecture that they train.
     """
-    about = parse(family_of(next(iter(models))).about)
+    family = family_of(next(iter(models)))
+    about = parse(family.about)
     tasks = next(iter(models.values()))["tasks"]
     models = dict(sorted(models.items(), key=lambda item: (item[0].endswith("_test"), _size(item[1]))))
     archs = [arch for arch in models if not arch.endswith("_test")] or list(models)
@@ -51,7 +52,7 @@ def family_page(name: str, models: Mapping[str, Mapping[str, Any]], recipes: Map
     lines += [
         f"- **{field}:** {linked(field, inert(about.fields[field]))}" for field in FIELDS if field in about.fields
     ]
-    lines += ["", inert(about.notes), "", "## Blocks", ""]
+    lines += [*facts_of(family), "", inert(about.notes), "", "## Blocks", ""]
     lines += ["Drawn from the settled slots: a text in a colour is what the argument of that slot takes.", ""]
     for arch in drawn:
         lines += [f"[![The parts of {arch}, and its blocks]({arch}.svg)]({arch}.svg)", ""]
