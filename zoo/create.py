@@ -40,7 +40,8 @@ def create_model(
         pretrained: Load the released weights. Those of a folder or a repository are loaded unless this is False.
         pretrained_cfg: A tag, or a whole configuration, in place of the name's.
         pretrained_cfg_overlay: Single keys of the configuration, e.g. ``{"file": "weights.safetensors"}``.
-        checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones.
+        checkpoint_path: A weight file to load into the finished model, in zoo's keys or the published ones; all of it
+            must fit.
         cache_dir: Where downloads are kept; the folders of the Hub's client and of torch by default.
         bounded: Depth and sizes have upper ends (`zoo.checks.ranges`), and a folder is opened only if its
             configuration asks for no more than its weights hold; False lifts both, for a folder that you trust.
@@ -48,7 +49,9 @@ def create_model(
             ``drop_path_rate``, ``device``, …; ``features_only=True`` with ``out_indices`` gives feature maps. Weights
             for another ``img_size`` are resampled, a classifier for another ``num_classes`` starts anew with a warning,
             a first convolution for other ``in_chans`` is adapted. A slot such as ``{"every": {2: "moe"}}`` or
-            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`). None is a value for
+            ``{"at": {-1: "moe"}}`` exchanges these blocks' alone (see `zoo.slots.resolve_slots`). Where slots are
+            exchanged, weights go to all that is left, to what can be converted (see `zoo.build.conversions`), and the
+            rest starts anew; ``model.loaded`` tells which, as a table. None is a value for
             slots and for what can be None, such as ``layer_scale``; elsewhere it means "not given", as in timm.
 
     Raises:
@@ -90,5 +93,5 @@ def create_model(
             model = assemble(Variant(arch, family, family.arguments(arch), cfg), kwargs, source)
     if checkpoint_path:
         family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
-        load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
+        model.loaded = load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
     return model

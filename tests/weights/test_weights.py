@@ -196,9 +196,9 @@ def test_weights_into_a_meta_model_are_refused(good):
         load(good[1], device="meta")
 
 
-def test_weights_of_another_mixer_are_refused(good):
+def test_a_checkpoint_of_another_mixer_is_refused(good):
     with pytest.raises(ValueError, match="do not fit the model"):
-        load(good[1], channel_mixer="glu")
+        zoo.create_model("mixer_test", channel_mixer="glu", checkpoint_path=good[1])
 
 
 # --- Classifiers ------------------------------------------------------------------------------------------------------

@@ -3,18 +3,20 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg
 from torch import nn
 
 from zoo.build.effect import check_effect
+from zoo.build.recombine import Twins, recombine
 from zoo.build.request import Request, Variant, check_request
 from zoo.checks import printable
 from zoo.skeletons.features import FeatureMaps
 from zoo.skeletons.model import Model
 from zoo.slots.use import watched
-from zoo.weights import WeightSource, load_weights
+from zoo.weights import Loaded, WeightSource, load_weights
 
 
 def assemble(variant: Variant, overrides: Mapping[str, Any], source: WeightSource | None = None) -> nn.Module:
@@ -43,10 +45,12 @@ def _with_vectors(request: Request, source: WeightSource | None) -> Model:
 
 def _with_images(request: Request, source: WeightSource | None) -> nn.Module:
     """A model of images, by timm's builder: with timm's attributes, and wrapped for features if they are wanted."""
+    loaded: list[Loaded | None] = []
     facts = {}  # for timm's tools; a configuration of timm's has the names of timm's layers
 
     def model_cls(**arguments) -> Model:
         model = _with_weights(request, {**request.arguments, **arguments}, source)
+        loaded.append(model.loaded)
         facts.update(model.facts(request.cfg.input_size))  # now: for features a part of it is removed
         return model
 
@@ -63,6 +67,7 @@ def _with_images(request: Request, source: WeightSource | None) -> nn.Module:
     if request.features:
         del facts["classifier"]  # as timm's builder leaves it out
     model.pretrained_cfg.update(facts)
+    model.loaded = loaded[-1]  # of what is wrapped for features too
     return model
 
 
@@ -95,11 +100,24 @@ def _with_weights(request: Request, arguments: Mapping[str, Any], source: Weight
         return _build(request, arguments)
     size = request.overrides.get("img_size")
     trained_size = request.arguments.get("img_size") or tuple(request.cfg.input_size[-2:])
-    model = _build(request, arguments if size is None else {**arguments, "img_size": trained_size})
-    load_weights(model, source, head=not request.features)
+    arguments = arguments if size is None else {**arguments, "img_size": trained_size}
+    model = _build(request, arguments)
+    load = partial(recombine, twins=_twins(request, arguments)) if request.exchanged else load_weights
+    model.loaded = load(model, source=source, head=not request.features)
     if size is not None:
         model.set_input_size(size)
     return model
+
+
+def _twins(request: Request, arguments: Mapping[str, Any]) -> Twins:
+    """On meta, the model of a request, and the one whose slots the user did not exchange, of the same other arguments.
+
+    That one need not pool as the recombined one, which may have a class token where it has none.
+    """
+    own = {*request.exchanged, "global_pool"}
+    others = {key: value for key, value in arguments.items() if key not in own}
+    plain = others | {key: value for key, value in request.arguments.items() if key in own}
+    return Twins(*(request.model(**given | {"device": "meta"}) for given in (arguments, plain)))
 
 
 def _build(request: Request, arguments: Mapping[str, Any]) -> Model:

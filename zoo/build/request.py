@@ -59,6 +59,11 @@ class Request:
         """The arguments of the class, with the user's."""
         return {**self.arguments, **self.overrides}
 
+    @property
+    def exchanged(self) -> list[str]:
+        """The arguments whose slots the user exchanged, so that the variant's own weights do not fit there."""
+        return [name for name in self.changed if name in self.model.slots and name != "init"]
+
 
 def check_request(variant: Variant, overrides: Mapping[str, Any]) -> Request:
     """Check what is asked for, and take it apart.

@@ -7,6 +7,7 @@ from zoo.blocks.base import Aux
 from zoo.blocks.kernels.symbolic import settled
 from zoo.skeletons.image import ImageModel, Levels
 from zoo.skeletons.model import DecayMarks
+from zoo.weights.loaded import Loaded
 
 
 class FeatureMaps(DecayMarks):
@@ -25,6 +26,7 @@ class FeatureMaps(DecayMarks):
     Attributes:
         feature_info: What timm knows of the maps: ``channels()``, ``reduction()``, ``module_name()``.
         out_indices: The levels, counted from the start.
+        loaded: As that of a `Model`.
 
     Shape: ``(B, in_chans, H, W) ->`` a list of maps, ``(B, C_i, H_i, W_i)`` or as `output_fmt` says.
 
@@ -35,6 +37,8 @@ class FeatureMaps(DecayMarks):
         >>> [m.shape for m in maps], sorted(aux)[0]
         ([torch.Size([2, 32, 4, 4]), torch.Size([2, 32, 4, 4])], 'loss/balance')
     """
+
+    loaded: Loaded | None = None
 
     def __init__(
         self, model: ImageModel, out_indices: Levels, *, output_fmt: str, norm: bool = False, prune: bool = True

@@ -16,6 +16,7 @@ from zoo.blocks.mixer import offers, trait
 from zoo.checks import check_argument, hints_of, unboxed
 from zoo.slots import Slot, options_of, parse_slot
 from zoo.slots.table import blocks_of
+from zoo.weights.loaded import Loaded
 
 
 class DecayMarks(nn.Module):
@@ -43,6 +44,7 @@ class Model(DecayMarks):
         num_classes: Number of outputs, 0 without a last layer.
         config: Every argument that builds this model again; slots are lists of `zoo.slots.Slot`.
         input_size: Shape of an input, without the batch.
+        loaded: What the model was given of weights when it was created, part by part; None without weights.
     """
 
     Arguments: ClassVar[type]
@@ -54,6 +56,7 @@ class Model(DecayMarks):
     num_classes: int
     config: dict
     input_size: tuple[int, ...]
+    loaded: Loaded | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -3,6 +3,7 @@
 from torch import nn
 
 from zoo.blocks.channel.mlp import Mlp
+from zoo.build.recombine import transplant
 from zoo.create import create_model
 from zoo.skeletons.isotropic import Isotropic
 
@@ -46,6 +47,6 @@ def kat_from_vit(source: str | nn.Module, *, rational: str = "gelu", **kwargs) -
     kat = create_model(name, **arguments, device=weight.device, dtype=weight.dtype)
     # The weights know images as the ViT was given them.
     kat.pretrained_cfg.update({k: source.pretrained_cfg[k] for k in ("mean", "std", "interpolation", "crop_pct")})
-    missing, unexpected = kat.load_state_dict(source.state_dict(), strict=False)
-    assert not unexpected and all(".act" in key for key in missing), (missing, unexpected)
+    kat.loaded = transplant(source, kat, type(source).__name__)
+    assert not kat.loaded.count("new", "left out")[0], kat.loaded
     return kat

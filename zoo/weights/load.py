@@ -10,6 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from zoo.checks import printable, some
+from zoo.weights.loaded import Fate, Loaded
 from zoo.weights.rules import HEAD, Fit, Rules, StateDict, fit_of
 from zoo.weights.source import WeightSource
 
@@ -25,7 +26,7 @@ class Resizable(Protocol):
         """Take the sizes of what is about to be loaded, by the names of the module's own state dict."""
 
 
-def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -> None:
+def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -> Loaded:
     """Load weights into a model, key by key and shape by shape.
 
     Three differences are bridged: prefixes of wrappers that all keys share are taken off; a first convolution is
@@ -38,6 +39,7 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
         >>> import zoo
         >>> model, twin = zoo.create_model("kan_test"), zoo.create_model("kan_test")
         >>> load_weights(twin, WeightSource("the first model", model.state_dict))
+        <Loaded from the first model: 6 loaded>
         >>> torch.equal(twin.head.weight, model.head.weight)
         True
 
@@ -46,23 +48,56 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
         source: The weights. Rules are for published keys: they do not apply where the keys are the model's own.
         head: Whether the model's classifier is wanted at all.
 
+    Returns:
+        What became of each tensor of the model.
+
     Raises:
         ValueError: A key or shape does not fit; all of them are listed. Or a tensor is of another kind of numbers than
             the model's, or has numbers that the model's type cannot hold.
     """
+    check_real(model, source.name)
+    tensors, notes = fit_weights(model, source, head=head)
+    target = model.state_dict()
+    fates = {
+        key: Fate(
+            "converted" if key in notes else "loaded" if key in tensors else "new", value.numel(), notes.get(key, "")
+        )
+        for key, value in target.items()
+        if head or not key.startswith(HEAD)
+    }
+    model.load_state_dict(target | tensors, strict=True)
+    return Loaded.of(source.name, fates.items())
+
+
+def check_real(model: nn.Module, name: str) -> None:
+    """Check that a model can be given weights.
+
+    Raises:
+        ValueError: It is on the meta device.
+    """
     if any(p.is_meta for p in model.parameters()):
         raise ValueError(
-            f"cannot load {source.name} into a model on the meta device; create it with device='cpu' or leave device "
-            "out"
+            f"cannot load {name} into a model on the meta device; create it with device='cpu' or leave device out"
         )
+
+
+def fit_weights(
+    model: nn.Module, source: WeightSource, *, head: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of some weights by the names of a model, which may be on the meta device, as `load_weights` says.
+
+    Modules of the model take the sizes of what they are to load.
+
+    Returns:
+        The tensors, those of a classifier that starts anew left out; and by name what was done to those that are not as
+        they were in the weights.
+
+    Raises:
+        ValueError: As `load_weights` does.
+    """
     built = model.state_dict()
-    state = unwrapped(source.read(), built, source.rules)
-    _take_sizes(model, state, source.name)
+    fit = _fit(model, source)
     target = model.state_dict()
-    # In zoo's own layout a name may be another's published one.
-    rules = () if state.keys() == target.keys() else source.rules
-    adapt = {} if source.chans is None else {"stem.proj.weight": partial(_adapt_channels, source.chans)}
-    fit = fit_of(state, target, rules, source.name, adapt)
     wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
     theirs = fit.classes(model.num_classes)
     if isinstance(model.head, nn.Identity) or not head:
@@ -72,10 +107,27 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
         fit = fit.without(HEAD)
         if any(value.shape != target[key].shape for key, value in built.items() if key.startswith(HEAD)):
             model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
-            target = model.state_dict()
     tensors = fit.check(source.name, _remedy(fit, theirs))
     _check_numbers(tensors, model, source.name)
-    model.load_state_dict(target | tensors, strict=True)
+    return tensors, {key: f"{source.chans} channels -> {tensors[key].shape[1]}" for key in fit.adapted}
+
+
+def misfits(model: nn.Module, source: WeightSource, *, head: bool = True) -> int:
+    """How many keys of some weights would not fit a model, which may be on the meta device; 0 if it can load them."""
+    anew = not head or isinstance(model.head, nn.Identity) or source.classes not in (None, model.num_classes)
+    fit = _fit(model, source)
+    return len((fit.without(HEAD) if anew else fit).wrong())
+
+
+def _fit(model: nn.Module, source: WeightSource) -> Fit:
+    """What comes of the keys of some weights in a model, whose modules take their sizes."""
+    state = unwrapped(source.read(), model.state_dict(), source.rules)
+    _take_sizes(model, state, source.name)
+    target = model.state_dict()
+    # In zoo's own layout a name may be another's published one.
+    rules = () if state.keys() == target.keys() else source.rules
+    adapt = {} if source.chans is None else {"stem.proj.weight": partial(_adapt_channels, source.chans)}
+    return fit_of(state, target, rules, source.name, adapt)
 
 
 def check_fit(model: nn.Module, state: StateDict, name: str, *, head: bool = True) -> None:

@@ -86,12 +86,14 @@ class Fit:
     extra: dict[str, str] = field(default_factory=dict)  # what is said of the source's key
     missing: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[str, torch.Size, torch.Size]] = field(default_factory=dict)  # source's key, its shape, ours
+    adapted: list[str] = field(default_factory=list)  # those of the tensors that got their shape here
 
     def without(self, prefix: str) -> "Fit":
         """All but the keys that begin so."""
         mappings = (self.tensors, self.extra, self.shapes)
         kept = [{k: v for k, v in mapping.items() if not k.startswith(prefix)} for mapping in mappings]
-        return Fit(kept[0], kept[1], [k for k in self.missing if not k.startswith(prefix)], kept[2])
+        lists = [[k for k in keys if not k.startswith(prefix)] for keys in (self.missing, self.adapted)]
+        return Fit(kept[0], kept[1], lists[0], kept[2], lists[1])
 
     def wrong(self) -> dict[str, None]:
         """The keys that do not fit, in order."""
@@ -164,6 +166,7 @@ def fit_of(source: StateDict, target: StateDict, rules: Rules, name: str, adapt:
                 value = operation(value, shape)
             if value.shape != shape and key in adapt:
                 value = adapt[key](value, shape)
+                fit.adapted.append(key)
         except (RuntimeError, IndexError):
             pass  # a tensor of another shape than the operation is for: it is listed with its own
         if value.shape != shape:

@@ -2,20 +2,15 @@
 
 import copy
 
-import torch
 from torch import nn
 
-from zoo.blocks.channel.glu import Glu
-from zoo.blocks.channel.mlp import Hourglass, Mlp
 from zoo.blocks.mixer import trait
 from zoo.blocks.moe.dispatch import Dropless
-from zoo.blocks.moe.experts.grouped import GluExperts, MlpExperts
 from zoo.blocks.moe.layer import MoE
 from zoo.blocks.moe.routers.base import Router
+from zoo.build.conversions import STACKED, copies_for
 from zoo.slots import Slot, SlotLike, build_block, parse_slot
 from zoo.tools.moe.mixtures import Places, block_widths, blocks_of_model, choose_blocks
-
-STACKED = {Mlp: "mlp", Hourglass: "mlp", Glu: "glu"}  # mixers that have a stacked form, and its name
 
 
 def upcycle(model: nn.Module, moe: SlotLike = "moe", *, at: Places = None, every: int | None = None) -> nn.Module:
@@ -91,7 +86,8 @@ def _experts_of(mixer: nn.Module, slot: Slot) -> str | list[str]:
     if type(mixer) not in STACKED:
         return [str(slot)]
     left = {k: v for k, v in slot.options.items() if k not in ("ratio", "hidden", "gate_last", "open_gate")}
-    return str(Slot(STACKED[type(mixer)], {"hidden": mixer.fc2.in_features, **left}))
+    name = "glu" if STACKED[type(mixer)].gated else "mlp"
+    return str(Slot(name, {"hidden": mixer.fc2.in_features, **left}))
 
 
 def _check_equal(slot: Slot, mixture: MoE) -> None:
@@ -105,17 +101,13 @@ def _check_equal(slot: Slot, mixture: MoE) -> None:
         raise ValueError(f"upcycle({slot}): dropped choices would change the logits; leave dispatch out")
 
 
-@torch.no_grad()
 def _fill(mixture: MoE, mixer: nn.Module) -> None:
     """Give all experts the weights of a mixer."""
     experts = mixture.experts
-    if not isinstance(experts, (MlpExperts, GluExperts)):
+    copies = copies_for(experts, mixer)
+    if copies is None:
         experts.mixers = nn.ModuleList(copy.deepcopy(mixer) for _ in experts.mixers)
         return
-    for ours, theirs in ((experts.fc1, mixer.fc1), (experts.fc2, mixer.fc2)):
-        swapped = isinstance(mixer, Glu) and mixer.gate_last and theirs is mixer.fc1
-        for name, weight in theirs.named_parameters():
-            stacked = ours.get_parameter(name)
-            stacked.copy_(torch.cat(weight.chunk(2)[::-1]) if swapped else weight)
-            stacked.requires_grad_(weight.requires_grad)
-    experts.act.load_state_dict(mixer.act.state_dict())
+    experts.load_state_dict(copies)
+    for name, parameter in mixer.named_parameters():
+        experts.get_parameter(name).requires_grad_(parameter.requires_grad)
