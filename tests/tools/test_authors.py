@@ -1,11 +1,14 @@
 """Weights of the authors, in files: of one, of shards, of the processes of Tutel."""
 
+import json
+
 import pytest
 import torch
 from conftest import DATA, images, randomised
 from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo.cli import main
 from zoo.tools.authors import convert_files, join
 
 
@@ -67,3 +70,14 @@ def test_what_is_no_file_of_weights(tmp_path):
     with pytest.raises(ValueError, match="w.safetensors do not fit the model"):
         convert_files([tmp_path / "w.safetensors"], "vit_test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    model = randomised(zoo.create_model("mixer_test"))
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    main(
+        ["convert", str(tmp_path / "w.safetensors"), "--as", "mixer_test", "--output", str(tmp_path / "out"), "--json"]
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"folder": str(tmp_path / "out"), "model": "mixer_test", "params": 33642}
+    opens_alike(tmp_path / "out", model)

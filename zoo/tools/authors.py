@@ -15,6 +15,7 @@ from zoo.checks import printable, some
 from zoo.hub import save_pretrained
 from zoo.registry import family_of, resolve_cfg
 from zoo.weights import WeightSource, natural_key, read_state_dict
+from zoo.weights.jax_shards import is_index, is_part, read_jax_shards
 from zoo.weights.rules import StateDict
 
 SPLIT = r"\._moe_layer\.experts\."  # of Tutel: what each process has of its own
@@ -34,7 +35,8 @@ def convert_files(files: Sequence[Path | str], name: str, folder: Path | str) ->
 
     Args:
         files: The weights: one file, or the shards of one, joined by their keys. Of a model that was trained with
-            Tutel, a file a process, whose experts are put together in the order of the files' numbers.
+            Tutel, a file a process, whose experts are put together in the order of the files' numbers; of V-MoE the
+            ``.index``, beside which its parts lie.
         name: The model, with a tag where it has several.
         folder: Where the model is saved.
 
@@ -46,11 +48,18 @@ def convert_files(files: Sequence[Path | str], name: str, folder: Path | str) ->
     family, cfg = family_of(arch), resolve_cfg(arch, tag)
     variant = Variant(arch, family, family.arguments(arch), cfg)
     paths = sorted(map(Path, files), key=lambda path: natural_key(path.name))
+    if any(map(is_index, paths)):
+        paths = [path for path in paths if not is_part(path)]  # they are read with the index
     for path in paths:
+        if is_part(path):
+            raise ValueError(
+                f"{printable(path)} is a part of a checkpoint of JAX; give its .index, which lies beside it"
+            )
         if path.suffix.lower() in PACKED and not path.name.endswith(".pth.tar"):
             raise ValueError(f"{printable(path)} is an archive; unpack it, and give the files of weights in it")
     experts = {m.num_experts for m in assemble(variant, {"device": "meta"}).modules() if isinstance(m, Experts)}
-    state = join({path: read_state_dict(path) for path in paths}, max(experts, default=0))
+    read = lambda path: read_jax_shards(path) if is_index(path) else read_state_dict(path)
+    state = join({path: read(path) for path in paths}, max(experts, default=0))
     label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     source = WeightSource(label, lambda: state, tuple(family.rules), classes=cfg.num_classes, chans=cfg.input_size[0])
     model = assemble(variant, {}, source)
