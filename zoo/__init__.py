@@ -21,6 +21,7 @@ _PUBLIC = {
     "register_block": "slots",
     "block_info": "tools.catalogue",
     "save_pretrained": "hub",
+    "push_to_hub": "tools.push",
     "bench": "",
     "count_costs": "costs",
     "count_flops": "costs",

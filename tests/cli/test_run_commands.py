@@ -2,6 +2,8 @@
 
 import json
 import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import Command
@@ -56,6 +58,25 @@ def test_wrong_recipes_and_runs_get_a_line(command, tmp_path):
     (tmp_path / "runs" / "half").mkdir()
     (tmp_path / "runs" / "half" / "recipe.yaml").write_text(TINY)
     assert "runs/half has no trained model yet: train it" in command.refusal("eval", "runs/half")
+
+
+def test_a_run_is_pushed_with_what_it_reached(command, monkeypatch):
+    trained, sent = command.json("train", "tiny.yaml", "train.duration=2st"), {}
+
+    def push(model, repo_id, **how):
+        sent.update(how, classes=model.num_classes, repo_id=repo_id)
+        return SimpleNamespace(oid="1", commit_url="http://hub/me/tiny/commit/1", pr_url=None)
+
+    monkeypatch.setattr("zoo.tools.push.push_to_hub", push)
+    said = command.text("push", "runs/tiny", "me/tiny", "--private", "--licence", "mit")
+    assert said == "http://hub/me/tiny/commit/1\n" and sent["private"] and sent["licence"] == "mit"
+    assert (sent["classes"], sent["repo_id"], sent["page"]) == (10, "me/tiny", None)
+    assert sent["training"].metrics["test/top1"] == trained["metrics"]["test/top1"]
+    assert sent["training"].data == "digits" and "batch_size: 64" in sent["training"].recipe
+    Path("runs/tiny/model/README.md").write_text("# Mine")
+    command.text("push", "runs/tiny/model", "me/tiny")
+    assert sent["page"] == "# Mine" and sent["training"] is None
+    assert "holds no saved model" in command.refusal("push", "runs", "me/tiny")
 
 
 @pytest.mark.parametrize("recipe", ["segment_digits", "modular_digits"])

@@ -279,9 +279,9 @@ class Hub:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Hub]:
-    """The server's process, until the end of the body."""
-    process = subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True)
+def serving(folder: Path, program: str = __file__) -> Iterator[Hub]:
+    """The server's process, until the end of the body: of this file, or of one that has more routes."""
+    process = subprocess.Popen([sys.executable, program, str(folder)], stdout=subprocess.PIPE, text=True)
     try:
         yield Hub(folder, int(process.stdout.readline()))
     finally:
