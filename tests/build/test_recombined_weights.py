@@ -12,6 +12,7 @@ from conftest import TEST_VARIANTS, images, randomised, relative_error
 from safetensors.torch import save_file
 
 import zoo
+from zoo.tools.kan.grid import refine
 from zoo.weights.loaded import part_of
 
 CHANNEL_MIXERS = ("gr_kan", "moe", "glu", "grn_mlp", "spline_kan", "none")
@@ -213,6 +214,15 @@ def test_blocks_that_are_not_exchanged_are_loaded(value, changed):
         assert all(torch.equal(tensor, theirs[f"blocks.{i}.channel_mixer.{key}"]) for key, tensor in state.items())
     assert "loaded" in hows(model)["blocks.*.channel_mixer"]
     assert all(torch.equal(v, theirs[k]) for k, v in model.state_dict().items() if "channel_mixer" not in k)
+
+
+def test_a_grid_that_was_refined_is_taken_where_the_mixer_stays(tmp_path):
+    refined = plain("vit_test", channel_mixer="spline_kan(hidden=8)")
+    refine(refined, 12)
+    theirs = refined.state_dict()
+    model = recombined(refined, tmp_path, token_mixer="pool")
+    assert hows(model)["blocks.*.channel_mixer"] == {"loaded"}
+    assert all(torch.equal(v, theirs[k]) for k, v in model.state_dict().items() if "channel_mixer" in k)
 
 
 def test_feature_maps_have_the_weights_too():
