@@ -142,7 +142,7 @@ def test_a_folder_has_no_none_where_there_can_be_none(tmp_path):
     zoo.save_pretrained(zoo.create_model("mixer_test"), tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    config["model_args"]["num_classes"] = None
+    config["zoo"]["model_args"]["num_classes"] = None
     path.write_text(json.dumps(config), "utf-8")
     with pytest.raises(TypeError, match="config.json: mixer_test: num_classes is None, and it must be int"):
         zoo.create_model(f"local-dir:{tmp_path}")

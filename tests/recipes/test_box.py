@@ -89,7 +89,7 @@ def test_they_begin_another_model(tmp_path, no_network):
     model = zoo.create_model("mixer_digits", pretrained=True)
     zoo.save_pretrained(model, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
-    assert "file" not in config["pretrained_cfg"] and config["pretrained_cfg"]["label_names"] == list("0123456789")
+    assert "file" not in config["pretrained_cfg"] and config["label_names"] == list("0123456789")
     again = zoo.create_model(f"local-dir:{tmp_path}")
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 

@@ -112,9 +112,9 @@ def _with_weights(request: Request, arguments: Mapping[str, Any], source: Weight
 def _twins(request: Request, arguments: Mapping[str, Any]) -> Twins:
     """On meta, the model of a request, and the one whose slots the user did not exchange, of the same other arguments.
 
-    That one need not pool as the recombined one, which may have a class token where it has none.
+    That one need not pool as a recombined one that has a class token of its own.
     """
-    own = {*request.exchanged, "global_pool"}
+    own = {*request.exchanged, *(["global_pool"] if "embed" in request.exchanged else [])}
     others = {key: value for key, value in arguments.items() if key not in own}
     plain = others | {key: value for key, value in request.arguments.items() if key in own}
     return Twins(*(request.model(**given | {"device": "meta"}) for given in (arguments, plain)))

@@ -73,7 +73,8 @@ def recombine(model: Model, source: WeightSource, twins: Twins, *, head: bool = 
 
     Raises:
         ValueError: The weights fit neither; what is said is of the one that they fit better. Or a part of the
-            recombined model does not fit that was not exchanged, as one whose size follows from the stem.
+            recombined model does not fit that was not exchanged, as one whose size follows from the stem. Or all that
+            has weights was exchanged.
     """
     check_real(model, source.name)
     state = source.read()
@@ -85,6 +86,11 @@ def recombine(model: Model, source: WeightSource, twins: Twins, *, head: bool = 
     twins.plain.load_state_dict(tensors, strict=False, assign=True)
     loaded = transplant(twins.plain, model, source.name, notes=notes, head=head)
     kept, converted, new, left = (loaded.count(how) for how in HOWS)
+    if not kept[0] + converted[0]:
+        raise ValueError(
+            f"{printable(source.name)}: nothing of these weights can be used, since all that has weights was "
+            "exchanged; leave pretrained out, or exchange less"
+        )
     if converted[0] or new[0] or left[0]:
         warnings.warn(
             f"{printable(source.name)}: of the recombined model's tensors {kept[0]} are loaded, {converted[0]} "
@@ -310,7 +316,14 @@ def _alike(old: nn.Module, new: nn.Module) -> bool:
         return True  # shifted or not
     if type(old) is not type(new):
         return False
-    return not isinstance(new, Edges) or repr(old) == repr(new)
+    return not isinstance(new, Edges) or _settings(old) == _settings(new)
+
+
+def _settings(module: nn.Module) -> list[tuple]:
+    """What learnt functions depend on beside their weights: kinds of bases, their ranges and numbers."""
+    plain = (bool, int, float, str, tuple)
+    known = lambda m: {key: value for key, value in vars(m).items() if isinstance(value, plain) and key != "training"}
+    return [(type(m), known(m)) for m in module.modules()]
 
 
 def _remark(old: nn.Module, new: nn.Module) -> str:

@@ -19,7 +19,7 @@ from zoo.registry import family_of
 from zoo.storage.files import is_file
 from zoo.weights import WeightSource
 from zoo.weights.fetch import HUB_FILES
-from zoo.weights.pretrained import FIELDS, check_cfg
+from zoo.weights.pretrained import FIELDS, OPENED_BY_ZOO, check_cfg
 from zoo.weights.rules import StateDict
 
 OF_ZOO = ("zoo", "zoo_version", "weights")  # keys that only a config.json of zoo has
@@ -32,7 +32,8 @@ def is_timm_layout(path: Path) -> bool:
     """Whether a config.json is one of timm's."""
     with suppress(ValueError, FileNotFoundError):
         config = read_json(path)
-        return isinstance(config, Mapping) and "architecture" in config and not any(key in config for key in OF_ZOO)
+        named = isinstance(config, Mapping) and config.get("architecture", OPENED_BY_ZOO) != OPENED_BY_ZOO
+        return named and not any(key in config for key in OF_ZOO)
     return False
 
 

@@ -70,12 +70,13 @@ class Loaded:
     @classmethod
     def of(cls, source: str, fates: Iterable[tuple[str, Fate]]) -> "Loaded":
         """The fates of tensors by their names, joined for all blocks."""
-        sums: dict[tuple[str, How, str], list[int]] = {}
+        sums: dict[str, dict[tuple[How, str], list[int]]] = {}
         for key, fate in fates:
-            numbers = sums.setdefault((part_of(key), fate.how, fate.note), [0, 0])
+            numbers = sums.setdefault(part_of(key), {}).setdefault((fate.how, fate.note), [0, 0])
             numbers[0] += 1
             numbers[1] += fate.numbers
-        return cls(source, tuple(LoadedPart(name, how, *n, note) for (name, how, note), n in sums.items()))
+        rows = ((name, how, *n, note) for name, part in sums.items() for (how, note), n in part.items())
+        return cls(source, tuple(LoadedPart(*row) for row in rows))
 
     def count(self, *hows: How) -> tuple[int, int]:
         """Number of tensors, and of numbers in them, that had one of some fates."""
