@@ -10,7 +10,7 @@ import yaml
 
 from zoo.costs import FlopReport, count_flops
 from zoo.create import create_model
-from zoo.registry import Family, families, list_models, model_info
+from zoo.registry import Family, boxed, families, list_models, model_info
 from zoo.tools.atlas.about import citations, facts_of, parse
 from zoo.weights.fetch import is_fetched
 
@@ -68,7 +68,9 @@ def preface(family: Family) -> str:
     lines = ["", f"## {family.name}", "", family.about, ""]
     facts = list(facts_of(family))
     lines += [*facts, ""] if facts else []
-    runs = [run for arch in family.variants for run in measured().get(arch, ())]
+    boxes = {arch: box for arch in family.variants if (box := boxed(arch))}
+    runs = [f"- {box}: `{arch}` as it comes with zoo" for arch, box in boxes.items()]
+    runs += [run for arch in family.variants for run in measured().get(arch, ())]
     lines += ["Measured by zoo:", "", *runs, ""] if runs else []
     cited = list(citations(family.name, parse(family.about)))
     lines += ["To cite:", "", "```bibtex", *cited, "```", ""] if cited else []
@@ -140,7 +142,7 @@ def weights_of(cfg: timm.models.PretrainedCfg) -> tuple[str, str, str]:
     """Where the weights of a configuration are, how they come from there, and their licence."""
     if not cfg.has_weights:
         return "none released", "", ""
-    if cfg.file:
+    if cfg.file:  # of a configuration in the registry, it is one that comes with zoo
         return "in the box", "`pretrained=True`, without a network", cfg.license or "not stated"
     place = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
     way = "`pretrained=True`" if is_fetched(place) else "`zoo convert`"
