@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, data, watch, plot, export, atlas, runtimes, dev."""
+"""Packaging: the models and the command `zoo`; extras: train, data, watch, plot, convert, export, atlas, dev, …"""
 
 import re
 from pathlib import Path
@@ -19,13 +19,14 @@ ATLAS = [
     *("mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "plotly>=6.0", "itables>=2.5", "pandas>=2.0"),
     *("pyyaml>=6.0", *TRAIN),
 ]
+CONVERT = ["msgpack>=1.0"]  # for the checkpoints of V-MoE
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3", "openvino>=2025.0"]
 DEVICES = {"executorch": ["executorch>=1.0"], "litert": ["litert-torch>=0.10"]}
 TESTS = [
     *("playwright>=1.45", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboard>=2.18", "transformers>=4.57"),
     "webdataset>=1.0",
 ]
-DEV = EXPORT + ATLAS + DATA + TESTS
+DEV = CONVERT + EXPORT + ATLAS + DATA + TESTS
 
 setup(
     name="zoo",
@@ -50,6 +51,7 @@ setup(
         "einops>=0.8",
         "safetensors>=0.4.5",
         "huggingface_hub>=0.26",
+        "tqdm>=4.66",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
         "typer>=0.19",
@@ -60,6 +62,7 @@ setup(
         "data": DATA,
         "watch": WATCH,
         "plot": PLOT,
+        "convert": CONVERT,
         "export": EXPORT,
         "bench": EXPORT,
         "atlas": ATLAS,

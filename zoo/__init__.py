@@ -13,6 +13,7 @@ from zoo.version import __version__ as __version__
 
 _PUBLIC = {
     "create_model": "create",
+    "create_transform": "create",
     "list_models": "registry",
     "model_info": "registry",
     "create_block": "slots",

@@ -1,8 +1,10 @@
-"""The one door: a model by name, from a folder, or from the Hub."""
+"""The one door: a model by name, from a folder, or from the Hub; and how pictures are prepared for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import timm.data
 import timm.models
 from torch import nn
 
@@ -92,3 +94,43 @@ def create_model(
         family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
         load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
     return model
+
+
+def create_transform(model: nn.Module, training: bool = False) -> Callable:
+    """What makes a tensor of a picture as a model's weights want it, by timm: size, crop, interpolation, mean, std.
+
+    Example:
+        >>> from PIL import Image
+        >>> model = create_model("vit_test")
+        >>> create_transform(model)(Image.new("RGB", (100, 80))).shape
+        torch.Size([3, 32, 32])
+
+    Args:
+        model: Of zoo or of timm. The size is the one that it was created with, the rest is its ``pretrained_cfg``'s.
+        training: Crop and turn pictures at random, as timm does by default.
+
+    Raises:
+        ValueError: The model takes no pictures.
+    """
+    if len(size := _input_size(model)) != 3:
+        raise ValueError(f"{type(model).__name__} takes inputs of {size}, no pictures: there is nothing to prepare")
+    return timm.data.create_transform(**preparation_of(model), is_training=training)
+
+
+def preparation_of(model: nn.Module) -> dict[str, Any]:
+    """How pictures are prepared for a model, as `timm.data.create_transform` takes it.
+
+    Of a model for grey images whose configuration has a mean for each colour, their mean is taken.
+    """
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    args: dict[str, Any] = {"input_size": (size := _input_size(model))}
+    for key in ("mean", "std"):
+        values = tuple(cfg.get(key) or ())
+        if values and len(values) != size[0]:
+            args[key] = (sum(values) / len(values),)
+    return timm.data.resolve_model_data_config(model, args=args)
+
+
+def _input_size(model: nn.Module) -> tuple[int, ...]:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return tuple(getattr(model, "input_size", None) or cfg.get("input_size") or ())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.checks import shown, unboxed
 
-TRANSFORM = "timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
+TRANSFORM = "zoo.create_transform(model)"
 
 
 def check_batch(x: Tensor, in_chans: int, *convolutions: tuple[int, int, int]) -> None:

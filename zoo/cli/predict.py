@@ -73,11 +73,11 @@ def _open(name: str, checkpoint: Path | None) -> "nn.Module":
 def _classes(model: "nn.Module", picture, top: int) -> list[tuple[int, str, float]]:
     """The most probable classes of a picture: number, label, probability."""
     import torch
-    from timm.data import create_transform
 
-    from zoo.export.facts import labels_of, preparation_of
+    from zoo.create import create_transform
+    from zoo.export.facts import labels_of
 
-    x = create_transform(**preparation_of(model), is_training=False)(picture)[None]
+    x = create_transform(model)(picture)[None]
     with torch.inference_mode():
         shares = model(x).float().softmax(-1)[0]
     values, numbers = shares.topk(min(top, len(shares)))

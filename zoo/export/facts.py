@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from zoo.create import preparation_of
 from zoo.version import __version__
 
 KEY = "zoo"  # under which a format keeps it
@@ -38,21 +39,6 @@ def facts_of(model: nn.Module, name: str | None = None) -> dict[str, Any]:
         facts |= {key: prepared[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
     facts |= {key: cfg[key] for key in ("tag", "license") if cfg.get(key)}
     return facts
-
-
-def preparation_of(model: nn.Module) -> dict[str, Any]:
-    """How images are prepared for a model, as `timm.data.create_transform` takes it.
-
-    Of a model for grey images whose configuration has a mean for each colour, their mean is taken.
-    """
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    size = tuple(getattr(model, "input_size", None) or cfg.get("input_size") or ())
-    args: dict[str, Any] = {"input_size": size}
-    for key in ("mean", "std"):
-        values = tuple(cfg.get(key) or ())
-        if values and len(values) != size[0]:
-            args[key] = (sum(values) / len(values),)
-    return resolve_model_data_config(model, args=args)
 
 
 def labels_of(model: nn.Module) -> list[str] | None:

@@ -53,7 +53,7 @@ def read_shapes(path: Path | str) -> tuple[dict[str, Tensor], int]:
         ValueError: It is not whole.
     """
     path = weight_file(path)
-    with _reading(path, "safetensors file"), safe_open(path, "pt") as file:
+    with reading(path, "safetensors file"), safe_open(path, "pt") as file:
         shapes = {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()}  # noqa: SIM118
     return shapes, path.stat().st_size
 
@@ -69,7 +69,7 @@ def weight_file(path: Path | str) -> Path:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
     """Whatever a reader raises becomes a ValueError: a damaged file may lead it anywhere; no list would be whole."""
     try:
         yield
@@ -81,19 +81,19 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with _reading(path, "safetensors file"):
+    with reading(path, "safetensors file"):
         return load_file(path)
 
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
-    with _reading(path, "file of numpy arrays"), zipfile.ZipFile(path) as archive:
+    with reading(path, "file of numpy arrays"), zipfile.ZipFile(path) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         for name in sizes:
             with archive.open(name) as file:
                 _check_array(name, file, sizes[name])
     if not _fits(path, said := sum(sizes.values())):
         _refuse_growth(path, said)
-    with _reading(path, "file of numpy arrays"), np.load(path, allow_pickle=False) as file:
+    with reading(path, "file of numpy arrays"), np.load(path, allow_pickle=False) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
@@ -114,7 +114,7 @@ def _check_array(name: str, file, size: int) -> None:
 def _read_torch(path: Path) -> object:
     """A checkpoint of `torch.save`, by torch's reader that makes tensors and plain containers and runs nothing else."""
     remedy = "Get the weights as .safetensors, or convert the file yourself if you trust its source"
-    with _reading(path, "PyTorch weight file"), open(path, "rb") as file:
+    with reading(path, "PyTorch weight file"), open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # as torch tells the two formats apart
         with zipfile.ZipFile(file) if zipped else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = data.infolist() if zipped else []

@@ -66,15 +66,15 @@ def image_batches(folder: Path, model: "nn.Module") -> tuple[Images, Images]:
         FileNotFoundError: There is no such folder.
     """
     import torch
-    from timm.data import create_dataset, create_transform
+    from timm.data import create_dataset
 
     from zoo.checks import printable
-    from zoo.export.facts import preparation_of
+    from zoo.create import create_transform
 
     where = printable(folder, 500)
     if not folder.is_dir():
         raise FileNotFoundError(f"{where} is no folder; give one with a folder of images a class")
-    transform = create_transform(**preparation_of(model), is_training=False)
+    transform = create_transform(model)
     mode = "L" if model.input_size[0] == 1 else "RGB"
     try:
         data = create_dataset("", root=str(folder), transform=transform, input_img_mode=mode)
