@@ -26,7 +26,7 @@ from zoo.training.recipe.schema import build
 
 OWN = {name: family for name, family in families().items() if family.module.startswith("zoo.")}
 BOXED = {arch: boxed(arch) for family in OWN.values() for arch in family.variants if boxed(arch)}
-ALL, DATA = 6 * 10**6, {}  # bytes of all files; and what was loaded
+ALL = 6 * 10**6  # bytes of all files
 
 
 @pytest.fixture

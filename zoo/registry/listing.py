@@ -30,7 +30,7 @@ def list_models(
     Example:
         >>> list_models("mixer_b*")
         ['mixer_b16_224', 'mixer_b32_224']
-        >>> list_models(["mixer_b*", "gmlp_*"], exclude_filters="*_b*")
+        >>> list_models(["mixer_b*", "gmlp_*"], exclude_filters=["*_b*", "*_digits"])
         ['gmlp_s16_224', 'gmlp_ti16_224']
 
     Args:
