@@ -25,14 +25,15 @@ are those that one input uses; in dense models they are all. That zoo computes w
 weights, to a relative 1e-4 of the logits.
 
 Published and measured figures are kept apart. Top-1 is what is published for the weights on ImageNet-1K's validation
-set with images of the stated size; zoo has not measured it again. What zoo measured stands below each family: what runs
-of its own recipes gave, on data that is small. These numbers say that a family trains, not which family is the best.
+set with images of the stated size; zoo has not measured it again. What zoo measured stands below each family: of
+weights that come with zoo, and what runs of its own recipes gave, their mean where there are several, on data that is
+small. These numbers say that a family trains, not which family is the best.
 
 Weights come by `pretrained=True`, which downloads them; or, where they are no single file, by `zoo convert`: download
-them, and `zoo convert FILE… --as NAME` makes a folder that `zoo.create_model` opens. Small ones come with zoo, in the
-box: they show that a thing works, and are for nothing else. The licence of weights is the one that timm or the authors
-state for them, apart from that of the code; the data has terms of its own. Entries for citing have their authors in
-short form; arXiv has them all.
+them, and `zoo convert FILE… --as NAME --output FOLDER` makes a folder that `zoo.create_model` opens. Small ones come
+with zoo, in the box, and learnt the data of the recipe that stands with them: they show that a thing works, and are for
+nothing else. The licence of weights is the one that timm or the authors state for them, apart from that of the code;
+the data has terms of its own. Entries for citing have their authors in short form; arXiv has them all.
 """
 
 COLUMNS = (
@@ -69,7 +70,10 @@ def preface(family: Family) -> str:
     facts = list(facts_of(family))
     lines += [*facts, ""] if facts else []
     boxes = {arch: box for arch in family.variants if (box := boxed(arch))}
-    runs = [f"- {box}: `{arch}` as it comes with zoo" for arch, box in boxes.items()]
+    runs = [
+        f"- {box.metric} {box.value:.4g}, `{arch}` as it comes with zoo: `recipes/{box.recipe}`, seed {box.seed}"
+        for arch, box in boxes.items()
+    ]
     runs += [run for arch in family.variants for run in measured().get(arch, ())]
     lines += ["Measured by zoo:", "", *runs, ""] if runs else []
     cited = list(citations(family.name, parse(family.about)))
