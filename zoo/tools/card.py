@@ -10,7 +10,7 @@ import yaml
 
 from zoo.costs import FlopReport, count_flops
 from zoo.create import create_model
-from zoo.registry import Family, families, list_models, model_info
+from zoo.registry import Family, boxed, families, list_models, model_info
 from zoo.tools.atlas.about import citations, facts_of, parse
 from zoo.weights.fetch import is_fetched
 
@@ -25,14 +25,15 @@ are those that one input uses; in dense models they are all. That zoo computes w
 weights, to a relative 1e-4 of the logits.
 
 Published and measured figures are kept apart. Top-1 is what is published for the weights on ImageNet-1K's validation
-set with images of the stated size; zoo has not measured it again. What zoo measured stands below each family: what runs
-of its own recipes gave, on data that is small. These numbers say that a family trains, not which family is the best.
+set with images of the stated size; zoo has not measured it again. What zoo measured stands below each family: of
+weights that come with zoo, and what runs of its own recipes gave, their mean where there are several, on data that is
+small. These numbers say that a family trains, not which family is the best.
 
 Weights come by `pretrained=True`, which downloads them; or, where they are no single file, by `zoo convert`: download
-them, and `zoo convert FILE… --as NAME` makes a folder that `zoo.create_model` opens. Small ones come with zoo, in the
-box: they show that a thing works, and are for nothing else. The licence of weights is the one that timm or the authors
-state for them, apart from that of the code; the data has terms of its own. Entries for citing have their authors in
-short form; arXiv has them all.
+them, and `zoo convert FILE… --as NAME --output FOLDER` makes a folder that `zoo.create_model` opens. Small ones come
+with zoo, in the box, and learnt the data of the recipe that stands with them: they show that a thing works, and are for
+nothing else. The licence of weights is the one that timm or the authors state for them, apart from that of the code;
+the data has terms of its own. Entries for citing have their authors in short form; arXiv has them all.
 """
 
 COLUMNS = (
@@ -68,7 +69,12 @@ def preface(family: Family) -> str:
     lines = ["", f"## {family.name}", "", family.about, ""]
     facts = list(facts_of(family))
     lines += [*facts, ""] if facts else []
-    runs = [run for arch in family.variants for run in measured().get(arch, ())]
+    boxes = {arch: box for arch in family.variants if (box := boxed(arch))}
+    runs = [
+        f"- {box.metric} {box.value:.4g}, `{arch}` as it comes with zoo: `recipes/{box.recipe}`, seed {box.seed}"
+        for arch, box in boxes.items()
+    ]
+    runs += [run for arch in family.variants for run in measured().get(arch, ())]
     lines += ["Measured by zoo:", "", *runs, ""] if runs else []
     cited = list(citations(family.name, parse(family.about)))
     lines += ["To cite:", "", "```bibtex", *cited, "```", ""] if cited else []
@@ -140,7 +146,7 @@ def weights_of(cfg: timm.models.PretrainedCfg) -> tuple[str, str, str]:
     """Where the weights of a configuration are, how they come from there, and their licence."""
     if not cfg.has_weights:
         return "none released", "", ""
-    if cfg.file:
+    if cfg.file:  # of a configuration in the registry, it is one that comes with zoo
         return "in the box", "`pretrained=True`, without a network", cfg.license or "not stated"
     place = f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
     way = "`pretrained=True`" if is_fetched(place) else "`zoo convert`"
