@@ -6,6 +6,7 @@ Weights: Facebook AI, timm and LAION (Apache-2.0 or MIT by tag), on the Hub by t
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import reshape
 from zoo.weights.layouts import STAGES, below, downsampling, stem, timm_head
@@ -26,6 +27,12 @@ FAMILY = Family(
         "convnext_tiny": dict(dims=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
         "convnext_small": dict(dims=(96, 192, 384, 768), depths=(3, 3, 27, 3)),
         "convnext_base": dict(dims=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+        "convnext_digits": dict(
+            TWO_STAGES,
+            downsample="conv(kernel_size=3, padding=1)",
+            token_mixer="depthwise_conv(kernel_size=5)",
+            layer_scale=0.1,
+        ),
         "convnext_test": dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), num_classes=10, layer_scale=0.1),
     },
     published=on_timm_hub(

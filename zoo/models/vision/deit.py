@@ -6,6 +6,7 @@ Weights: Facebook AI (Apache-2.0), on the Hub by timm.
 """
 
 from zoo.family import Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 
 FAMILY = VIT.derive(
@@ -14,6 +15,7 @@ FAMILY = VIT.derive(
         "deit_tiny_patch16_224": dict(dim=192),
         "deit_small_patch16_224": dict(dim=384),
         "deit_base_patch16_224": dict(dim=768),
+        "deit_digits": dict(PATCHES, dim=48, depth=5, token_mixer="attention(heads=4)", init="lecun"),
         "deit_test": VIT.variants["vit_test"],
     },
     published=on_timm_hub(

@@ -7,6 +7,7 @@ Weights: timm (Apache-2.0).
 """
 
 from zoo.family import Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 
 FAMILY = MIXER.derive(
@@ -22,6 +23,7 @@ FAMILY = MIXER.derive(
     variants={
         "gmixer_12_224": dict(depth=12),
         "gmixer_24_224": dict(depth=24),
+        "gmixer_digits": dict(PATCHES, dim=64, depth=3),
         "gmixer_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10),
     },
     published=on_timm_hub(

@@ -6,6 +6,7 @@ Weights: timm (Apache-2.0), for the small model alone.
 """
 
 from zoo.family import Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 from zoo.weights.layouts import BLOCKS, below
 
@@ -21,6 +22,7 @@ FAMILY = MIXER.derive(
         "gmlp_ti16_224": dict(dim=128),
         "gmlp_s16_224": dict(dim=256),
         "gmlp_b16_224": dict(dim=512),
+        "gmlp_digits": dict(PATCHES, dim=48, depth=4),
         "gmlp_test": dict(img_size=32, patch_size=8, dim=16, depth=3, num_classes=10),
     },
     published=on_timm_hub(

@@ -12,6 +12,7 @@ Which of the two is better at denoising small digits, and when, was measured: be
 """
 
 from zoo.family import Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.isotropic import Isotropic
 
 HOURGLASS = dict(stem="lift(kind='random', seed=0)", dim=3136, channel_mixer="hourglass(ratio=0.125)")
@@ -37,6 +38,7 @@ FAMILY = Family(
         "conventional_mlp_tiny": dict(CONVENTIONAL, depth=3),
         "conventional_mlp_small": dict(CONVENTIONAL, depth=6),
         "conventional_mlp_base": dict(CONVENTIONAL, depth=12),
+        "hourglass_digits": dict(HOURGLASS, **IMAGES, dim=256, depth=3),
         "hourglass_test": dict(HOURGLASS, img_size=8, dim=128, depth=3),
         "conventional_test": dict(CONVENTIONAL, img_size=8, dim=64, depth=3),
     },

@@ -10,6 +10,7 @@ kernel (off by 1.5 within [-3, 3]); these start from coefficients that are.
 """
 
 from zoo.family import IMAGENET, Counted, Published, released
+from zoo.models.digits import PATCHES
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights.layouts import BLOCKS, below
 
@@ -25,6 +26,7 @@ FAMILY = DEIT.derive(
         **{f"kat_tiny{start}_patch16_224": dict(options, dim=192) for start, options in STARTS.items()},
         **{f"kat_small{start}_patch16_224": dict(options, dim=384) for start, options in STARTS.items()},
         **{f"kat_base{start}_patch16_224": dict(options, dim=768) for start, options in STARTS.items()},
+        "kat_digits": dict(PATCHES, dim=48, depth=4, token_mixer="attention(heads=4, init='mimetic')"),
         "kat_test": dict(DEIT.variants["deit_test"], token_mixer="attention(heads=4, init='mimetic')"),
     },
     cfg=dict(IMAGENET, crop_pct=0.875, license="mit"),

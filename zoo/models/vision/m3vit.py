@@ -15,6 +15,7 @@ saliency, 3 surface normals, 4 edges.
 """
 
 from zoo.family import Counted
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 from zoo.weights import stack, transpose
 from zoo.weights.layouts import BLOCKS, below, within
@@ -41,6 +42,9 @@ FAMILY = VIT.derive(
         "m3vit_small_patch16_pascal": dict(SMALL, **PASCAL),
         "m3vit_base_patch16_nyud": dict(BASE, **NYUD),
         "m3vit_base_patch16_pascal": dict(BASE, **PASCAL),
+        "m3vit_digits": dict(
+            PATCHES, **moe(2, num_experts=4, top_k=2), dim=48, depth=4, token_mixer="attention(heads=4)", init="lecun"
+        ),
         "m3vit_test": dict(VIT.variants["vit_test"], **moe(2, num_experts=4, top_k=2)),
     },
     # The parameters are those of the authors' backbones as their code builds them; a count of MACs has no other source.

@@ -6,6 +6,7 @@ Weights: Sea AI Lab (Apache-2.0); PoolFormerV2, ConvFormer and CAFormer on the H
 """
 
 from zoo.family import IMAGENET, Counted, Family, Published, on_timm_hub, released
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below, downsampling, stem
@@ -54,6 +55,12 @@ FAMILY = Family(
     variants={
         **{f"{name}_{size}": dict(ONE_MIXER[name], **SIZES[size]) for name in ONE_MIXER for size in SIZES},
         **{f"{name}_{size}": dict(WITH_CONV[name], **CONV_SIZES[size]) for name in WITH_CONV for size in CONV_SIZES},
+        "metaformer_digits": dict(
+            CONV_ATTENTION,
+            **TWO_STAGES,
+            token_mixer=["sep_conv", "attention(head_dim=16, qkv_bias=False, proj_bias=False)"],
+            res_scale=1.0,
+        ),
         "randformer_test": dict(RANDOM, **TEST),
         "caformer_test": dict(CONV_ATTENTION, **TEST),
     },

@@ -7,6 +7,7 @@ Weights: Google (Apache-2.0) and Alibaba-MIIL (Apache-2.0), as converted by timm
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights.layouts import BLOCKS, below
 
@@ -28,6 +29,7 @@ FAMILY = Family(
         "mixer_b16_224": dict(patch_size=16, dim=768, depth=12),
         "mixer_l32_224": dict(patch_size=32, dim=1024, depth=24),
         "mixer_l16_224": dict(patch_size=16, dim=1024, depth=24),
+        "mixer_digits": dict(PATCHES, dim=64, depth=3),
         "mixer_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10),
     },
     published=on_timm_hub(

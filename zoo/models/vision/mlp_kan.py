@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Size, Tensor
 
 from zoo.family import Counted
+from zoo.models.digits import PATCHES
 from zoo.models.vision.deit import FAMILY as DEIT
 from zoo.weights import drop
 from zoo.weights.layouts import BLOCKS, below, within
@@ -51,6 +52,14 @@ FAMILY = DEIT.derive(
         "mlp_kan_tiny_patch16_224": dict(dim=192),
         "mlp_kan_small_patch16_224": dict(dim=384),
         "mlp_kan_base_patch16_224": dict(dim=768),
+        "mlp_kan_digits": dict(
+            PATCHES,
+            dim=32,
+            depth=3,
+            global_pool="avg",
+            token_mixer="attention(heads=4, qkv_bias=False)",
+            channel_mixer=moe(4, 64),
+        ),
         "mlp_kan_test": dict(
             DEIT.variants["deit_test"],
             dim=64,

@@ -9,6 +9,7 @@ map; ``final_norm="groupnorm", pool_first=False`` is that one. The weights fit b
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below, timm_head
@@ -32,6 +33,7 @@ FAMILY = Family(
         "poolformer_s36": dict(dims=SMALL, depths=(6, 6, 18, 6), layer_scale=1e-6),
         "poolformer_m36": dict(dims=MEDIUM, depths=(6, 6, 18, 6), layer_scale=1e-6),
         "poolformer_m48": dict(dims=MEDIUM, depths=(8, 8, 24, 8), layer_scale=1e-6),
+        "poolformer_digits": dict(TWO_STAGES, layer_scale=0.1),
         "poolformer_test": dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), layer_scale=0.1, num_classes=10),
     },
     published=on_timm_hub(

@@ -8,6 +8,7 @@ Layer scale starts at 0.1 for 12 blocks, as in the authors' code; timm starts it
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import BLOCKS, below
@@ -28,6 +29,7 @@ FAMILY = Family(
         "resmlp_24_224": dict(depth=24, layer_scale=1e-5),
         "resmlp_36_224": dict(depth=36, layer_scale=1e-6),
         "resmlp_big_24_224": dict(patch_size=8, dim=768, depth=24, layer_scale=1e-6),
+        "resmlp_digits": dict(PATCHES, dim=64, depth=4, init="lecun", layer_scale=1.0),
         "resmlp_test": dict(img_size=32, patch_size=8, dim=32, depth=3, layer_scale=0.1, num_classes=10),
     },
     published=on_timm_hub(

@@ -12,6 +12,7 @@ convolution at the stem and strided ones between the stages. No figure of the pa
 """
 
 from zoo.family import Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.hierarchical import Hierarchical
 
 FAMILY = Family(
@@ -27,6 +28,7 @@ FAMILY = Family(
     variants={
         "s_convkan_tiny": dict(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
         "s_convkan_small": dict(dims=(16, 32, 64, 128), depths=(1, 1, 1, 1)),
+        "s_convkan_digits": dict(IMAGES, dims=(8, 16), depths=(1, 1)),
         "s_convkan_test": dict(dims=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
     },
 )

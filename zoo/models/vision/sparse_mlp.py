@@ -10,6 +10,7 @@ sparse block whose tokens all had a place would cost what a dense one does, but 
 routed one by one.
 """
 
+from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 
 ROUTING = dict(num_experts=4, top_k=1, router="importance", group=1)
@@ -36,6 +37,7 @@ FAMILY = MIXER.derive(
         "sparse_mlp_s16_224": dict(last(2), patch_size=16, dim=512, depth=8),
         "sparse_mlp_b16_224": dict(last(3), patch_size=16, dim=768, depth=12),
         "sparse_mlp_l16_224": dict(last(6), patch_size=16, dim=1024, depth=24),
+        "sparse_mlp_digits": dict(PATCHES, **last(1), dim=32, depth=3),
         "sparse_mlp_test": dict(last(1), img_size=32, patch_size=8, dim=32, depth=3, num_classes=10),
     },
     rules=(),

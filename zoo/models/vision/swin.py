@@ -7,6 +7,7 @@ Weights: Microsoft (MIT), on the Hub by timm.
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import drop, rename
 from zoo.weights.layouts import LAYERS, below
@@ -43,6 +44,9 @@ FAMILY = Family(
         "swin_s3_tiny_224": dict(TINY, token_mixer=windows(7, 7, 14, 7)),
         "swin_s3_small_224": dict(SMALL, token_mixer=windows(14, 14, 14, 7)),
         "swin_s3_base_224": dict(TINY, depths=(2, 2, 30, 2), token_mixer=windows(7, 7, 14, 7)),
+        "swin_digits": dict(
+            TWO_STAGES, init="lecun", token_mixer=[*windows(4, head_dim=8), "window(window_size=4, head_dim=8)"]
+        ),
         "swin_test": dict(
             img_size=64, dims=(8, 8, 16, 16), depths=(2, 1, 2, 1), num_classes=10, token_mixer=windows(4, head_dim=4)
         ),

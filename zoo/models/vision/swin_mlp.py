@@ -6,6 +6,7 @@ Weights: Microsoft (MIT).
 """
 
 from zoo.family import IMAGENET, Counted, Published, released
+from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, TINY, windows
 from zoo.models.vision.swin import FAMILY as SWIN
 from zoo.weights.layouts import LAYERS, below
@@ -22,6 +23,7 @@ FAMILY = SWIN.derive(
         "swin_mlp_tiny_c12_patch4_window8_256": dict(TINY, img_size=256, token_mixer=mlps(8, 12)),
         "swin_mlp_tiny_c24_patch4_window8_256": dict(TINY, img_size=256, token_mixer=mlps(8, 24)),
         "swin_mlp_base_patch4_window7_224": dict(BASE, token_mixer=mlps(7, 32)),
+        "swin_mlp_digits": dict(TWO_STAGES, token_mixer=mlps(4, 4)),
         "swin_mlp_test": dict(SWIN.variants["swin_test"], token_mixer=mlps(4, 4)),
     },
     cfg=dict(IMAGENET, crop_pct=0.9, license="mit"),

@@ -12,26 +12,32 @@ the authors' code keeps one for the experts, it is zero and not trained, and it 
 """
 
 from zoo.family import Counted
+from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, NORM, SMALL, windows
 from zoo.models.vision.swin import FAMILY as SWIN
 from zoo.weights import drop, transpose
 from zoo.weights.layouts import LAYERS, below, within
 
+DENSE = "mlp(fc2_bias=False)"
 
-def moe(num_experts: int, *, top_k: int = 1, router: str = "top_k") -> dict:
-    """Mixtures in every second block of the third stage and in the last block of the fourth; all drawn narrowly."""
-    dense = "mlp(fc2_bias=False)"
-    sparse = dict(
+
+def mixture(num_experts: int, top_k: int = 1, router: str = "top_k", **expert) -> dict:
+    """A mixture of perceptrons with these options."""
+    return dict(
         name="moe",
         num_experts=num_experts,
         top_k=top_k,
         router=dict(name=router, softmax="before", noise=1.0, losses=("load_importance",)),
         dispatch=dict(name="capacity", factor=1.25, rule="tutel", priority="gate"),
-        experts=dict(name="mlp", fc2_bias=False, hidden_drop=0.1),
+        experts=dict(name="mlp", fc2_bias=False, **expert),
     )
-    init = "trunc_normal_005"
+
+
+def moe(num_experts: int, **options) -> dict:
+    """Mixtures in every second block of the third stage and in the last block of the fourth; all drawn narrowly."""
+    sparse, init = mixture(num_experts, hidden_drop=0.1, **options), "trunc_normal_005"
     return dict(
-        channel_mixer=[dense, dense, [dense, sparse], [dense, sparse]], init=init, head=f"linear(init='{init}')"
+        channel_mixer=[DENSE, DENSE, [DENSE, sparse], [DENSE, sparse]], init=init, head=f"linear(init='{init}')"
     )
 
 
@@ -65,6 +71,13 @@ FAMILY = SWIN.derive(
         _name("base", "32expert_32gpu_22k"): dict(BASE, **moe(32)),
         _name("base", "cosine_router_32expert_32gpu_22k"): dict(BASE, **moe(32, router="cosine")),
         _name("base", "32expert_k2"): dict(BASE, **moe(32, top_k=2)),
+        "swin_moe_digits": dict(
+            TWO_STAGES,
+            init="lecun",
+            head="linear",
+            token_mixer=TEST,
+            channel_mixer=[DENSE, [DENSE, mixture(4, ratio=2)]],
+        ),
         "swin_moe_test": dict(SWIN.variants["swin_test"], **moe(4), depths=(2, 1, 2, 2), token_mixer=TEST),
     },
     # Nothing is published of these weights on ImageNet-1K: the authors' accuracies are on ImageNet-22K, and of models

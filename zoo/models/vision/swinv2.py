@@ -6,6 +6,7 @@ Weights: Microsoft (MIT), on the Hub by timm.
 """
 
 from zoo.family import Published, on_timm_hub
+from zoo.models.digits import TWO_STAGES
 from zoo.models.vision.swin import BASE, LARGE, NORM, SMALL, TINY, windows
 from zoo.models.vision.swin import FAMILY as SWIN
 
@@ -35,6 +36,7 @@ FAMILY = SWIN.derive(
         "swinv2_large_window12_192": dict(LARGE, img_size=192, token_mixer=cosine(12)),
         "swinv2_large_window12to16_192to256": dict(LARGE, img_size=256, token_mixer=cosine(16, (12, 12, 12, 6))),
         "swinv2_large_window12to24_192to384": dict(LARGE, img_size=384, token_mixer=cosine(24, (12, 12, 12, 6))),
+        "swinv2_digits": dict(TWO_STAGES, token_mixer=windows(4, cosine=True, head_dim=4)),
         "swinv2_test": dict(SWIN.variants["swin_test"], token_mixer=windows(4, cosine=True, head_dim=4)),
     },
     published=on_timm_hub(

@@ -6,6 +6,7 @@ Weights: the authors (Apache-2.0), on the Hub as DingXiaoH/UniRepLKNet, in the t
 """
 
 from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import reshape
 from zoo.weights.layouts import below, downsampling, stem
@@ -43,6 +44,7 @@ FAMILY = Family(
         "unireplknet_b": dict(THIRD_LARGE, dims=(128, 256, 512, 1024)),
         "unireplknet_l": dict(THIRD_LARGE, dims=(192, 384, 768, 1536)),
         "unireplknet_xl": dict(THIRD_LARGE, dims=(256, 512, 1024, 2048)),
+        "unireplknet_digits": dict(TWO_STAGES, token_mixer=[SMALL, "large_kernel(kernel_size=5)"], layer_scale=0.1),
         "unireplknet_test": dict(
             HALF_LARGE, img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), layer_scale=0.1, num_classes=10
         ),

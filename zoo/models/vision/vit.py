@@ -9,6 +9,7 @@ Weights: Google (Apache-2.0), on the Hub by timm, with the exact GELU. timm's fu
 """
 
 from zoo.family import Family, Published, on_timm_hub
+from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights.layouts import timm_vit
 
@@ -30,6 +31,7 @@ FAMILY = Family(
         "vit_tiny_patch16_224": dict(dim=192),
         "vit_small_patch16_224": dict(dim=384),
         "vit_base_patch16_224": dict(dim=768),
+        "vit_digits": dict(PATCHES, dim=48, depth=4, token_mixer="attention(heads=4)"),
         "vit_test": dict(img_size=32, patch_size=8, dim=32, depth=3, num_classes=10, token_mixer="attention(heads=4)"),
     },
     published=on_timm_hub(

@@ -11,23 +11,26 @@ The classifier's biases start at -log of the number of classes; the code has -10
 """
 
 from zoo.family import Counted, Published
+from zoo.models.digits import PATCHES
 from zoo.models.vision.vit import FAMILY as VIT
 from zoo.weights import transpose
 from zoo.weights.flax import BLOCKS, flax_vit, linear
 from zoo.weights.layouts import below
 
 
-def moe(factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0) -> dict:
+def moe(
+    factor: float = 1.05, eval_factor: float | None = None, drop: float = 0.0, *, num_experts: int = 8, **expert
+) -> dict:
     """A mixture with room for `factor` times the even share of an expert, among the tokens of eight images."""
     router = dict(name="top_k", softmax="before", noise=1.0, losses=("importance", "load"), init="lecun")
     return dict(
         name="moe",
-        num_experts=8,
+        num_experts=num_experts,
         top_k=2,
         group=8,
         router=router,
         dispatch=dict(name="capacity", factor=factor, eval_factor=eval_factor, multiple=4),
-        experts=dict(name="mlp", same=True, drop=drop),
+        experts=dict(name="mlp", same=True, drop=drop, **expert),
     )
 
 
@@ -64,6 +67,17 @@ FAMILY = VIT.derive(
         "vmoe_l16_every2_224": dict(L, **IN21K, **every2()),
         "vmoe_h14_last2_224": dict(H, **IN21K, **last2()),
         "vmoe_h14_every2_224": dict(H, **IN21K, **every2()),
+        "vmoe_digits": dict(
+            PATCHES,
+            dim=48,
+            depth=4,
+            token_mixer="attention(heads=4)",
+            channel_mixer={
+                "name": "mlp",
+                "ratio": 2,
+                "at": {-1: moe(num_experts=4, factor=1.5, eval_factor=4.0, ratio=2)},
+            },
+        ),
         "vmoe_test": dict(VIT.variants["vit_test"], **SCRATCH, **last2(eval_factor=4.0, drop=0.2), depth=4),
     },
     cfg=dict(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875, interpolation="bilinear", license="apache-2.0"),
