@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from zoo.blocks.images import conv_grid
@@ -12,6 +12,8 @@ from zoo.blocks.init import init_
 from zoo.blocks.linear import Linear
 from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import KernelSize, Length, Width
+
+fx.wrap("conv_grid")
 
 Kernels = Annotated[Sequence[KernelSize], Length(1, 16)]
 
@@ -29,8 +31,6 @@ class CrossScale(nn.Module):
     Cost: max(kernels) ** 2 x in_dim x dim MACs a position of the result.
     Raises: ValueError for windows without a common centre.
     """
-
-    no_decay = ("bias",)
 
     @with_options_of(Linear)
     def __init__(self, in_dim: Width, dim: Width, *, kernels: Kernels = (2, 4), **options):
@@ -53,17 +53,15 @@ class CrossScale(nn.Module):
         """Number of positions down and across that become of an image, or a grid, of this size."""
         return conv_grid(size, self.stride, self.stride, 0)
 
-    def kernel(self) -> Tensor:
-        """The kernel of the one convolution that all windows are."""
-        largest = max(self.kernels)
-        parts = self.weight.split([self.in_dim * side**2 for side in self.kernels], dim=1)
-        kernel = 0
-        for part, side in zip(parts, self.kernels, strict=True):
-            window = part.unflatten(1, (self.in_dim, side, side))
-            kernel = kernel + F.pad(window, ((largest - side) // 2,) * 4)
-        return kernel
-
     def convolve(self, x: Tensor) -> Tensor:
         """The convolution, ``(B, in_dim, H, W) -> (B, dim, H', W')``."""
         padding = (max(self.kernels) - self.stride) // 2
-        return F.conv2d(x, self.kernel(), self.bias, self.stride, padding)
+        return F.conv2d(x, joined(self.weight, self.in_dim, self.kernels), self.bias, self.stride, padding)
+
+
+@fx.wrap
+def joined(weight: Tensor, in_dim: int, kernels: tuple[int, ...]) -> Tensor:
+    """The kernel of the one convolution that several windows are, whose weights stand side by side."""
+    parts = weight.split([in_dim * side**2 for side in kernels], dim=1)
+    windows = [part.unflatten(1, (in_dim, side, side)) for part, side in zip(parts, kernels, strict=True)]
+    return sum(F.pad(window, ((max(kernels) - window.shape[-1]) // 2,) * 4) for window in windows)

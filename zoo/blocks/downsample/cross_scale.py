@@ -30,5 +30,4 @@ class CrossScaleDownsample(CrossScale):
     follows = ("init",)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.grid(x.shape[1:3])
         return conv_nhwc(self.convolve, x)

@@ -48,7 +48,7 @@ class Raft(Mixer):
         PermutedBlock.
     Differs: written as ``W @ x``, with a raft's channels side by side, so that rows are not copied. For images of
         another size the weights are resampled, once; the official code resamples what comes and goes, in every block.
-    Cost: 2 x size x hidden MACs an element of the input over `size`, 2 x hidden x dim a position.
+    Cost: 2 x hidden x dim MACs a position.
     Raises: ValueError if `dim` is not a multiple of `size`, or for a hidden width below 1.
     """
 

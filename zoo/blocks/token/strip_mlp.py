@@ -40,7 +40,7 @@ class StripMlp(Mixer):
     Source: Cao et al., "Strip-MLP: Efficient Token Interaction for Vision MLP" (arXiv 2307.11458), section 3;
         Med-Process/Strip_MLP, models/strip_mlp.py, TokenMixing.
     Differs: grids need not be square; the table of positions then spans the longer side.
-    Cost: (3 x (height + width) / 2 + 52) x dim + 3 x dim x dim MACs a position, and dim x dim a sample.
+    Cost: 3 x dim x dim + (3 x (height + width) / 2 + 30) x dim MACs a position, and dim x dim / 2 a sample.
     Raises: ValueError for an odd `dim`, or a `share` that does not divide half of it.
     """
 
@@ -133,8 +133,6 @@ class StripMap(nn.Module):
         self.bias = nn.Parameter(torch.empty(groups * tokens, **dd))
         self.reset_parameters()
 
-    no_decay = ("bias",)
-
     def reset_parameters(self) -> None:
         init_(self.weight, self.bias, self.init)
 
@@ -161,24 +159,24 @@ class DiagonalPositions(nn.Module):
     Shape: ``(B, H, W, dim) -> (B, H, W, dim)``, with sides up to `side`.
     """
 
-    no_decay = ("table",)
+    no_decay = ("pos_embed",)
 
     def __init__(self, dim: int, side: int, device=None, dtype=None):
         super().__init__()
-        self.table = nn.Parameter(torch.empty(2 * side + 1, dim, device=device, dtype=dtype))
+        self.pos_embed = nn.Parameter(torch.empty(2 * side + 1, dim, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        init_(self.table, None, "trunc_normal")
+        init_(self.pos_embed, None, "trunc_normal")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + diagonals(self.table, x)
+        return x + diagonals(self.pos_embed, x)
 
     def resample_(self, old: int, new: int) -> None:
         """Resample the table from one longest side to another, in place."""
         with torch.no_grad():
-            table = resample_tokens(self.table.t(), (2 * old + 1,), (2 * new + 1,)).t().contiguous()
-        self.table = nn.Parameter(table, self.table.requires_grad)
+            table = resample_tokens(self.pos_embed.t(), (2 * old + 1,), (2 * new + 1,)).t().contiguous()
+        self.pos_embed = nn.Parameter(table, self.pos_embed.requires_grad)
 
 
 class LocalStrips(nn.Module):

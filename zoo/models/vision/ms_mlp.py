@@ -6,19 +6,21 @@ Weights: the authors (MIT).
 """
 
 from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename
 from zoo.weights.layouts import LAYERS, below
 
 NORM = "layernorm(eps=1e-6)"
 KERNELS = ((1, 1, 3, 5, 7), (1, 3, 3, 5, 7), (1, 5, 5, 5, 7), (1, 7, 7, 7, 7))  # of the configs, for each stage
+MIXERS = [dict(name="mix_shift", kernels=kernels, init="torch") for kernels in KERNELS]
 
 FAMILY = Family(
     model=Hierarchical,
     defaults=dict(
         stem=f"patch(norm='{NORM}', init='torch')",
         downsample=f"conv(kernel_size=2, padding=0, norm='{NORM}', norm_last=True, init='torch')",
-        token_mixer=[dict(name="mix_shift", kernels=kernels, init="torch") for kernels in KERNELS],
+        token_mixer=MIXERS,
         channel_mixer="mlp(ratio=4)",
         norm=NORM,
         final_norm=True,
@@ -30,6 +32,7 @@ FAMILY = Family(
         "ms_mlp_tiny": dict(dims=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
         "ms_mlp_small": dict(dims=(96, 192, 384, 768), depths=(3, 3, 27, 3)),
         "ms_mlp_base": dict(dims=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+        "ms_mlp_digits": dict(TWO_STAGES, token_mixer=MIXERS[:2], layer_scale=0.1),
         "ms_mlp_test": dict(img_size=64, dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), layer_scale=0.1, num_classes=10),
     },
     cfg=dict(IMAGENET, license="mit"),

@@ -7,6 +7,7 @@ Weights: the authors (MIT), on Google Drive, whose large files no program can fe
 """
 
 from zoo.family import IMAGENET, Counted, Family, Published
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import below
@@ -41,6 +42,7 @@ FAMILY = Family(
             dims=(80, 160, 320, 640), depths=(2, 2, 18, 2), token_mixer=sets(1, 4, 16, 128), img_size=256
         ),
         "repmlpnet_l256": dict(dims=BASE, depths=(2, 2, 18, 2), token_mixer=sets(1, 4, 32, 256), img_size=256),
+        "repmlp_digits": dict(TWO_STAGES, token_mixer=sets(2, 8), channel_mixer="bn_mlp(ratio=2)"),
         "repmlp_test": dict(img_size=32, dims=(8, 16, 16), depths=(1, 2, 1), token_mixer=sets(1, 4, 8), num_classes=10),
     },
     cfg=dict(IMAGENET, license="mit"),

@@ -8,6 +8,7 @@ A published block is two blocks here: the token mixer alone, then a depthwise co
 """
 
 from zoo.family import IMAGENET, Counted, Family, Published
+from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import halves
@@ -39,6 +40,7 @@ FAMILY = Family(
         "strip_mlp_tiny": dict(token_mixer=blocks(2), dims=(80, 160, 320, 640), depths=(4, 4, 24, 4)),
         "strip_mlp_small": dict(token_mixer=blocks(4), dims=(96, 192, 384, 768), depths=(4, 4, 36, 4)),
         "strip_mlp_base": dict(token_mixer=blocks(4), dims=(112, 224, 448, 896), depths=(4, 4, 36, 4)),
+        "strip_mlp_digits": dict(TWO_STAGES, token_mixer=blocks(4), depths=(4, 2), shortcut="none"),
         "strip_mlp_test": dict(
             token_mixer=blocks(4), img_size=64, dims=(8, 8, 16, 16), depths=(2, 2, 4, 2), num_classes=10
         ),
@@ -51,10 +53,10 @@ FAMILY = Family(
         "strip_mlp_base": Published(57, 9.2, 83.6, source=SOURCE),
     },
     counted={
-        "strip_mlp_tiny_light": Counted(18.243920, 2.531),
-        "strip_mlp_tiny": Counted(24.903920, 3.665),
-        "strip_mlp_small": Counted(42.568600, 6.828),
-        "strip_mlp_base": Counted(57.216480, 9.214),
+        "strip_mlp_tiny_light": Counted(18.243920, 2.531, deploy_params=18.232880, by_zoo=("deploy_params",)),
+        "strip_mlp_tiny": Counted(24.903920, 3.665, deploy_params=24.887120, by_zoo=("deploy_params",)),
+        "strip_mlp_small": Counted(42.568600, 6.828, deploy_params=42.541528, by_zoo=("deploy_params",)),
+        "strip_mlp_base": Counted(57.216480, 9.214, deploy_params=57.184896, by_zoo=("deploy_params",)),
     },
     rules=[
         rename(r"^patch_embed\.", "stem.proj."),
@@ -70,8 +72,8 @@ FAMILY = Family(
                 r"dwsc\.conv_merge\.Conv\.": "token_mixer.conv.",
                 r"smlp_block\.mlp\.0\.": "token_mixer.fc1.",
                 r"smlp_block\.mlp\.1\.": "token_mixer.norm2.",
-                r"smlp_block\.relate_pos_h\.embeddings_": "token_mixer.strips.across_positions.",
-                r"smlp_block\.relate_pos_w\.embeddings_": "token_mixer.strips.down_positions.",
+                r"smlp_block\.relate_pos_h\.embeddings_table": "token_mixer.strips.across_positions.pos_embed",
+                r"smlp_block\.relate_pos_w\.embeddings_table": "token_mixer.strips.down_positions.pos_embed",
                 r"smlp_block\.proj_h\.": "token_mixer.strips.across.",
                 r"smlp_block\.proj_w\.": "token_mixer.strips.down.",
                 r"smlp_block\.fuse_h\.": "token_mixer.strips.fc1.",
@@ -96,6 +98,6 @@ FAMILY = Family(
             reshape,
             first=(1, 0),
         ),
-        rename(r"^norm\.", "norm.bn."),
+        rename(r"^norm\.(?!bn\.)", "norm.bn."),
     ],
 )
