@@ -61,6 +61,27 @@ def _half(match: re.Match, *, half: int, name: str, first: tuple[int, int]) -> s
     return match.expand(f"stages.{stage}.blocks.{2 * block + half}.{name}")
 
 
+def after(pattern: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    r"""Rules for what published checkpoints number by the stage before it: the downsampling, with which a stage begins.
+
+    Example:
+        >>> from zoo.weights.rules import remap
+        >>> import torch
+        >>> rules = after(r"^embeds\.(\d+)\.", {"conv": "conv"})
+        >>> list(remap({"embeds.0.conv": torch.ones(2)}, {"stages.1.downsample.conv": torch.ones(2)}, rules))
+        ['stages.1.downsample.conv']
+
+    Args:
+        pattern: What its keys begin with; the first group is the number of the stage before.
+        names: As in `below`.
+    """
+    return tuple(rename(pattern + old, partial(_after, name=new)) for old, new in names.items())
+
+
+def _after(match: re.Match, *, name: str) -> str:
+    return match.expand(f"stages.{int(match[1]) + 1}.downsample.{name}")
+
+
 def within(place: tuple[str, str], old: str, new: str) -> tuple[str, str]:
     r"""A place below another one, for `below`.
 

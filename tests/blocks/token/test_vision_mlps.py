@@ -189,6 +189,20 @@ def test_on_another_grid_a_constant_image_stays_what_it_was(slot, new):
     assert {k: v.shape for k, v in mixer.state_dict().items()} == {k: v.shape for k, v in twin.state_dict().items()}
 
 
+@pytest.mark.parametrize(
+    ("slot", "macs"),
+    [
+        ("rep_mlp(sets=4)", 30 * (30 + 1 + 9) * 16 + 2 * 16 * 4),
+        ("raft(hidden=7)", 30 * 2 * 7 * 16),
+        ("mix_shift", 30 * 2 * (1 + 1 + 9 + 25) * 4),  # 16 channels are four groups of four
+        ("strip_mlp", 30 * (3 * 16 * 16 + 3 * 11 * 8 + 30 * 16) + 16 * 16 // 2),
+    ],
+)
+def test_costs_are_those_of_the_docstrings(slot, macs):
+    mixer = zoo.create_block("token_mixer", slot, dim=16, grid=(6, 5))
+    assert zoo.count_flops(mixer, inputs=torch.randn(1, 6, 5, 16), batch_size=1).macs == macs
+
+
 @pytest.mark.parametrize("shape", [(6, 4), (3, 5, 4), (2, 3, 5, 4)])
 def test_batch_norm_is_torchs_over_all_but_the_channels(shape):
     norm, x = noisy(BatchNorm(4, act="relu")), torch.randn(shape)

@@ -9,7 +9,7 @@ from zoo.family import IMAGENET, Counted, Family, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename
-from zoo.weights.layouts import LAYERS, below
+from zoo.weights.layouts import LAYERS, after, below
 
 NORM = "layernorm(eps=1e-6)"
 KERNELS = ((1, 1, 3, 5, 7), (1, 3, 3, 5, 7), (1, 5, 5, 5, 7), (1, 7, 7, 7, 7))  # of the configs, for each stage
@@ -54,11 +54,7 @@ FAMILY = Family(
     # In the authors' layout a stage ends with the downsampling, here it begins with it.
     rules=[
         rename(r"^patch_embed\.", "stem."),
-        *(
-            rename(rf"^layers\.{i}\.downsample\.{old}\.", f"stages.{i + 1}.downsample.{new}.")
-            for i in range(3)
-            for old, new in {"proj": "conv", "norm": "norm"}.items()
-        ),
+        *after(r"^layers\.(\d+)\.downsample\.", {r"proj\.": "conv.", r"norm\.": "norm."}),
         *below(
             LAYERS,
             {

@@ -10,7 +10,7 @@ from zoo.family import IMAGENET, Counted, Family, Published
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
-from zoo.weights.layouts import below
+from zoo.weights.layouts import after, below
 
 SOURCE = "README of DingXiaoH/RepMLP"
 TINY, BASE = (64, 128, 256, 512), (96, 192, 384, 768)
@@ -66,13 +66,7 @@ FAMILY = Family(
     rules=[
         rename(r"^conv_embedding\.conv\.", "stem.proj."),
         rename(r"^conv_embedding\.bn\.", "stem.norm.bn."),
-        *(
-            rule
-            for i in range(3)
-            for rule in below(
-                (rf"^embeds\.{i}\.", f"stages.{i + 1}.downsample."), {r"conv\.": "conv.", r"bn\.": "norm.bn."}
-            )
-        ),
+        *after(r"^embeds\.(\d+)\.", {r"conv\.": "conv.", r"bn\.": "norm.bn."}),
         *below(
             (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
             {
