@@ -628,9 +628,9 @@ def test_timm_models_against_published_figures_and_torchs_own_counter(name, publ
     assert report.flops == counter.get_total_flops()
 
 
-# In evaluation UniRepLKNet's branches are one kernel unless something watches its modules; experts of several kinds
-# cost what the values choose; and Swin-MoE drops choices by the values, while all are counted.
-NOT_COMPARED = {"unireplknet_test", "mlp_kan_test", "swin_moe_test"}
+# In evaluation the branches of UniRepLKNet and RepMLPNet are one kernel unless something watches their modules; experts
+# of several kinds cost what the values choose; and Swin-MoE drops choices by the values, while all are counted.
+NOT_COMPARED = {"unireplknet_test", "repmlp_test", "mlp_kan_test", "swin_moe_test"}
 
 
 @pytest.mark.parametrize("name", sorted(set(TEST_VARIANTS) - NOT_COMPARED))

@@ -185,8 +185,11 @@ def test_copies_and_meta(name):
     assert torch.isfinite(built.eval()(x)).all()
     plain = zoo.create_model(name)
     for (key, a), b in zip(plain.state_dict().items(), built.state_dict().values(), strict=True):
-        a, b = a.float(), b.float()
-        assert abs(a.std(correction=0) - b.std(correction=0)) < 0.3 * a.std(correction=0) + 1e-6, key
+        a, b = (t.float().std(correction=0) for t in (a, b))
+        if built.state_dict()[key].numel() < 32:  # few random numbers differ by chance
+            assert (a > 0) == (b > 0), key
+        else:
+            assert abs(a - b) < 0.3 * a + 1e-6, key
 
 
 def test_input_sizes(name):

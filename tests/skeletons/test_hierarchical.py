@@ -213,3 +213,52 @@ def test_merged_branches_travel_in_any_model(tmp_path):
     plain = zoo.create_model("swin_test")
     plain.reparameterize()
     assert not plain.deployed
+
+
+# --- Shortcuts between stages -----------------------------------------------------------------------------------------
+
+SHORT = dict(shortcut="conv", dims=(8, 12, 16, 24), depths=(1, 1, 1, 1), downsample="merge", token_mixer="pool")
+
+
+def test_what_enters_a_stage_is_added_to_what_enters_all_later_ones():
+    model = randomised(zoo.create_model("poolformer_test", **SHORT))
+    x = torch.randn(2, 3, 60, 52)  # 15 x 13, 8 x 7, 4 x 4, 2 x 2 positions
+    y, entered = model.stem(x), []
+    for i, stage in enumerate(model.stages):
+        if i:
+            y = stage.downsample(y)
+            arrived = [short(z) for short, z in zip(stage.shortcuts, entered, strict=True)]
+            entered = [*arrived, y]
+            y = sum(arrived, y)
+        for block in stage.blocks:
+            y = block(y)
+    assert [len(stage.shortcuts or ()) for stage in model.stages] == [0, 0, 1, 2]
+    assert torch.allclose(model.forward_features(x), model._final(y), atol=1e-5)
+
+
+def test_a_model_with_shortcuts_is_cut_saved_and_checkpointed(tmp_path):
+    model, x = randomised(zoo.create_model("poolformer_test", **SHORT)), torch.randn(2, 3, 64, 64)
+    zoo.save_pretrained(model, tmp_path)
+    again = zoo.create_model(f"local-dir:{tmp_path}").eval()
+    assert torch.equal(again(x), model(x))
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    maps = zoo.create_model(f"local-dir:{tmp_path}", features_only=True, out_indices=(1, 2)).eval()(x)
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected[1:3], strict=True))
+    again.set_grad_checkpointing()
+    again(x).sum().backward()
+    model(x).sum().backward()
+    assert torch.equal(again.stages[2].shortcuts[0].conv.weight.grad, model.stages[2].shortcuts[0].conv.weight.grad)
+
+
+def test_a_shortcut_takes_the_stride_of_the_downsampling_and_of_a_mixture_the_losses():
+    strided = dict(SHORT, downsample="conv(kernel_size=3, stride=3)", channel_mixer="moe(num_experts=2)")
+    model = zoo.create_model("poolformer_test", **strided)
+    assert model.stages[3].shortcuts[1].conv.stride == (3, 3)
+    logits, aux = model(torch.randn(2, 3, 120, 120), return_aux=True)
+    assert logits.shape == (2, 10) and "loss/balance" in aux
+
+
+def test_shortcuts_of_two_stages_would_do_nothing():
+    with pytest.raises(ValueError, match="shortcut='conv' is given, and no part takes it"):
+        zoo.create_model("poolformer_test", shortcut="conv", dims=(8, 16), depths=(1, 1))
+    assert zoo.create_model("strip_mlp_test", shortcut="none").stages[3].shortcuts is None

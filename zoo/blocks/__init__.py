@@ -18,6 +18,7 @@ for _kind in (
     _Kind("stem", "From images to the first grid of positions, (B, in_chans, H, W) -> (B, H', W', C)."),
     _Kind("embed", "What is added to the positions before the first block, such as a class token.", optional=True),
     _Kind("downsample", "Between two stages: fewer positions, more channels."),
+    _Kind("shortcut", "From what enters a stage to a part of what enters the next, past the blocks.", optional=True),
     _Kind("head", "From features to logits, or to an image.", assumed=True),
     _Kind("init", "A scheme of initialisation, called with a weight and its bias.", assumed=True, makes=_Callable),
     _Kind("layer", "From vectors to vectors of another width, (*, in_features) -> (*, out_features).", optional=True),

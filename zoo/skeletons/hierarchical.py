@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zoo.blocks.base import Aux, MetaBlock, merge_aux
 from zoo.blocks.images import to_pair
@@ -15,7 +15,7 @@ from zoo.checks.ranges import Depths, Sides, Widths
 from zoo.skeletons.blocks import PER_BLOCK, PER_STAGE
 from zoo.skeletons.checkpointing import run_block
 from zoo.skeletons.image import ImageArguments, ImageModel, NewSize
-from zoo.skeletons.model import check_offers
+from zoo.skeletons.model import check_offers, single_slot
 from zoo.skeletons.undo import all_or_nothing
 from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 
@@ -23,13 +23,20 @@ from zoo.slots import Slot, SlotsLike, build_block, resolve_slots
 class Stage(nn.Module):
     """Downsampling, if any, and the blocks of one resolution.
 
-    Shape: ``(B, H, W, C) -> (B, H', W', C')``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`.
-        Keywords of the forward pass go to the mixers that declare them.
+    With shortcuts between the stages a stage is given, behind its input, what earlier ones handed on: what entered
+    them. It brings each to its own resolution, adds it to what enters its blocks, and hands it on, with its own.
+
+    Shape: ``(B, H, W, C) -> (B, H', W', C')``; with what is handed on behind it, a tuple, if it has `shortcuts`; with
+        the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`. Keywords of the forward pass go to the mixers that
+        declare them.
     """
 
-    def __init__(self, downsample: nn.Module | None, blocks: Sequence[MetaBlock]):
+    def __init__(
+        self, downsample: nn.Module | None, blocks: Sequence[MetaBlock], shortcuts: Sequence[nn.Module] | None = None
+    ):
         super().__init__()
         self.downsample = downsample
+        self.shortcuts = None if shortcuts is None else nn.ModuleList(shortcuts)
         self.blocks = nn.Sequential(*blocks)
         self.grad_checkpointing = False
 
@@ -43,14 +50,27 @@ class Stage(nn.Module):
         """Optional keywords that a mixer of a block declares."""
         return frozenset().union(*[trait(block, "keywords") for block in self.blocks])
 
-    def forward(self, x: Tensor, **keywords) -> Tensor | tuple[Tensor, Aux]:
+    def forward(self, x: Tensor | tuple[Tensor, ...], **keywords):
+        x, *handed = x if isinstance(x, tuple) else (x,)
         if self.downsample is not None:
             x = self.downsample(x)
+        if self.shortcuts is not None:
+            entered, handed = x, [cut_to(short(y), x) for short, y in zip(self.shortcuts, handed, strict=True)]
+            for y in handed:
+                x = x + y
+            handed.append(entered)
         x, auxes = x.contiguous(), []  # a convolution may leave it strided, and every block would copy it again
         for block in self.blocks:
             x, aux = run_block(block, x, self.grad_checkpointing, keywords)
             auxes.append(aux)
+        x = x if self.shortcuts is None else (x, *handed)
         return (x, merge_aux(auxes)) if self.has_aux else x
+
+
+@fx.wrap
+def cut_to(x: Tensor, like: Tensor) -> Tensor:
+    """A map cut to the grid of another, which may have left out rows and columns that filled no whole square."""
+    return x[:, : like.shape[1], : like.shape[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +82,8 @@ class HierarchicalArguments(ImageArguments):
         depths: Number of blocks of each stage.
         patch_size: Patch of a stem that follows the model in it: a side, or (height, width).
         downsample: Slot of what comes before every stage but the first.
+        shortcut: Slot of what brings that which enters a stage, behind the downsampling, to the next stage, past the
+            blocks, and from there to the one after it; it is added to what enters their blocks.
         final_norm: Slot of the norm before the head; True for that of the last block.
     """
 
@@ -69,6 +91,7 @@ class HierarchicalArguments(ImageArguments):
     depths: Depths
     patch_size: Sides = 4
     downsample: SlotsLike = "merge"
+    shortcut: SlotsLike = "none"
     final_norm: SlotsLike | bool = "layernorm"
 
 
@@ -93,8 +116,8 @@ class Hierarchical(ImageModel):
     """
 
     Arguments = HierarchicalArguments
-    slots = {**ImageModel.slots, "downsample": "downsample"}
-    hands_on = {**ImageModel.hands_on, "downsample": "downsample"}
+    slots = {**ImageModel.slots, "downsample": "downsample", "shortcut": "shortcut"}
+    hands_on = {**ImageModel.hands_on, "downsample": "downsample", "shortcut": "shortcut"}
     output_fmt = "NHWC"
 
     def _build(self, arguments: HierarchicalArguments, **place) -> None:
@@ -109,13 +132,19 @@ class Hierarchical(ImageModel):
         if len(dims) > 1:
             downs += resolve_slots(arguments.downsample, len(dims) - 1, "downsample")
             self.config["downsample"] = downs[1:]
+        short = single_slot(arguments.shortcut, "shortcut")
+        self.config["shortcut"] = [short]
         for i, slot in enumerate(downs):
-            down = None
+            down = shortcuts = None
             if slot is not None:
                 down = build_block("downsample", slot, dims[i - 1], dims[i], defaults=arguments.followed, **place)
                 check_offers(down, "grid", f"downsample {slot}", "the grid that it makes of a grid")
                 grid = down.grid(grid)
-            stages.append(Stage(down, stack.blocks(i, grid)))
+                given = {**arguments.followed, "stride": down.stride}
+                shortcuts = [
+                    build_block("shortcut", short, dims[i - 1], dims[i], defaults=given, **place) for _ in range(i - 1)
+                ]
+            stages.append(Stage(down, stack.blocks(i, grid), None if short.name == "none" else shortcuts))
         self.stages = nn.Sequential(*stages)
         self.norm = stack.final_norm()
         self.feature_info = []
@@ -134,6 +163,10 @@ class Hierarchical(ImageModel):
     @classmethod
     def count_levels(cls, arguments: Mapping) -> int:
         return len(arguments["depths"])
+
+    def _run(self, x: Tensor, levels: nn.Sequential, keywords: Mapping[str, Any]) -> Iterator[tuple[Tensor, Aux]]:
+        for y, aux in super()._run(x, levels, keywords):
+            yield y[0] if isinstance(y, tuple) else y, aux  # what a stage hands on is for the next one alone
 
     def _set_reductions(self) -> None:
         """Fill `feature_info`: pixels of the image to one position of each stage."""

@@ -40,6 +40,8 @@ def build_block(
     slot = parse_slot(slot, slot.where or kind if isinstance(slot, Slot) else kind)
     cls, title = _class_of(kind, slot)
     if cls is None:
+        if outer := USE.get():
+            outer.taken.add(kind)  # to leave a block out is an effect too
         return None
     parameters = _parameters_of(cls)
     _check_options(title, cls, slot.options, options_of(cls, len(args)))

@@ -1,6 +1,8 @@
 """Layouts of keys that several published checkpoints share, as rules that turn them into zoo's."""
 
+import re
 from collections.abc import Mapping
+from functools import partial
 
 from zoo.weights.rules import Operation, Rule, rename
 
@@ -24,6 +26,60 @@ def below(place: tuple[str, str], names: Mapping[str, str], operation: Operation
     """
     old, new = place
     return tuple(rename(old + pattern, new + target, operation) for pattern, target in names.items())
+
+
+def halves(
+    pattern: str,
+    half: int,
+    names: Mapping[str, str],
+    operation: Operation | None = None,
+    first: tuple[int, int] = (0, 0),
+) -> tuple[Rule, ...]:
+    r"""Rules for published blocks of which each is two blocks of zoo: one with three branches, say.
+
+    Example:
+        >>> from zoo.weights.rules import remap
+        >>> import torch
+        >>> rules = halves(r"^blocks(\d)\.(\d+)\.token\.", 0, {"fc": "fc"}, first=(1, 0))
+        >>> list(remap({"blocks1.3.token.fc": torch.ones(2)}, {"stages.0.blocks.6.fc": torch.ones(2)}, rules))
+        ['stages.0.blocks.6.fc']
+
+    Args:
+        pattern: What a block's keys begin with; its first group is the number of the stage, its second of the block.
+        half: Which of the two, 0 or 1.
+        names: As in `below`.
+        operation: On every tensor.
+        first: The numbers of the source's first stage and of a stage's first block.
+    """
+    return tuple(
+        rename(pattern + old, partial(_half, half=half, name=new, first=first), operation) for old, new in names.items()
+    )
+
+
+def _half(match: re.Match, *, half: int, name: str, first: tuple[int, int]) -> str:
+    stage, block = (int(number) - start for number, start in zip(match.group(1, 2), first, strict=True))
+    return match.expand(f"stages.{stage}.blocks.{2 * block + half}.{name}")
+
+
+def after(pattern: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    r"""Rules for what published checkpoints number by the stage before it: the downsampling, with which a stage begins.
+
+    Example:
+        >>> from zoo.weights.rules import remap
+        >>> import torch
+        >>> rules = after(r"^embeds\.(\d+)\.", {"conv": "conv"})
+        >>> list(remap({"embeds.0.conv": torch.ones(2)}, {"stages.1.downsample.conv": torch.ones(2)}, rules))
+        ['stages.1.downsample.conv']
+
+    Args:
+        pattern: What its keys begin with; the first group is the number of the stage before.
+        names: As in `below`.
+    """
+    return tuple(rename(pattern + old, partial(_after, name=new)) for old, new in names.items())
+
+
+def _after(match: re.Match, *, name: str) -> str:
+    return match.expand(f"stages.{int(match[1]) + 1}.downsample.{name}")
 
 
 def within(place: tuple[str, str], old: str, new: str) -> tuple[str, str]:

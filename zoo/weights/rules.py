@@ -13,6 +13,7 @@ from zoo.checks import printable, some
 StateDict = Mapping[str, Tensor]
 Operation = Callable[[Tensor, torch.Size], Tensor]
 Operations = Mapping[str, Operation]  # by the key in the model
+Target = str | Callable[[re.Match], str]  # a replacement, as `re.sub` takes it
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Rule:
     """
 
     pattern: re.Pattern
-    target: str | None = None
+    target: Target | None = None
     operation: Operation | None = None
     dim: int | None = None
     reason: str | None = None
@@ -35,8 +36,10 @@ class Rule:
 Rules = Iterable[Rule]  # in order of priority
 
 
-def rename(pattern: str, target: str, operation: Operation | None = None, *, when: str | None = None) -> Rule:
+def rename(pattern: str, target: Target, operation: Operation | None = None, *, when: str | None = None) -> Rule:
     r"""Matching keys become `target` (``\1`` stands for a group), after an operation on the tensor.
+
+    A function as the target gets the match; that is for numbers which have to be reckoned.
 
     Example:
         >>> rules = [rename(r"^fc\.(.*)", r"head.\1")]

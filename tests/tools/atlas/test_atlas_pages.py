@@ -38,7 +38,9 @@ def test_every_family_is_drawn_from_its_slots_and_can_be_cited(family):
     drawing = draw(structure_of(model), arch)
     texts = " ".join(element.text or "" for element in ET.fromstring(drawing).iter())
     words = "".join(texts.split())
-    for slots in (model.config.get(name, []) for name in ("token_mixer", "channel_mixer", "layer", "downsample")):
+    for slots in (
+        model.config.get(name, []) for name in ("token_mixer", "channel_mixer", "layer", "downsample", "shortcut")
+    ):
         for slot in slots:
             assert slot.name == "none" or "".join(str(slot).split()) in words
     about = parse(families()[family].about)

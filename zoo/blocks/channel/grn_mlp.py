@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import batchnorm_affine, conv_nhwc
+from zoo.blocks.batch_norm import over_channels
+from zoo.blocks.conv import batchnorm_affine
 from zoo.blocks.kernels.norms import FACTORS, linear_of_norm, norm_over_positions
 from zoo.blocks.linear import Linear, hidden_width, linear_act
 from zoo.blocks.mixer import Mixer
@@ -64,7 +65,7 @@ class GrnMlp(Mixer):
         y = y if self.drop is None else self.drop(y)
         y = linear_of_norm(_positions(y), self.grn, self.fc2).view(x.shape)
         if self.norm is not None:
-            y = conv_nhwc(self.norm, _image(y)).view(x.shape)
+            y = over_channels(self.norm, y)
         return y if self.drop is None else self.drop(y)
 
     @torch.no_grad()
@@ -96,12 +97,6 @@ class GrnMlp(Mixer):
 def _positions(x: Tensor) -> Tensor:
     """``(B, *S, C) -> (B, N, C)``; without position dimensions one position."""
     return x.flatten(1, -2) if x.ndim > 2 else x[:, None]
-
-
-@fx.wrap
-def _image(x: Tensor) -> Tensor:
-    """``(B, *S, C)`` as ``(B, H, W, C)`` for a norm over all but the channels."""
-    return x if x.ndim == 4 else x.flatten(0, -2)[:, None, None]
 
 
 class GRN(nn.Module):

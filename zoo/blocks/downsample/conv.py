@@ -17,6 +17,7 @@ class ConvDownsample(Strided):
         kernel_size, stride, padding: Of the convolution, in positions.
         norm: A norm slot.
         norm_last: The norm comes after the convolution, not before it.
+        bias: A bias of the convolution.
         init: A scheme of `zoo.blocks.init`.
 
     Shape: ``(B, H, W, in_dim) -> (B, H', W', dim)``, ``H' = (H + 2 padding - kernel_size) // stride + 1``.
@@ -36,11 +37,20 @@ class ConvDownsample(Strided):
     follows = ("init",)
 
     @with_options_of(Strided, Conv2d)
-    def __init__(self, in_dim: Width, dim: Width, *, norm: SlotLike = "none", norm_last: bool = False, **options):
+    def __init__(
+        self,
+        in_dim: Width,
+        dim: Width,
+        *,
+        norm: SlotLike = "none",
+        norm_last: bool = False,
+        bias: bool = True,
+        **options,
+    ):
         super().__init__(**pop_options_of(Strided, options))
         self.norm_last = norm_last
         self.norm = build_block("norm", norm, dim if norm_last else in_dim, **placement(options))
-        self.conv = Conv2d(in_dim, dim, *self.geometry, **options)
+        self.conv = Conv2d(in_dim, dim, *self.geometry, bias=bias, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(conv_nhwc(self.conv, x)) if self.norm_last else conv_nhwc(self.conv, self.norm(x))

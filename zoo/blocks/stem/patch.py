@@ -24,6 +24,7 @@ class PatchEmbed(nn.Module):
     Args:
         patch_size: Side of a patch, or (height, width).
         norm: A norm slot, applied to the patches' vectors.
+        bias: A bias of the map.
         remainder: What becomes of rows and columns that fill no whole patch: ``refuse`` them, ``drop`` them at the
             bottom and the right, or ``pad`` them with zeros.
         init: A scheme of `zoo.blocks.init`.
@@ -51,13 +52,14 @@ class PatchEmbed(nn.Module):
         *,
         patch_size: Sides = 16,
         norm: SlotLike = "none",
+        bias: bool = True,
         remainder: Literal["refuse", "drop", "pad"] = "refuse",
         **options,
     ):
         super().__init__()
         self.patch_size = to_pair(patch_size, "patch_size")
         self.in_chans, self.remainder = in_chans, remainder
-        self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, **options)
+        self.proj = Conv2d(in_chans, dim, self.patch_size, self.patch_size, bias=bias, **options)
         self.norm = build_block("norm", norm, dim, **placement(options))
 
     @property

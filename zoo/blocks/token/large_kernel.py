@@ -181,5 +181,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.flatten(1, -2)
-        scale = linear(linear(positions.mean(1, keepdim=True), self.down).relu(), self.up).sigmoid()
-        return (positions * scale).view(x.shape)
+        return (positions * self.scale(positions)).view(x.shape)
+
+    def scale(self, positions: Tensor) -> Tensor:
+        """What each channel of each sample is multiplied with, ``(B, N, dim) -> (B, 1, dim)``."""
+        return linear(linear(positions.mean(1, keepdim=True), self.down).relu(), self.up).sigmoid()

@@ -27,18 +27,19 @@ class HeadwiseTokenLinear(nn.Module):
     """
 
     @with_options_of(Linear)
-    def __init__(self, heads: int, tokens: int, *, init: InitLike = "trunc_normal", **dd):
+    def __init__(self, heads: int, tokens: int, *, bias: bool = True, init: InitLike = "trunc_normal", **dd):
         super().__init__()
         self.heads, self.init = heads, init
         self.weight = nn.Parameter(torch.empty(heads * tokens, tokens, 1, **dd))
-        self.bias = nn.Parameter(torch.empty(heads * tokens, **dd))
+        self.bias = nn.Parameter(torch.empty(heads * tokens, **dd)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         init_(self.weight, self.bias, self.init)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.view(self.heads, -1, 1), self.weight.view(self.heads, -1, x.shape[1]), x)
+        weight = self.weight.view(self.heads, -1, x.shape[1])
+        return weight @ x if self.bias is None else torch.baddbmm(self.bias.view(self.heads, -1, 1), weight, x)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, tokens={self.weight.shape[1]}"
@@ -49,9 +50,10 @@ class HeadwiseTokenLinear(nn.Module):
             weight = resample_tokens(self.weight.flatten(1), old, new) * (math.prod(old) / math.prod(new))
             weight = resample_tokens(weight.unflatten(0, (self.heads, -1)).mT.flatten(0, 1), old, new)
             weight = weight.unflatten(0, (self.heads, -1)).mT.flatten(0, 1)[..., None]
-            bias = resample_tokens(self.bias.view(self.heads, -1), old, new).flatten()
-        self.weight = nn.Parameter(weight, self.weight.requires_grad)
-        self.bias = nn.Parameter(bias, self.bias.requires_grad)
+            self.weight = nn.Parameter(weight, self.weight.requires_grad)
+            if self.bias is not None:
+                bias = resample_tokens(self.bias.view(self.heads, -1), old, new).flatten()
+                self.bias = nn.Parameter(bias, self.bias.requires_grad)
 
 
 @register("token_mixer", "window_mlp")
@@ -85,7 +87,7 @@ class WindowMlp(Mixer):
     cuts_grid = True
     shifted = False
 
-    @with_options_of(head_count, HeadwiseTokenLinear)
+    @with_options_of(head_count, HeadwiseTokenLinear, without=["bias"])
     def __init__(self, dim: Width, *, window_size: Side = 7, grid: Grid, **options):
         super().__init__()
         self.window_size = window_size

@@ -14,6 +14,7 @@ INK, PAPER = "#24292f", "#ffffff"
 FILLS = {
     "stem": "#d5e8d4",
     "downsample": "#d5e8d4",
+    "shortcut": "#d5e8d4",
     "embed": "#d5e8d4",
     "stage": "#f0f0f0",
     "token_mixer": "#cfe2ff",

@@ -89,6 +89,8 @@ def _of_blocks(model: BlockModel) -> Structure:
         chain += _slots(config, "embed")
     for stage, depth in enumerate(depths):
         chain += _slots(config, "downsample", stage - 1) if stage else []
+        past = _slots(config, "shortcut") if stage > 1 else []
+        chain += [Box("shortcut", f"+ shortcuts: {box.text}") for box in past]
         name = "" if single else f"stage {stage + 1}: "
         level = sum(depths[: stage + 1]) - 1 if single else stage
         chain.append(
