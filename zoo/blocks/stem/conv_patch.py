@@ -52,7 +52,7 @@ class ConvPatchStem(nn.Module):
         dd = placement(options)
         middle = dim if patch == 1 else max(1, dim // 2)
         first = max(1, middle // 2)
-        self.in_chans, self.stride = in_chans, stride**2 * patch
+        self.in_chans, self.middle, self.stride = in_chans, middle, stride**2 * patch
         self.geometry, self.patch_size = (3, stride, 1), (patch, patch)
         self.conv1 = Conv2d(in_chans, first, *self.geometry, **options)
         self.conv2 = Conv2d(first, middle, *self.geometry, **options)
@@ -73,5 +73,5 @@ class ConvPatchStem(nn.Module):
         return x if self.patch is None else conv_nhwc(self._patches, x)
 
     def _patches(self, x: Tensor) -> Tensor:
-        x = whole_patches(x, self.patch.in_channels, self.patch_size, "refuse")
+        x = whole_patches(x, self.middle, self.patch_size, "refuse")
         return self.norm(self.act(self.patch(x)))

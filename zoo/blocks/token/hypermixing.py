@@ -144,8 +144,8 @@ def sinusoids(count: int, dim: int) -> Tensor:
 
     Example:
         >>> sinusoids(2, 2)
-        tensor([[8.4147e-01, 1.0000e+00],
-                [9.0930e-01, 1.0000e+00]])
+        tensor([[0.8415, 1.0000],
+                [0.9093, 1.0000]])
     """
     place, channel = torch.arange(1, count + 1, dtype=torch.float64), torch.arange(dim, dtype=torch.float64)
     angle = place[:, None] / 10_000 ** (2 * channel / dim)

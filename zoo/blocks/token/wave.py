@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from zoo.blocks.conv import as_image, batchnorm_affine, conv_nhwc
 from zoo.blocks.haar import haar, whole_squares
 from zoo.blocks.init import init_
+from zoo.blocks.kernels.transposed import enlarge
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act
 from zoo.blocks.mixer import Mixer
 from zoo.blocks.options import placement, pop_options_of, with_options_of
@@ -125,7 +126,7 @@ class Enlarging(nn.Module):
         return conv_nhwc(self._enlarge, x)
 
     def _enlarge(self, image: Tensor) -> Tensor:
-        y = self.up(image)
+        y = enlarge(self.up, image)
         return y if self.norm is None else self.norm(y)
 
     def merge(self) -> None:
