@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from zoo.blocks.base import Aux
-from zoo.skeletons.dense import PyramidHead
+from zoo.skeletons.dense import make_head
 from zoo.training.heads.base import Head, Number
 from zoo.training.models.segmenter import Pyramid
 
 
 @dataclass(frozen=True)
 class Dense(Pyramid, Head):
-    """A head for numbers of every pixel: a `PyramidHead` on the trunk's feature maps."""
+    """A head for numbers of every pixel: a head of `zoo.skeletons.dense` on the trunk's feature maps."""
 
     name: ClassVar[str] = "dense"
     task: Number | None = None  # number among the tasks that the trunk's routers know; null where they know none
@@ -27,12 +27,8 @@ class Dense(Pyramid, Head):
                 f"{key}: out_indices {list(levels)} are not all within the {len(info)} levels of the trunk"
             )
         levels = tuple(sorted({i % len(info) for i in levels}))  # maps come in the trunk's order, each once
-        module = PyramidHead(
-            [info[i]["num_chs"] for i in levels],
-            stride=min(info[i]["reduction"] for i in levels),
-            num_classes=self.num_classes,
-            width=self.width,
-        )
+        channels, reductions = ([info[i][key] for i in levels] for key in ("num_chs", "reduction"))
+        module = make_head(self.kind, channels, reductions, num_classes=self.num_classes, width=self.width)
         return dataclasses.replace(self, out_indices=levels), module
 
     def outputs(self, module: nn.Module, trunk: nn.Module, x: Tensor, keywords: dict[str, Any]) -> tuple[Tensor, Aux]:

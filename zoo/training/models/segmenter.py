@@ -1,11 +1,11 @@
-"""Semantic segmentation: a feature pyramid on the feature maps of any model of zoo."""
+"""Semantic segmentation: a feature pyramid, or transposed convolutions, on the feature maps of any model of zoo."""
 
 import dataclasses
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -30,12 +30,13 @@ class Pyramid(Section):
     """What makes a segmenter of a backbone."""
 
     num_classes: Annotated[int, Interval(1, 10_000)]  # logits of a pixel
-    width: Annotated[int, Interval(1, 2048)] = 64  # channels of every level of the pyramid
+    width: Annotated[int, Interval(1, 2048)] = 64  # channels of every level of the pyramid, or of the last enlarged map
     out_indices: tuple[Level, ...] | None = None  # levels of the backbone; null: those it gives by itself
+    kind: Literal["pyramid", "enlarging"] = "pyramid"  # or transposed convolutions on the last of the levels
 
 
 class Segmenter(DenseModel):
-    """A backbone of zoo with a `PyramidHead` on its feature maps.
+    """A backbone of zoo with a `PyramidHead` on its feature maps, or an `EnlargingHead` on the last.
 
     Args:
         backbone: Name of a model, as `zoo.create_model` takes it.
@@ -58,7 +59,7 @@ class Segmenter(DenseModel):
         maps = create_model(backbone, features_only=True, **kwargs)
         state, where = saved or (None, "")
         with nullcontext() if saved is None else unallocated(where):
-            super().__init__(maps, num_classes=pyramid.num_classes, width=pyramid.width)
+            super().__init__(maps, num_classes=pyramid.num_classes, width=pyramid.width, head=pyramid.kind)
         # The backbone has lost the levels after the last one taken, so those taken are kept as counted from the start.
         self.config = dataclasses.replace(pyramid, out_indices=tuple(maps.out_indices))
         if saved is not None:
