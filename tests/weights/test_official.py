@@ -74,6 +74,8 @@ def test_there_is_a_file_for_every_family_that_no_installed_package_has():
         "vmoe",
         "mlp_kan",
         "m3vit",
+        "activator",
+        "scaling_mlp",
     }
 
 
