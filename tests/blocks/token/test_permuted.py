@@ -1,9 +1,11 @@
 """Permuted-Kronecker mixing as algebra: dense matrices, MLP-Mixer's own layers, and what random permutations change."""
 
 import copy
+import re
 
 import pytest
 import torch
+from conftest import randomised, relative_error
 from torch.nn import functional as F
 
 import zoo
@@ -62,13 +64,13 @@ def test_the_mixers_permutations_given_as_random_ones_are_the_mixer():
     assert torch.allclose(random(x), plain(x), atol=1e-6)
 
 
-def test_a_position_reaches_all_others_over_channels_only_if_permuted():
-    for permutation, reached in (("mixer", 1), ("random", 4)):
-        mixer = Permuted(64, over="channels", permutation=permutation, grid=GRID)
-        x = torch.zeros(2, *GRID, 64)
-        x[1, 0, 0] = 1
-        y = mixer(x)
-        assert (y[1] != y[0]).any(-1).sum() >= reached if reached > 1 else (y[1] != y[0]).any(-1).sum() == 1
+@pytest.mark.parametrize("permutation, reached", [("mixer", 1), ("random", TOKENS)])
+def test_a_position_reaches_the_others_over_channels_only_if_permuted(permutation, reached):
+    mixer = Permuted(64, over="channels", permutation=permutation, grid=GRID)
+    x = torch.zeros(2, *GRID, 64)
+    x[1, 0, 0] = 1
+    y = mixer(x)
+    assert (y[1] != y[0]).any(-1).sum() == reached
 
 
 def test_permutations_are_drawn_anew_saved_and_kept(tmp_path):
@@ -105,3 +107,24 @@ def test_only_pieces_of_channels_in_their_order_move_to_another_grid():
 def test_a_mixture_within_reports():
     y, aux = Permuted(DIM, mixer="moe(num_experts=2, top_k=1)", grid=GRID)(torch.randn(2, *GRID, DIM))
     assert y.shape == (2, *GRID, DIM) and "loss/balance" in aux
+
+
+def test_a_whole_model_with_the_mixers_permutations_is_mlp_mixer():
+    slots = [
+        {"name": "permuted", "over": over, "permutation": "mixer", "mixer": mixer}
+        for over, mixer in {"tokens": "mlp(hidden=16)", "channels": "mlp"}.items()
+    ]
+    ours = randomised(zoo.create_model("pk_mixer_test", depth=6, token_mixer=slots))
+    theirs = zoo.create_model("mixer_test").eval()
+    state = {}
+    for key, value in ours.state_dict().items():
+        if block := re.match(r"blocks\.(\d+)\.(.*)", key):
+            number, second = divmod(int(block[1]), 2)
+            names = {"norm1": "norm2", "token_mixer.mixer": "channel_mixer"} if second else {".mixer": ""}
+            key = f"blocks.{number}.{block[2]}"
+            for old, new in names.items():
+                key = key.replace(old, new)
+        state[key] = value
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 3, 32, 32)
+    assert relative_error(ours(x), theirs(x)) < 1e-5
