@@ -6,7 +6,7 @@
 
 All have as many connections in the wide and sparse perceptron that MLP-Mixer equals (see `zoo.tools.width`), and divide
 them otherwise between positions and channels: patches of other sizes, and the number of channels that goes with them.
-Run again, it trains only what is not finished.
+Run again, it trains only what is not finished. What came out is in benchmarks/RESULTS.md.
 """
 
 import statistics
