@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
+from zoo.blocks.stem.lift import Lift
+from zoo.blocks.token.permuted import Permuted
 from zoo.registry import family_of
 from zoo.timm_bridge import register_with_timm
 
@@ -82,6 +84,11 @@ def randomised(model: torch.nn.Module, std: float = 0.05) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=std)
     return model.eval()
+
+
+def is_of_one_size(model: torch.nn.Module) -> bool:
+    """Whether images of another size are refused for good: their numbers were weighted or permuted one by one."""
+    return any(isinstance(module, (Lift, Permuted)) for module in model.modules())
 
 
 def images(model: torch.nn.Module, batch: int = 2) -> torch.Tensor:

@@ -202,3 +202,52 @@ def test_a_slot_cannot_set_what_belongs_to_the_model():
         zoo.create_model("hourglass_test", head="image(img_shape=(5, 3, 2))")
     scheme = functools.partial(TruncNormal, std=0.5)
     assert zoo.create_model("vit_test", init=scheme, dim=64).blocks[0].channel_mixer.fc1.weight.std() > 0.4
+
+
+# --- One norm for both branches ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["pre", "post"])
+def test_one_norm_for_both_branches_is_two_equal_ones(form):
+    shared, apart = (text(form=form, share_norm=share, norm="layernorm").double() for share in (True, False))
+    count = lambda model: sum(p.numel() for p in model.parameters())
+    assert count(apart) - count(shared) == 2 * 2 * 8
+    for parameter in shared.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    missing, unexpected = apart.load_state_dict(shared.state_dict(), strict=False)
+    assert not unexpected and {name.split(".")[2] for name in missing} == {"norm2"}
+    for block in apart.levels:
+        block.norm2.load_state_dict(block.norm1.state_dict())
+    x = torch.randint(16, (2, 8))
+    assert torch.equal(shared(x), apart(x))
+    for model in (shared, apart):
+        model(x).square().mean().backward()
+    for one, two in zip(shared.levels, apart.levels, strict=True):
+        assert torch.allclose(one.norm1.weight.grad, two.norm1.weight.grad + two.norm2.weight.grad)
+
+
+def test_a_block_of_one_branch_has_its_norm_whether_shared_or_not():
+    for slots in (dict(form="serial"), dict(token_mixer="none"), dict(channel_mixer="none")):
+        assert text(share_norm=True, **slots).state_dict().keys() == text(**slots).state_dict().keys()
+
+
+# --- Blocks without shortcuts -----------------------------------------------------------------------------------------
+
+
+def test_plain_blocks_are_one_layer_behind_the_other():
+    model = text(form="plain", token_mixer="none", channel_mixer="act_linear", layer_scale=0.5).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(3, 8, 8).double()
+    expected = x
+    for block in model.levels:
+        mixer = block.channel_mixer
+        expected = nn.functional.gelu(block.norm2(expected)) @ mixer.fc.weight.T + mixer.fc.bias
+        expected = expected * block.scale2.gamma
+    assert torch.allclose(model.levels(x), expected)
+
+
+@pytest.mark.parametrize("option", ["drop_path_rate", "res_scale"])
+def test_plain_blocks_have_no_shortcut_to_scale_or_to_take(option):
+    with pytest.raises(ValueError, match="the form plain has no shortcuts for"):
+        text(form="plain", **{option: 0.5})

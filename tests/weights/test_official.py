@@ -78,6 +78,8 @@ def test_there_is_a_file_for_every_family_that_no_installed_package_has():
         "raft_mlp",
         "ms_mlp",
         "strip_mlp",
+        "activator",
+        "scaling_mlp",
     }
 
 

@@ -22,7 +22,7 @@ from zoo.checks.ranges import Grid, RateBelowOne, Scale, Width
 Aux = dict[str, Tensor | tuple[Tensor, ...]]
 
 
-FORMS = ("pre", "post", "serial")
+FORMS = ("pre", "post", "serial", "plain")
 
 
 @checked
@@ -39,10 +39,12 @@ class MetaBlock(nn.Module):
         norm: Makes a norm from a number of channels.
         form: ``pre``: ``x + scale(mixer(norm(x)))`` for the one mixer, then for the other; ``post``:
             ``x + scale(norm(mixer(x)))`` likewise; ``serial``: one branch for both,
-            ``x + scale(channel_mixer(norm(token_mixer(x))))``.
+            ``x + scale(channel_mixer(norm(token_mixer(x))))``; ``plain``: as ``pre`` without shortcuts,
+            ``scale(mixer(norm(x)))``.
         drop_path: Probability that a sample leaves a branch out in training.
         layer_scale: Initial value of a learnt factor per channel on each branch; None for no factor.
         res_scale: Initial value of a learnt factor per channel on each shortcut; None for no factor.
+        share_norm: Where there are two branches with a norm, both have the same one.
 
     Shape: ``(B, *S, C) -> (B, *S, C)``; with the auxiliary outputs behind it, ``(x, aux)``, if `has_aux`. Keywords of
         the forward pass go to the mixers that declare them.
@@ -58,7 +60,7 @@ class MetaBlock(nn.Module):
         Baselines for Vision" (arXiv 2210.13452).
     Differs: all but the mixers is optional.
     Cost: that of the two mixers.
-    Raises: ValueError for an unknown form.
+    Raises: ValueError for an unknown form, and for a shortcut's factor or drop-path in a block without shortcuts.
     """
 
     @with_options_of(LayerScale, without=["value"])
@@ -73,6 +75,7 @@ class MetaBlock(nn.Module):
         drop_path: RateBelowOne = 0.0,
         layer_scale: Scale | None = None,
         res_scale: Scale | None = None,
+        share_norm: bool = False,
         **dd,
     ):
         super().__init__()
@@ -80,6 +83,11 @@ class MetaBlock(nn.Module):
         def scale(wanted: bool, value: float | None) -> nn.Module | None:
             return LayerScale(dim, value=value, **dd) if wanted and value is not None else None
 
+        if form == "plain" and (drop_path > 0 or res_scale is not None):
+            asked = f"drop_path={drop_path}" if drop_path > 0 else f"res_scale={res_scale}"
+            raise ValueError(
+                f"a block of the form plain has no shortcuts for {asked}; leave it out, or take another form"
+            )
         self.form = form
         # A serial block has one branch, the second, and no norm without a channel mixer to follow it.
         first = token_mixer is not None and form != "serial"
@@ -87,7 +95,7 @@ class MetaBlock(nn.Module):
         self.norm1 = norm(dim) if first else None
         self.token_mixer = token_mixer
         self.scale1, self.res_scale1 = scale(first, layer_scale), scale(first, res_scale)
-        self.norm2 = None if channel_mixer is None else norm(dim)
+        self.norm2 = None if channel_mixer is None or (share_norm and first) else norm(dim)
         self.channel_mixer = channel_mixer
         self.scale2, self.res_scale2 = scale(second, layer_scale), scale(second, res_scale)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else None
@@ -115,7 +123,8 @@ class MetaBlock(nn.Module):
                 y = self._branch(self.token_mixer, self.norm1, x, aux, keywords)
                 x = self._add(x, y, self.scale1, self.res_scale1)
             if self.channel_mixer is not None:
-                y = self._branch(self.channel_mixer, self.norm2, x, aux, keywords)
+                norm = self.norm1 if self.norm2 is None else self.norm2
+                y = self._branch(self.channel_mixer, norm, x, aux, keywords)
                 x = self._add(x, y, self.scale2, self.res_scale2)
         return (x, merge_aux(aux)) if self.has_aux else x
 
@@ -123,6 +132,8 @@ class MetaBlock(nn.Module):
         return norm(_mix(mixer, x, aux, keywords)) if self.form == "post" else _mix(mixer, norm(x), aux, keywords)
 
     def _add(self, x: Tensor, y: Tensor, scale: LayerScale | None, res_scale: LayerScale | None) -> Tensor:
+        if self.form == "plain":
+            return y if scale is None else scale(y)
         if self.drop_path is not None:
             y = self.drop_path(y)
         if res_scale is not None:

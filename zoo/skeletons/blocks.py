@@ -36,8 +36,9 @@ class BlockArguments:
         init: Initialisation of all blocks that follow the model in it and do not set their own: a scheme of
             `zoo.list_blocks("init")`.
         final_norm: Slot of the norm behind the last block; True for that of the last block, ``none`` for no norm.
-        form: Where norms and shortcuts stand in a block: ``pre``, ``post`` or ``serial`` (see
+        form: Where norms and shortcuts stand in a block: ``pre``, ``post``, ``serial`` or ``plain`` (see
             `zoo.blocks.base.MetaBlock`).
+        share_norm: The two branches of a block have one and the same norm, where both have a norm.
         layer_scale: Per stage: initial value of a learnt factor per channel on each branch; None for no factor.
         res_scale: Per stage: likewise on each shortcut.
         proj_drop_rate: Dropout in the mixers (their option ``drop``).
@@ -53,6 +54,7 @@ class BlockArguments:
     init: InitLike = "trunc_normal"
     final_norm: SlotsLike | bool = True
     form: Literal[FORMS] = "pre"
+    share_norm: bool = False
     layer_scale: Scale | None | Sequence[Scale | None] = None
     res_scale: Scale | None | Sequence[Scale | None] = None
     proj_drop_rate: RateBelowOne = 0.0
@@ -149,7 +151,7 @@ class Stages:
 
     def __init__(self, arguments: BlockArguments, dims: Sequence[int], depths: Sequence[int], **place):
         self.dims, self.depths, self.place = dims, depths, place
-        self.form, self.followed = arguments.form, arguments.followed
+        self.form, self.share_norm, self.followed = arguments.form, arguments.share_norm, arguments.followed
         resolve = partial(resolve_stage_slots, depths=depths)
         if len(depths) == 1:
             resolve = partial(resolve_slots, depth=depths[0])
@@ -179,6 +181,7 @@ class Stages:
                     channel_mixer=build_block("channel_mixer", channel, dim, defaults=followed, **self.place),
                     norm=partial(build_block, "norm", norm, **self.place),
                     form=self.form,
+                    share_norm=self.share_norm,
                     drop_path=self.rates[stage][i],
                     **{name: scales[stage] for name, scales in self.scales.items()},
                     **self.place,

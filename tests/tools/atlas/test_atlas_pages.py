@@ -63,7 +63,7 @@ def test_a_drawing_has_both_kinds_of_blocks_of_a_hybrid_and_its_places():
     assert first.branches[0].shortcut.text == "scale, 1 at first"
 
 
-@pytest.mark.parametrize("form", ["pre", "post", "serial"])
+@pytest.mark.parametrize("form", ["pre", "post", "serial", "plain"])
 def test_a_drawing_has_the_norms_where_the_block_has_them(form):
     (block,) = structure_of(zoo.create_model("mixer_test", form=form, device="meta")).blocks
     roles = [[box.role for box in branch.boxes] for branch in block.branches]
@@ -73,8 +73,10 @@ def test_a_drawing_has_the_norms_where_the_block_has_them(form):
             "pre": [["norm", "token_mixer"], ["norm", "channel_mixer"]],
             "post": [["token_mixer", "norm"], ["channel_mixer", "norm"]],
             "serial": [["token_mixer", "norm", "channel_mixer"]],
+            "plain": [["norm", "token_mixer"], ["norm", "channel_mixer"]],
         }[form]
     )
+    assert {branch.residual for branch in block.branches} == {form != "plain"}
 
 
 @pytest.mark.parametrize("arch", ["poolformer_test", "hourglass_test", "m3vit_tiny_patch16_cityscapes", "kan_test"])

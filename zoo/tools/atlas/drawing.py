@@ -125,7 +125,8 @@ def _block(block: Block) -> _Column:
             column.box(box)
             column.line()
         room = 0 if branch.shortcut is None else LETTER * len(branch.shortcut.text) / 2 + 8
-        column.add(top, widest / 2 + SHORTCUT + room, branch.shortcut)
+        if branch.residual:
+            column.add(top, widest / 2 + SHORTCUT + room, branch.shortcut)
     column.line()
     return column
 

@@ -25,10 +25,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Branch:
-    """A residual branch: boxes one after another, added to a shortcut, which may have a factor of its own."""
+    """Boxes one after another; if it is residual, added to a shortcut, which may have a factor of its own."""
 
     boxes: tuple[Box, ...]
     shortcut: Box | None = None
+    residual: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _scale(values: object, stage: int) -> Box | None:
 
 
 def _branches(form: str, token: str, channel: str, norm: str, scale: Box | None, shortcut: Box | None):
-    """The residual branches of a block, as `zoo.blocks.base.MetaBlock` has them."""
+    """The branches of a block, as `zoo.blocks.base.MetaBlock` has them."""
     after = () if scale is None else (scale,)
     norms = () if norm == "none" else (Box("norm", norm),)
     mixers = [Box(role, text) for role, text in (("token_mixer", token), ("channel_mixer", channel)) if text != "none"]
@@ -150,7 +151,8 @@ def _branches(form: str, token: str, channel: str, norm: str, scale: Box | None,
         yield from [Branch((*boxes, *after), shortcut)] if mixers else []
         return
     for mixer in mixers:
-        yield Branch((*((mixer, *norms) if form == "post" else (*norms, mixer)), *after), shortcut)
+        boxes = (*((mixer, *norms) if form == "post" else (*norms, mixer)), *after)
+        yield Branch(boxes, shortcut, residual=form != "plain")
 
 
 def _places(numbers: Sequence[int], firsts: Sequence[int], depths: Sequence[int]) -> str:
