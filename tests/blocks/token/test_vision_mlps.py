@@ -83,12 +83,12 @@ def test_rep_mlp_of_sets_that_do_not_fit():
 def test_raft(axis):
     mixer, x = Raft(12, axis=axis, size=3, hidden=10, grid=(4, 5), init="torch"), torch.randn(2, 4, 5, 12)
     length = {"vertical": 4, "horizontal": 5}[axis]
-    first, second = mixer.fc1.weight.view(10, length, 3), mixer.fc2.weight.view(length, 3, 10)
+    first, second = mixer.fc1.weight.view(10, 3, length), mixer.fc2.weight.view(3, length, 10)
     rafts = x.unflatten(-1, (3, 4))  # the channels of a raft stand 4 apart
-    line = "bhwrc,khr->bwkc" if axis == "vertical" else "bhwrc,kwr->bhkc"
+    line = "bhwrc,krh->bwkc" if axis == "vertical" else "bhwrc,krw->bhkc"
     hidden = F.gelu(torch.einsum(line, rafts, first) + mixer.fc1.bias[:, None])
-    back = "bwkc,hrk->bhwrc" if axis == "vertical" else "bhkc,wrk->bhwrc"
-    bias = mixer.fc2.bias.view(length, 3)
+    back = "bwkc,rhk->bhwrc" if axis == "vertical" else "bhkc,rwk->bhwrc"
+    bias = mixer.fc2.bias.view(3, length).t()
     y = torch.einsum(back, hidden, second) + (bias[:, None, :, None] if axis == "vertical" else bias[:, :, None])
     assert torch.allclose(mixer(x), y.flatten(-2), atol=1e-5)
 

@@ -25,16 +25,6 @@ def rafts(*hidden: int) -> list[list[dict]]:
     return [[dict(name="raft", axis=axis, hidden=n) for axis in ("vertical", "horizontal")] for n in hidden]
 
 
-def raft_last(x: Tensor, shape: Size) -> Tensor:
-    """What is ordered by the channel of a raft, then by the position, ordered by the position first."""
-    return x.unflatten(0, (RAFT, -1)).transpose(0, 1).flatten(0, 1)
-
-
-def raft_last_of_inputs(x: Tensor, shape: Size) -> Tensor:
-    """`raft_last` of a matrix's inputs."""
-    return raft_last(x.t(), shape).t()
-
-
 def raft_first(x: Tensor, shape: Size) -> Tensor:
     """A norm's factors or shifts, whose channels the authors order by the raft, in the order of the stream."""
     return x.unflatten(0, (-1, RAFT)).transpose(0, 1).flatten(0, 1)
@@ -45,9 +35,7 @@ def mixing(number: int, half: int) -> tuple:
     place = rf"^levels\.(\d+)\.fn\.(\d+)\.{number}\."
     return (
         *halves(place, half, {r"norm\.1\.": "norm1."}, raft_first, first=(0, 2)),
-        *halves(place, half, {r"fn\.0\.weight": "token_mixer.fc1.weight"}, raft_last_of_inputs, first=(0, 2)),
-        *halves(place, half, {r"fn\.0\.bias": "token_mixer.fc1.bias"}, first=(0, 2)),
-        *halves(place, half, {r"fn\.3\.": "token_mixer.fc2."}, raft_last, first=(0, 2)),
+        *halves(place, half, {r"fn\.0\.": "token_mixer.fc1.", r"fn\.3\.": "token_mixer.fc2."}, first=(0, 2)),
     )
 
 
