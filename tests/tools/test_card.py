@@ -26,7 +26,7 @@ def test_what_stands_above_the_models_is_what_the_file_and_the_recipes_say(name)
 
 def test_the_licence_of_the_code_is_the_one_that_the_header_names():
     for name, family in families().items():
-        licences = re.findall(r"MIT|Apache-2\.0|not stated", family.facts.code_licence)
+        licences = re.findall(r"MIT|Apache-2\.0|BSD-3-Clause|not stated", family.facts.code_licence)
         code = parse(family.about).fields["Code"]
         assert all(licence in code for licence in licences) and (licences or "none" in code), name
 

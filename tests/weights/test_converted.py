@@ -103,6 +103,8 @@ def test_where_nothing_can_be_written_the_file_is_read(state, tmp_path):
         "https://a.org/w.zip": False,
         "https://a.org/w.tar?x=1": False,
         "https://drive.google.com/file/d/1a2b/view": False,
+        "https://drive.usercontent.google.com/download?id=1a2b&export=download&confirm=t": True,
+        "https://pan.baidu.com/s/1a2b?pwd=1234": False,
         "gs://vmoe_checkpoints/vmoe_s32": False,
     }.items(),
 )

@@ -17,7 +17,9 @@ from zoo.weights.web import download_url
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what the Hub's repositories of weights have, in this order
 ON_HUB = r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)"
 # What is no single file of weights, and is left to its user and `zoo convert`.
-CONVERTED = r"gs://.+|https?://drive\.google\..+|https?://[^?#]+(?:\.zip|\.tgz|\.gz|(?<!\.pth)\.tar)(?:[?#].*)?"
+SITES = r"(?:drive\.google|pan\.baidu)\..+"
+ARCHIVES = r"[^?#]+(?:\.zip|\.tgz|\.gz|(?<!\.pth)\.tar)(?:[?#].*)?"
+CONVERTED = rf"gs://.+|https?://(?:{SITES}|{ARCHIVES})"
 
 
 def origin_of(cfg: Mapping, model_name: str) -> str:

@@ -12,7 +12,7 @@ recipes/digits/activator.yaml. The two branches of a block share one norm. The a
 perceptron alone, is `proj_drop_rate=0.5`.
 """
 
-from zoo.family import Counted, Family
+from zoo.family import Counted, Facts, Family
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename, reshape, stack
@@ -23,6 +23,15 @@ GATED = dict(channel_mixer="none")
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Asking what mixing is worth: a model of images none of whose parts mixes patches.",
+        not_for=(
+            "Classifying by what is where: patches in another order give the same logits. Use without training: no "
+            "weights are released."
+        ),
+        data="No weights are released.",
+        code_licence="BSD-3-Clause.",
+    ),
     defaults=dict(
         img_size=32,
         patch_size=4,

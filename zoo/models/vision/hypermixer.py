@@ -9,11 +9,20 @@ layer's sinusoids alone, which number the patches row by row, say too little: th
 mixer ends in a norm, its branch would begin as large as the stream: hence the layer scale.
 """
 
-from zoo.family import IMAGENET, Family
+from zoo.family import IMAGENET, Facts, Family
 from zoo.skeletons.isotropic import Isotropic
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Research on mixing whose cost grows with the number of patches alone, for any number of them.",
+        not_for=(
+            "Use without training: no weights are released. Checking figures of a paper: the authors have no models "
+            "of images, and the sizes are zoo's own."
+        ),
+        data="No weights are released.",
+        code_licence="MIT (the layer; no code for images).",
+    ),
     defaults=dict(channel_mixer="mlp(ratio=4)", norm="layernorm(eps=1e-6)", depth=12, pos_embed=True, layer_scale=0.1),
     variants={
         "hypermixer_ti16_224": dict(dim=192, token_mixer="hypermixing(heads=3)"),

@@ -5,7 +5,7 @@ Code:  JegZheng/MS-MLP, models/ms_mlp.py and configs (MIT).
 Weights: the authors (MIT).
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename
@@ -17,6 +17,14 @@ MIXERS = [dict(name="mix_shift", kernels=kernels, init="torch") for kernels in K
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images, and feature maps at four scales, with shifts and depthwise convolutions alone."
+        ),
+        not_for="Checking the published cost: the printed MACs are not those of the authors' code.",
+        data="ImageNet-1K.",
+        code_licence="MIT.",
+    ),
     defaults=dict(
         stem=f"patch(norm='{NORM}', init='torch')",
         downsample=f"conv(kernel_size=2, padding=0, norm='{NORM}', norm_last=True, init='torch')",

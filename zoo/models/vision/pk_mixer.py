@@ -9,6 +9,7 @@ of the token mixer, in turn. The sizes are MLP-Mixer's, and so is the number of 
 MLP-Mixer itself. The norms and the shortcuts see the numbers in their own order.
 """
 
+from zoo.family import Facts
 from zoo.models.digits import PATCHES
 from zoo.models.vision.mixer import FAMILY as MIXER
 
@@ -20,6 +21,15 @@ def permuted(hidden: int, ratio: float = 4) -> dict:
 
 
 FAMILY = MIXER.derive(
+    facts=Facts(
+        use="Research on MLP-Mixer as a wide and sparse network.",
+        not_for=(
+            "Use without training: no weights are released. Images of another size: every number has a place of its "
+            "own in the permutations."
+        ),
+        data="No weights are released.",
+        code_licence="No code is released.",
+    ),
     defaults=dict(channel_mixer="none"),
     variants={
         "pk_mixer_s16_224": dict(permuted(256), patch_size=16, dim=512, depth=16),

@@ -10,7 +10,7 @@ A published block has three residual branches and is two blocks here: the column
 
 from torch import Size, Tensor
 
-from zoo.family import IMAGENET, Counted, Family
+from zoo.family import IMAGENET, Counted, Facts, Family
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename
@@ -41,6 +41,12 @@ def mixing(number: int, half: int) -> tuple:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use="Research on perceptrons over rows and columns; feature maps at four scales.",
+        not_for="Use without training: no weights are released.",
+        data="No weights are released.",
+        code_licence="Apache-2.0.",
+    ),
     defaults=dict(
         depths=(4, 4, 12, 4),
         stem="cross_scale(kernels=(4, 8))",

@@ -2,17 +2,16 @@
 
 Paper: Ding et al., "RepMLPNet: Hierarchical Vision MLP with Re-parameterized Locality", arXiv 2112.11081.
 Code:  DingXiaoH/RepMLP, repmlpnet.py (MIT).
-Weights: the authors (MIT), on Google Drive, whose large files no program can fetch: download them from the README and
-    open them as files. They are in the training form; the authors' merged form is read too.
+Weights: the authors (MIT), on Google Drive, which zoo does not fetch: `zoo convert` reads what was downloaded. They are
+    in the training form; the authors' merged form is read too.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import after, below
 
-SOURCE = "README of DingXiaoH/RepMLP"
 TINY, BASE = (64, 128, 256, 512), (96, 192, 384, 768)
 
 
@@ -23,6 +22,18 @@ def sets(*counts: int) -> list[str]:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use=(
+            "Classifying natural images at 224 x 224 or 256 x 256, as the variant says; for inference merged by "
+            "`reparameterize()`, which makes convolutions part of matrices over positions."
+        ),
+        not_for=(
+            "Timing before the branches are merged. Other sizes of images without fine-tuning, since the matrices "
+            "have one size."
+        ),
+        data="ImageNet-1K.",
+        code_licence="MIT.",
+    ),
     defaults=dict(
         stem="patch(bias=False, norm=\"batchnorm(act='relu')\")",
         downsample=dict(
@@ -47,14 +58,18 @@ FAMILY = Family(
     },
     cfg=dict(IMAGENET, license="mit"),
     # The size printed for L256 is that of neither form.
-    published={
-        "repmlpnet_t224": Published(38.3, 2.8, 76.62, source=SOURCE),
-        "repmlpnet_b224": Published(68.2, 6.7, 80.32, source=SOURCE),
-        "repmlpnet_t256": Published(58.7, 4.2, 77.44, source=SOURCE),
-        "repmlpnet_b256": Published(96.5, 9.6, 81.03, source=SOURCE),
-        "repmlpnet_d256": Published(86.9, 8.6, 80.83, source=SOURCE),
-        "repmlpnet_l256": Published(None, 11.5, 81.68, source=SOURCE),
-    },
+    published=released(
+        "https://drive.google.com/file/d/{}/view",
+        "README of DingXiaoH/RepMLP",
+        {
+            "repmlpnet_t224": Published(38.3, 2.8, 76.62, weights="1TgPDD78G-d3h_Y_vNTuqYdSJZHmnju7b"),
+            "repmlpnet_b224": Published(68.2, 6.7, 80.32, weights="1GwoUvxGXgzKArlCf0V9kvc9_3GtkGltp"),
+            "repmlpnet_t256": Published(58.7, 4.2, 77.44, weights="1mU0L76x20eAKzkHxEM7J2BvEOLWx_mux"),
+            "repmlpnet_b256": Published(96.5, 9.6, 81.03, weights="1W-__gXE7903cX-gOSXEGxNBCJjvqFCiJ"),
+            "repmlpnet_d256": Published(86.9, 8.6, 80.83, weights="1e5IYac0UHnJq2_lzbuE7J4rahMENX2ha"),
+            "repmlpnet_l256": Published(None, 11.5, 81.68, weights="1SHhNJ6pZax9qMLm8DJZtQ_XfmcmddPYU"),
+        },
+    ),
     counted={
         "repmlpnet_t224": Counted(38.293608, deploy_params=38.331720),
         "repmlpnet_b224": Counted(68.242712, deploy_params=68.332664),

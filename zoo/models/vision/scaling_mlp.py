@@ -1,7 +1,7 @@
 """Scaling MLPs: perceptrons on the flattened image, without patches; with inverted bottlenecks, or plain.
 
 Paper: Bachmann et al., "Scaling MLPs: A Tale of Inductive Bias", arXiv 2306.13575.
-Code:  gregorbachmann/scaling_mlps, models/networks.py (no licence file).
+Code:  gregorbachmann/scaling_mlps, models/networks.py (its licence is not stated).
 Weights: the authors (no licence named), in a folder of Google Drive: after ImageNet-21K, and fine-tuned.
 
 `scaling_mlp_b_12_wi_1024` is the authors' B_12-Wi_1024: 12 blocks of width 1024 whose perceptrons are four times as
@@ -10,7 +10,7 @@ released. There is no norm behind the last block. Their list has for B_6-Wi_512 
 that those weights are left out; weights for CIFAR-10 and CIFAR-100 are in the same folder, and fit by checkpoint_path.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.models.digits import IMAGES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename
@@ -21,6 +21,18 @@ PLAIN = dict(channel_mixer="act_linear", form="plain")
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use=(
+            "Research on what perceptrons learn without any bias toward images; a start for fine-tuning on small "
+            "images."
+        ),
+        not_for=(
+            "Best accuracy for the cost. Images of another size than the weights', since each pixel has weights of "
+            "its own."
+        ),
+        data="in21k: ImageNet-21K of 11,230 classes. in21k_ft_in1k: ImageNet-1K after that.",
+        code_licence="The licence is not stated.",
+    ),
     defaults=dict(
         img_size=64,
         stem="lift(kind='trained')",

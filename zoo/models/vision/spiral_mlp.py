@@ -1,7 +1,7 @@
 """SpiralMLP: perceptrons whose channels are taken from places on a spiral around each position.
 
 Paper: Mu et al., "SpiralMLP: A Lightweight Vision MLP Architecture", arXiv 2404.00648.
-Code:  mmcandlee/spiralmlp, classification/model.py (no licence).
+Code:  mmcandlee/spiralmlp, classification/model.py (its licence is not stated).
 Weights: none released.
 
 The authors' models have a rate of 0.1 for both dropouts and for stochastic depth, the same in all blocks, in their
@@ -13,7 +13,7 @@ import warnings
 
 from torch import Size, Tensor
 
-from zoo.family import IMAGENET, Counted, Family
+from zoo.family import IMAGENET, Counted, Facts, Family
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below
@@ -35,6 +35,15 @@ def places(offset: Tensor, shape: Size) -> Tensor:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use="Research on perceptrons that look around; images of any size; feature maps at four scales.",
+        not_for=(
+            "Use without training: no weights are released. The authors' figures to the last digit: half of their "
+            "offsets are what memory held."
+        ),
+        data="No weights are released.",
+        code_licence="The licence is not stated.",
+    ),
     defaults=dict(
         stem="conv(kernel_size=7, stride=4, padding=2, init='torch')",
         downsample="conv(kernel_size=3, padding=1, init='torch')",

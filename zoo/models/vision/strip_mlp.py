@@ -2,18 +2,16 @@
 
 Paper: Cao et al., "Strip-MLP: Efficient Token Interaction for Vision MLP", arXiv 2307.11458.
 Code:  Med-Process/Strip_MLP, models/strip_mlp.py (its head says MIT; the repository has no licence file).
-Weights: the authors, on Baidu alone, which no program can fetch.
+Weights: the authors, on Baidu alone, which zoo does not fetch: `zoo convert` reads what was downloaded.
 
 A published block is two blocks here: the token mixer alone, then a depthwise convolution with the channels' perceptron.
 """
 
-from zoo.family import IMAGENET, Counted, Family, Published
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.models.digits import TWO_STAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import halves
-
-SOURCE = "README of Med-Process/Strip_MLP"
 
 
 def blocks(share: int) -> list[list[str]]:
@@ -23,6 +21,15 @@ def blocks(share: int) -> list[list[str]]:
 
 FAMILY = Family(
     model=Hierarchical,
+    facts=Facts(
+        use="Classifying natural images, with maps over strips of rows and columns.",
+        not_for=(
+            "Other sizes of images without fine-tuning, since the maps over strips have one size. Whoever needs a "
+            "clear licence: the repository has no licence file."
+        ),
+        data="ImageNet-1K.",
+        code_licence="MIT, by the head of its file alone.",
+    ),
     defaults=dict(
         stem="patch(bias=False)",
         downsample="conv(kernel_size=2, padding=0, bias=False)",
@@ -46,12 +53,16 @@ FAMILY = Family(
         ),
     },
     cfg=dict(IMAGENET, license="mit"),
-    published={
-        "strip_mlp_tiny_light": Published(18, 2.5, 81.2, source=SOURCE),
-        "strip_mlp_tiny": Published(25, 3.7, 82.2, source=SOURCE),
-        "strip_mlp_small": Published(43, 6.8, 83.3, source=SOURCE),
-        "strip_mlp_base": Published(57, 9.2, 83.6, source=SOURCE),
-    },
+    published=released(
+        "https://pan.baidu.com/s/{}?pwd=1234",
+        "README of Med-Process/Strip_MLP",
+        {
+            "strip_mlp_tiny_light": Published(18, 2.5, 81.2, weights="15SQy1MxY5RQlybNVpuFQcg"),
+            "strip_mlp_tiny": Published(25, 3.7, 82.2, weights="1mUDavm3Y8pmW8p7QmypnNQ"),
+            "strip_mlp_small": Published(43, 6.8, 83.3, weights="1uXoPzrhptbA8FBuQcaOrVg"),
+            "strip_mlp_base": Published(57, 9.2, 83.6, weights="1t4iQuMqUR8yfAO0kRS1EFg"),
+        },
+    ),
     counted={
         "strip_mlp_tiny_light": Counted(18.243920, 2.531, deploy_params=18.232880, by_zoo=("deploy_params",)),
         "strip_mlp_tiny": Counted(24.903920, 3.665, deploy_params=24.887120, by_zoo=("deploy_params",)),

@@ -12,7 +12,7 @@ its head is `zoo.skeletons.dense.EnlargingHead`.
 import torch
 from torch import Size, Tensor
 
-from zoo.family import IMAGENET, Counted, Family, Published, released
+from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import below, within
@@ -39,6 +39,15 @@ LEVELS = [within(MIXER, rf"feedforward{level}\.", f"levels.{i}.") for i, level i
 
 FAMILY = Family(
     model=Isotropic,
+    facts=Facts(
+        use="Classifying images with few parameters, small ones as of CIFAR too; telling what each pixel shows.",
+        not_for="Low cost on large images: every block has the full width at every position.",
+        data=(
+            "in1k: ImageNet-1K. cityscapes: Cityscapes. galaxy10: Galaxy10 DECals. tiny_imagenet: Tiny ImageNet. "
+            "places365: Places365. cifar10, cifar100: CIFAR-10 and CIFAR-100."
+        ),
+        code_licence="MIT.",
+    ),
     defaults=dict(
         stem="conv_patch(patch=4)",
         channel_mixer="none",
