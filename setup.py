@@ -36,6 +36,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["zoo", "zoo.*"]),
     package_data={
+        "": ["box/*.safetensors"],
         "zoo.tools": ["models.json"],
         "zoo.tools.atlas": ["iframe-worker.js"],
         "zoo.training.watching": ["report.html.jinja"],

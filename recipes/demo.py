@@ -27,9 +27,9 @@ def main(overrides: Sequence[str] = ()) -> None:
     recipe = load_recipe(RECIPE, overrides)
     trainer = Trainer(recipe, unused(OUTPUT))
     sizes = {part: len(split) for part, split in trainer.splits.items()}
-    arguments = ", ".join(f"{key}={value!r}" for key, value in recipe.model.kwargs.items())
+    given = [f"{key}={value!r}" for key, value in recipe.model.kwargs.items()]
     print(f"Data      scikit-learn's handwritten digits, 8x8 pixels: {sizes}")
-    print(f"Model     zoo.create_model({recipe.model.name!r}, {arguments})")
+    print(f"Model     zoo.create_model({', '.join([repr(recipe.model.name), *given])})")
     print(f"Training  {trainer.total} steps, as {RECIPE.name} says\n")
     start = time.perf_counter()
     metrics = trainer.run()

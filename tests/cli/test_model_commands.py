@@ -55,10 +55,12 @@ def test_list_has_the_names_of_list_models(command, arguments, options):
 
 
 def test_list_sorts(command):
-    by_macs = [row["macs"] for row in command.json("list", "--sort", "macs")]
-    assert by_macs == sorted(by_macs) and by_macs[0] < by_macs[-1]
+    newer = [row["macs"] for row in command.json("list", "--sort", "macs")]
+    by_macs = [value for value in newer if value is not None]  # of a variant newer than the index nothing is counted
+    assert newer[: len(by_macs)] == by_macs == sorted(by_macs) and by_macs[0] < by_macs[-1]
     by_params = [row["params"] for row in command.json("list", "--tests", "--sort", "params")]
-    assert by_params == sorted(by_params)
+    known = [value for value in by_params if value is not None]
+    assert by_params[: len(known)] == known == sorted(known)
     rows = [row["top1"] for row in command.json("list", "--sort", "top1")]
     there = [value for value in rows if value is not None]
     assert there == sorted(there, reverse=True) and rows[: len(there)] == there and None in rows

@@ -77,6 +77,15 @@ def test_a_model_that_is_small_stays_in_small(name, tmp_path):
     assert small.model == recipe.model and "test/psnr" in Trainer(small, tmp_path / "run").run()
 
 
+def test_a_variant_for_digits_stays_in_small_and_gives_way_where_the_data_do():
+    path = ROOT / "recipes" / "digits" / "mixer.yaml"
+    recipe = load_recipe(path)
+    assert smoke_of(recipe).model == recipe.model and smoke_of(recipe).data == recipe.data
+    small = smoke_of(load_recipe(path, ["data={name: image_folder, root: pictures}"]))
+    assert (small.model.name, small.model.kwargs) == ("mixer_test", {"in_chans": 1})
+    assert (small.data.in_chans, small.data.img_size) == (1, 32)
+
+
 def test_the_rates_belong_to_a_batch():
     path = ROOT / "recipes" / "imagenet" / "swin_tiny_patch4_window7_224.yaml"
     whole, half = load_recipe(path), load_recipe(path, ["train.batch_size=512"])

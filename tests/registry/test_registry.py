@@ -25,8 +25,8 @@ def test_the_families_of_this_release():
 
 
 def test_list_models():
-    assert zoo.list_models("gmlp*") == ["gmlp_b16_224", "gmlp_s16_224", "gmlp_ti16_224"]
-    assert zoo.list_models("gmlp*", pretrained=True) == ["gmlp_s16_224.ra3_in1k"]
+    assert zoo.list_models("gmlp*") == ["gmlp_b16_224", "gmlp_digits", "gmlp_s16_224", "gmlp_ti16_224"]
+    assert zoo.list_models("gmlp*", pretrained=True) == ["gmlp_digits", "gmlp_s16_224.ra3_in1k"]
     assert "mixer_b16_224.goog_in21k" in zoo.list_models("mixer_b16*", pretrained=True)
     assert zoo.list_models(family="resmlp", include_tests=True)[-1] == "resmlp_test"
     assert zoo.list_models(task="image-to-image") == zoo.list_models(family="hourglass")

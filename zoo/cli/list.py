@@ -19,7 +19,7 @@ def run(
     ] = None,
     family: Annotated[str | None, typer.Option(metavar="NAME", help="Only this family.")] = None,
     task: Annotated[str | None, typer.Option(metavar="NAME", help="Only models for this task.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with released weights.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with weights.")] = False,
     tags: Annotated[bool, typer.Option("--tags", help="A line for each set of weights.")] = False,
     tests: Annotated[bool, typer.Option("--tests", help="The tiny *_test variants too.")] = False,
     sort: Annotated[Sort, typer.Option(metavar="name|macs|params|top1", help="What to sort by.")] = "name",

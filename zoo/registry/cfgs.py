@@ -8,6 +8,7 @@ import timm.models
 from zoo.blocks.images import to_pair
 from zoo.checks import shown, unknown
 from zoo.family import Family, Published, thawed
+from zoo.registry.box import boxed_of
 from zoo.registry.discovery import family_of
 from zoo.weights import take_state_dict
 from zoo.weights.pretrained import check_cfg
@@ -81,6 +82,8 @@ def cfgs_of_family(family: Family, arch: str) -> dict[str, dict]:
         "fixed_input_size": True,
         **thawed(family.cfg),
     }
+    if box := boxed_of(family, arch):
+        return {arch: {**base, **box.cfg, "file": str(box.file)}}
     rows = {n: row for n, row in family.published.items() if n.split(".")[0] == arch and row.weights}
     return {name: {**base, **_cfg_of_row(row, base["input_size"])} for name, row in rows.items()} or {arch: base}
 

@@ -9,6 +9,7 @@ import timm.models
 
 from zoo.checks import check_type, shown, unknown
 from zoo.family import Counted, Published, thawed
+from zoo.registry.box import Boxed, boxed
 from zoo.registry.cfgs import cfgs_of, resolve_cfg
 from zoo.registry.discovery import families, family_of
 from zoo.weights import natural_key
@@ -29,7 +30,7 @@ def list_models(
     Example:
         >>> list_models("mixer_b*")
         ['mixer_b16_224', 'mixer_b32_224']
-        >>> list_models(["mixer_b*", "gmlp_*"], exclude_filters="*_b*")
+        >>> list_models(["mixer_b*", "gmlp_*"], exclude_filters=["*_b*", "*_digits"])
         ['gmlp_s16_224', 'gmlp_ti16_224']
 
     Args:
@@ -38,7 +39,7 @@ def list_models(
         exclude_filters: Likewise; names that one of them fits are left out.
         family: Only this family.
         task: Only models for this task: ``classification`` or ``image-to-image``.
-        pretrained: Only those with released weights.
+        pretrained: Only those with weights, released or in the box (``*_digits``).
         include_tags: Names as ``architecture.tag``, one for each set of weights; by default the value of `pretrained`.
         include_tests: The tiny ``*_test`` variants too.
 
@@ -96,16 +97,25 @@ class ModelInfo:
     published: Mapping[str, Published]
     counted: Mapping[str, Counted]
     about: str
+    boxed: Boxed | None
 
     def __str__(self) -> str:
         lines = [f"{self.name}  (family {self.family}; {', '.join(self.tasks)})", "", self.about, "", "Arguments:"]
         lines += [f"  {k} = {v!r}" for k, v in self.arguments.items()]
         lines += ["", "Weights (tag: licence):"]
-        lines += [f"  {tag}: {licence}" for tag, licence in self.tags.items()] or ["  none released"]
+        lines += [f"  {tag}: {licence}" for tag, licence in self.tags.items()] or [f"  {self._untagged()}"]
         for title, rows in (("Published:", self.published), ("Counted:", self.counted)):
             lines_of_rows = [f"  {name}: {row}" for name, row in rows.items() if str(row)]
             lines += ["", title, *lines_of_rows] if lines_of_rows else []
         return "\n".join(lines)
+
+    def _untagged(self) -> str:
+        """What is said of weights that have no tag."""
+        licence = self.pretrained_cfg.get("license") or "not stated"
+        if self.boxed is not None:
+            return f"they come with zoo: {licence}; {self.boxed}"
+        is_released = any(self.pretrained_cfg.get(key) for key in ("url", "hf_hub_id"))
+        return f"without a tag: {licence}" if is_released else "none released"
 
 
 def model_info(name: str) -> ModelInfo:
@@ -139,4 +149,5 @@ def model_info(name: str) -> ModelInfo:
         published={n: thawed(row) for n, row in family.published.items() if n.split(".")[0] == arch},
         counted={n: row for n, row in family.counted.items() if n.split(".")[0] == arch},
         about=family.about,
+        boxed=boxed(arch),
     )

@@ -88,10 +88,12 @@ def model_entry(arch: str, costs: Costs) -> dict[str, Any]:
 
 
 def _configuration(arch: str, name: str, cfg: Any, costs: Costs) -> dict[str, Any]:
-    from zoo.registry import family_of
+    from zoo.registry import boxed, family_of
+    from zoo.registry.box import PLACE
 
     published = family_of(arch).published.get(name)
     place = (f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url) if cfg.has_weights else None
+    place = PLACE if boxed(arch) else place
     return {
         "name": name,
         **costs(arch, name, cfg),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from zoo.registry import Family, families, list_models, model_info
+from zoo.registry import Family, boxed, families, list_models, model_info
 from zoo.slots import parse_slot
 from zoo.slots.table import KINDS, blocks_of
 
@@ -109,7 +109,8 @@ def blocks_in(slots: Any) -> Iterator[str]:
 
 def _licences(variants: Collection[str]) -> str:
     """The licence that most of the released weights have, and the others with the weights that have them."""
-    released = [name for name in list_models(pretrained=True) if name.partition(".")[0] in variants]
+    named = [name for name in list_models(pretrained=True) if name.partition(".")[0] in variants]
+    released = [name for name in named if not boxed(name.partition(".")[0])]  # the toys that come with zoo say nothing
     licences = {name: model_info(name).pretrained_cfg.get("license") or "not stated" for name in released}
     if not licences:
         return "none released"

@@ -24,7 +24,7 @@ from zoo.tools.atlas.site import _replace
 from zoo.tools.atlas.structure import structure_of
 from zoo.tools.atlas.table import rows
 from zoo.tools.atlas.target import MARK, checked_target
-from zoo.tools.index import stored
+from zoo.tools.index import model_entry, stored
 from zoo.training import Trainer, load_recipe
 
 MODELS = stored()["models"]
@@ -116,6 +116,14 @@ def test_a_page_of_a_family_has_what_a_reader_wants_of_it():
     assert f"| `stages.2` | {params / 1e6:.4g} M | {macs / 1e9:.4g} G | {macs / report.macs:.1%} |" in page.text
     assert "| `poolformer_s12.sail_in1k` | 77.238 | 3 x 224 x 224 | 1000 | apache-2.0 |" in page.text
     assert "- `recipes/pool.yaml`: On | pools" in page.text
+
+
+def test_a_model_that_comes_with_zoo_is_told_and_is_not_the_one_to_begin_with():
+    costs = {"params": 58_906, "active_params": 58_906, "macs": 2_000_000}  # of the few, and the smallest
+    entry = model_entry("poolformer_digits", lambda *_: costs)
+    page = family_page("poolformer", {"poolformer_digits": entry, "poolformer_s12": MODELS["poolformer_s12"]}, {})
+    assert "| `poolformer_digits` |  | 1 x 8 x 8 | 10 | apache-2.0 | with zoo |" in page.text
+    assert list(page.drawings) == ["poolformer_s12"] and 'create_model("poolformer_s12.sail_in1k"' in page.text
 
 
 def test_the_pages_of_the_api_have_every_public_name():

@@ -12,6 +12,7 @@ from zoo.checks import printable
 from zoo.costs import CostReport, Work, count_costs
 from zoo.create import create_model
 from zoo.registry import family_of
+from zoo.registry.box import PLACE
 from zoo.slots import Slot
 from zoo.tools.atlas.about import FIELDS, citations, inert, linked, parse
 from zoo.tools.atlas.drawing import draw
@@ -40,7 +41,7 @@ def family_page(name: str, models: Mapping[str, Mapping[str, Any]], recipes: Map
     """
     about = parse(family_of(next(iter(models))).about)
     tasks = next(iter(models.values()))["tasks"]
-    models = dict(sorted(models.items(), key=lambda item: (item[0].endswith("_test"), _size(item[1]))))
+    models = dict(sorted(models.items(), key=_order))
     archs = [arch for arch in models if not arch.endswith("_test")] or list(models)
     built = {arch: create_model(arch, device="meta") for arch in archs}
     reports = {arch: count_costs(model) for arch, model in built.items()}
@@ -73,8 +74,11 @@ def _mixers(model: nn.Module) -> frozenset[tuple[str, ...]]:
     return frozenset(tuple(str(slot.name) for slot in block) for block in zip_longest(*slots, fillvalue=Slot("none")))
 
 
-def _size(entry: Mapping[str, Any]) -> int:
-    return entry["configurations"][0]["params"] or 0
+def _order(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, bool, int]:
+    """By size, and the toys last: those that come with zoo, and the test variants."""
+    arch, entry = item
+    first = entry["configurations"][0]
+    return arch.endswith("_test"), first["weights"] == PLACE, first["params"] or 0
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

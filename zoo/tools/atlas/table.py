@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from zoo.registry import family_of
+from zoo.registry.box import PLACE
 from zoo.tools.overview import blocks_in
 
 HUB = "https://huggingface.co/"
@@ -47,9 +48,9 @@ def _link(target: str, text: str) -> str:
 
 
 def weights_link(place: str | None) -> str:
-    """A link to where weights lie; empty for none."""
-    if not place:
-        return ""
+    """A link to where weights lie; empty for none, and words for those that come with zoo."""
+    if not place or place == PLACE:
+        return place and "with zoo"
     hub = place.removeprefix("hf-hub:")
     return _link(HUB + hub.partition("@")[0], "Hub") if hub != place else _link(place, "file")
 

@@ -65,19 +65,21 @@ def _model(model: Model, is_changed: bool) -> Model:
     """The test variant of the family, of those that there are the one whose name begins most alike.
 
     Of the arguments it has those by which something is left out at random; the others are of another size. Where the
-    data stay, so does what they ask for.
+    data stay, so does what they ask for, and so does a variant for digits.
     """
     try:
-        family = families()[model_info(model.name).family]
+        info = model_info(model.name)
     except ValueError:  # of timm's, or a folder
         return model
+    family = families()[info.family]
     tests = [name for name in family.variants if name.endswith("_test")]
-    is_small = model.name in tests or WIDTHS & model.kwargs.keys()
+    is_small = model.name.endswith(("_test", "_digits")) or WIDTHS & model.kwargs.keys()
     if not tests or not family.model.vision or is_small and not is_changed:
         return model
     name = max(tests, key=lambda test: _common(test, model.name))
     asked = {"in_chans"} if is_changed else {"in_chans", "img_size", "num_classes"}
-    kept = {key: value for key, value in model.kwargs.items() if "drop" in key or key in asked}
+    own = {key: info.arguments[key] for key in ("in_chans",) if key in info.arguments}
+    kept = {key: value for key, value in {**own, **model.kwargs}.items() if "drop" in key or key in asked}
     return dataclasses.replace(model, name=name, kwargs=kept)
 
 
