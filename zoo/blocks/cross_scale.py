@@ -38,8 +38,8 @@ class CrossScale(nn.Module):
         self.kernels, self.stride, self.init = tuple(kernels), min(kernels), options.pop("init")
         if odd := [side for side in kernels if (side - self.stride) % 2]:
             raise ValueError(
-                f"kernels is {list(kernels)}; {odd[0]} and {self.stride} have no common centre, let them differ by an "
-                "even number"
+                f"kernels is {list(kernels)}; {odd[0]} and {self.stride} must differ by an even number, so that the "
+                "windows have a common centre"
             )
         self.in_dim = in_dim
         self.weight = nn.Parameter(torch.empty(dim, in_dim * sum(side**2 for side in kernels), **options))

@@ -104,7 +104,7 @@ def test_windows_of_several_sizes_are_cut_out_and_multiplied(kernels):
 
 
 def test_windows_without_a_common_centre():
-    with pytest.raises(ValueError, match="5 and 2 have no common centre"):
+    with pytest.raises(ValueError, match="5 and 2 must differ by an even number"):
         CrossScale(3, 8, kernels=(2, 5))
 
 
