@@ -5,6 +5,7 @@ import torch
 from torchvision.ops import deform_conv2d
 
 from zoo.blocks.token.spiral import Spiral, moved, spiral
+from zoo.models.vision.spiral_mlp import places
 
 
 def deformed(x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -49,3 +50,12 @@ def test_each_channel_takes_a_share_of_both_maps():
     with torch.no_grad():
         mixer.reweight.fc2.bias.view(8, 2)[:, 0] = 30
     torch.testing.assert_close(mixer(x), around)
+
+
+def test_a_checkpoint_with_places_between_positions_says_what_takes_them():
+    """Half of the authors' buffer is memory that nothing was written to, zeros most often, or far too large."""
+    unwritten = torch.tensor([3.0, -7.0, 1e18, 0.0, 1e-38, torch.inf]).view(1, 6, 1, 1)
+    assert places(unwritten, torch.Size([3, 2])).tolist() == unwritten.view(3, 2).tolist()
+    unwritten[0, 3] = 0.25
+    with pytest.warns(UserWarning, match=r"0.25 among the places .*spiral\(between=True\)"):
+        places(unwritten, torch.Size([3, 2]))

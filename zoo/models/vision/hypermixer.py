@@ -40,7 +40,13 @@ FAMILY = Family(
             init="lecun",
         ),
         "hypermixer_test": dict(
-            img_size=32, patch_size=8, dim=16, depth=3, num_classes=10, token_mixer="hypermixing(heads=2)"
+            img_size=32,
+            patch_size=8,
+            dim=16,
+            depth=3,
+            num_classes=10,
+            token_mixer="hypermixing(heads=2)",
+            stem="patch(init='trunc_normal')",
         ),
     },
     cfg=IMAGENET,
