@@ -182,8 +182,8 @@ HEADER = """\
 Written by `python recipes/run_digits.py --write`; do not edit it by hand. Accuracy on the 360 test images in percent,
 after a training from scratch on 1,257 images of 8 x 8 pixels (one image in 360 is 0.28). The settings were chosen on
 the validation split, but for some of M3ViT's (see its recipe). The table shows that each family trains, not which is
-the best: the differences are small, and the models of unlike cost. Where a place is empty, that seed was not run. The time
-is that of the fastest of the seeds, on one core that had other work beside. A model of seed 0 comes with zoo:
+the best: the differences are small, and the models of unlike cost. Where a place is empty, that seed was not run. The
+time is that of the fastest of the seeds, on one core that had other work beside. A model of seed 0 comes with zoo:
 `zoo.create_model("<family>_digits", pretrained=True)`. What its own file measures, `zoo.model_info` says; on another
 machine the same training comes out a little different.
 

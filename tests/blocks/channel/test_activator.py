@@ -20,7 +20,7 @@ def shuffled(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def test_the_unit_is_a_gate_and_a_value_behind_one_norm():
     unit, x = Activator(8, hidden=6), torch.randn(2, 3, 8)
     nn.init.normal_(unit.norm.weight)
-    gate, value = F.linear(x, unit.fc1.weight, unit.fc1.bias).split(6, -1)
+    gate, value = unit.fc1(x), unit.value(x)
     norm = lambda y: F.layer_norm(y, (6,), unit.norm.weight, unit.norm.bias, 1e-5)
     assert torch.allclose(unit(x), unit.fc2(norm(F.gelu(gate)) * norm(value)), atol=1e-6)
 

@@ -15,7 +15,7 @@ perceptron alone, is `proj_drop_rate=0.5`.
 from zoo.family import Counted, Facts, Family
 from zoo.models.digits import PATCHES
 from zoo.skeletons.isotropic import Isotropic
-from zoo.weights import rename, reshape, stack
+from zoo.weights import rename
 from zoo.weights.layouts import below
 
 MODEL = r"^model\.(\d+)\.", r"blocks.\1."
@@ -63,10 +63,8 @@ FAMILY = Family(
     rules=[
         rename(r"^patcher\.", "stem.proj."),
         rename(r"^classifier\.", "head."),
-        *below(
-            MODEL, {r"norm\.": "norm1.", r"actgu\.norm\.": "token_mixer.norm.", r"actgu\.proj_3\.": "token_mixer.fc2."}
-        ),
-        stack(r"^model\.(\d+)\.actgu\.proj_[12]\.(\w+)$", r"blocks.\1.token_mixer.fc1.\2", operation=reshape),
+        *below(MODEL, {r"norm\.": "norm1.", r"actgu\.norm\.": "token_mixer.norm."}),
+        *below(MODEL, {rf"actgu\.proj_{i}\.": f"token_mixer.{to}." for i, to in enumerate(("fc1", "value", "fc2"), 1)}),
         *below(MODEL, {r"ffn\.net\.0\.": "channel_mixer.fc1.", r"ffn\.net\.3\.": "channel_mixer.fc2."}),
     ],
 )
