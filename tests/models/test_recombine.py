@@ -50,9 +50,9 @@ def test_cross_product(name, token_mixer, tmp_path):
     number = TOKEN_MIXERS.index(token_mixer) + TEST_VARIANTS.index(name)
     for channel_mixer in some_channel_mixers(name, token_mixer):
         model = check_pair(name, token_mixer, channel_mixer)
-        if number % 3 == 0:
+        if number % 6 == 0:
             check_round_trip(model, tmp_path)
-        if number % 4 == 0:
+        if number % 8 == 1:
             assert zoo.count_flops(model).macs > 0
 
 
@@ -75,8 +75,15 @@ def test_the_chosen_part_of_the_cross_product_leaves_nothing_out():
     assert len(pairs) == len(TOKEN_MIXERS) * len(CHANNEL_MIXERS)
 
 
-@pytest.mark.parametrize("channel_mixer", [name for name in CHANNEL_MIXERS if name.endswith("_kan")])
-@pytest.mark.parametrize("name", TEST_VARIANTS)
+LEARNT = [name for name in CHANNEL_MIXERS if name.endswith("_kan")]
+MEETINGS = [
+    pytest.param(name, mixer, marks=[] if (i + j) % 3 == 0 else [pytest.mark.slow])
+    for i, name in enumerate(TEST_VARIANTS)
+    for j, mixer in enumerate(LEARNT)
+]  # every family meets a third of the functions, and every function a third of the families; the others are slow tests
+
+
+@pytest.mark.parametrize(("name", "channel_mixer"), MEETINGS)
 def test_learnt_functions_train_under_autocast(name, channel_mixer):
     model = zoo.create_model(name, channel_mixer=channel_mixer)
     with torch.autocast("cpu", torch.bfloat16):
