@@ -103,6 +103,7 @@ def test_every_way_computes_the_model(way):
     assert rows[1].contender.way == way and rows[1].difference < 1e-4
 
 
+@pytest.mark.slow
 def test_a_frozen_program_has_its_weights_within_even_beside_one_that_has_not(monkeypatch):
     """As an option of one compilation the wish was lost; and a program of the same forward pass can take its place."""
     monkeypatch.setattr("zoo.bench.ways.copy.deepcopy", lambda model: model)
