@@ -64,7 +64,7 @@ def wrong_values(hint):
             wrong += [3, "", "a b", "a(", "a(b)", [], {"ratio": 2}]
         if any(isinstance(rule, Slots) for rule in arguments[1:]):
             wrong += [3, "", "a(", [], [3], {"at": {0: 3}}, {"at": {"x": "mlp"}}]
-        return wrong + [[] for rule in arguments[1:] if isinstance(rule, Length)]
+        return wrong + [[] for rule in arguments[1:] if isinstance(rule, Length) and rule.least > 0]
     if origin in (tuple, Sequence):
         entry = wrong_values(arguments[0])
         fixed = origin is tuple and Ellipsis not in arguments

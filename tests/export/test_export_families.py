@@ -1,4 +1,4 @@
-"""Every family's way out: its smallest variant in the formats that need nothing large, run and compared.
+"""The families' way out: their smallest variants in the formats that need nothing large, run and compared.
 
 `benchmarks/exports.py` tries the other variants, and the formats of small devices.
 """

@@ -41,7 +41,7 @@ def test_a_trace_holds_for_other_images_and_other_batches(name, dtype):
             assert relative_error(traced(images), model(images)) < (1e-4 if dtype is torch.float32 else 0.05)
 
 
-@pytest.mark.slow  # in the suite test_export_families exports each family with an open batch, and compares
+@pytest.mark.slow  # in the suite test_export_families exports some of the families with an open batch, and compares
 @pytest.mark.parametrize("name", TINY_VARIANTS)
 def test_an_exported_program_takes_batches_of_any_size(name):
     model = filled(name)

@@ -204,8 +204,8 @@ def test_filling_images_are_not_counted(make_recipe):
 
 @pytest.mark.parametrize("name", HIERARCHICAL)
 def test_a_pyramid_stands_on_every_hierarchical_model(name, tmp_path):
-    model = Segmenter(name, Pyramid(num_classes=5, width=8), in_chans=1)
-    assert len(model.head.pyramid.inner_blocks) == 4
+    model = Segmenter(name, Pyramid(num_classes=5, width=8), in_chans=1, img_size=64)
+    assert len(model.head.pyramid.inner_blocks) == len(model.backbone.model.feature_info)
     x = torch.randn(2, 1, 64, 64)
     logits, aux = model(x, return_aux=True)
     assert logits.shape == (2, 5, 64, 64)

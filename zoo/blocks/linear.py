@@ -25,7 +25,6 @@ __all__ = [
     "linear_act",
     "linear_act_halves",
     "make_layer",
-    "resample_map_",
     "resample_tokens",
 ]
 
@@ -126,26 +125,20 @@ class TokenLinear(nn.Module):
         return f"in_tokens={self.weight.shape[1]}, out_tokens={self.weight.shape[0]}"
 
     def resample_(self, old: tuple[int, ...], new: tuple[int, ...], *, inputs: bool = False, outputs: bool = False):
-        """`resample_map_` of itself."""
-        resample_map_(self, old, new, inputs=inputs, outputs=outputs)
+        """Resample the chosen token axes from grid `old` to grid `new`, in place.
 
-
-def resample_map_(
-    layer: nn.Module, old: tuple[int, ...], new: tuple[int, ...], *, inputs: bool = False, outputs: bool = False
-) -> None:
-    """Resample inputs, or outputs, of a linear map that are positions, from grid `old` to grid `new`, in place.
-
-    The inputs are rescaled by the ratio of token counts, so that a constant image gives the same result on both grids.
-    """
-    with torch.no_grad():
-        weight, bias = layer.weight, layer.bias
-        if inputs:
-            weight = resample_tokens(weight, old, new) * (_count(old) / _count(new))
-        if outputs:
-            weight = resample_tokens(weight.t(), old, new).t()
-            bias = resample_tokens(bias[None], old, new)[0]
-        layer.weight = nn.Parameter(weight.contiguous(), layer.weight.requires_grad)
-        layer.bias = nn.Parameter(bias.contiguous(), layer.bias.requires_grad)
+        The input axis is rescaled by the ratio of token counts, so that a constant image gives the same result on
+        both grids.
+        """
+        with torch.no_grad():
+            weight, bias = self.weight, self.bias
+            if inputs:
+                weight = resample_tokens(weight, old, new) * (_count(old) / _count(new))
+            if outputs:
+                weight = resample_tokens(weight.t(), old, new).t()
+                bias = resample_tokens(bias[None], old, new)[0]
+            self.weight = nn.Parameter(weight.contiguous(), self.weight.requires_grad)
+            self.bias = nn.Parameter(bias.contiguous(), self.bias.requires_grad)
 
 
 def resample_tokens(x: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor, fx, nn
 
-from zoo.blocks.linear import Linear, hidden_width, linear, linear_act, resample_map_
+from zoo.blocks.kernels.linear import product
+from zoo.blocks.linear import TokenLinear, hidden_width
 from zoo.blocks.mixer import Mixer
 from zoo.blocks.options import placement, pop_options_of, with_options_of
 from zoo.blocks.token.partition import image_of_grid
@@ -13,6 +14,18 @@ from zoo.slots import SlotLike, build_act
 from zoo.slots.table import register
 
 fx.wrap("image_of_grid")
+
+
+class RaftLinear(TokenLinear):
+    """A linear map over the positions of rafts, which come last.
+
+    It is not of torch's own class: tools that quantise would take that, and then it could not be resampled.
+
+    Shape: ``(*, in_tokens) -> (*, out_tokens)``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
 
 
 @register("token_mixer", "raft")
@@ -56,7 +69,7 @@ class Raft(Mixer):
 
     needs_grid = True
 
-    @with_options_of(hidden_width, Linear, ratio=0.5)
+    @with_options_of(hidden_width, RaftLinear, ratio=0.5)
     def __init__(
         self,
         dim: Width,
@@ -74,10 +87,10 @@ class Raft(Mixer):
         hidden = hidden_width("raft", dim, **pop_options_of(hidden_width, options))
         self.grid, self.size, self.vertical = tuple(grid), size, axis == "vertical"
         tokens = size * self._length(grid)
-        self.fc1 = Linear(tokens, hidden, **options)
+        self.fc1 = RaftLinear(tokens, hidden, **options)
         self.act = build_act(act, **placement(options))
         self.drop = nn.Dropout(drop) if drop > 0 else None
-        self.fc2 = Linear(hidden, tokens, **options)
+        self.fc2 = RaftLinear(hidden, tokens, **options)
 
     def _length(self, grid: tuple[int, ...]) -> int:
         """Positions of a column, or of a row."""
@@ -85,15 +98,15 @@ class Raft(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         image = image_of_grid(x, self.grid)
-        y = linear_act(rafts(image, self.size, self.vertical), self.fc1, self.act)
-        y = linear(y, self.fc2) if self.drop is None else self.drop(linear(self.drop(y), self.fc2))
+        y = self.act(self.fc1(rafts(image, self.size, self.vertical)))
+        y = self.fc2(y) if self.drop is None else self.drop(self.fc2(self.drop(y)))
         return image_of_rafts(y, self.size, self.vertical).reshape(x.shape)
 
     def set_grid(self, grid: tuple[int, ...]) -> None:
         """Resample the weights to another grid: the inputs of the first map and the outputs of the second."""
         old, new = ((self.size, self._length(sizes)) for sizes in (self.grid, grid))
-        resample_map_(self.fc1, old, new, inputs=True)
-        resample_map_(self.fc2, old, new, outputs=True)
+        self.fc1.resample_(old, new, inputs=True)
+        self.fc2.resample_(old, new, outputs=True)
         self.grid = tuple(grid)
 
     def extra_repr(self) -> str:
