@@ -22,7 +22,7 @@ LFS = (".safetensors", ".bin", ".pth", ".npz")  # files that lie in storage: the
 TOKEN = "hf_good"  # who has it may read what is gated
 FAULTS, ASKED = "faults.json", "asked.jsonl"
 REFUSALS = {  # kinds of faults that are answers: status, headers
-    "gated": (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}),
+    "gated": (401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}),
     "429": (429, {"Retry-After": "0"}),
     "503": (503, {"Retry-After": "0"}),
 }
@@ -52,7 +52,8 @@ class Repository:
             raise Answer(404 if known else 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         for kind, (status, headers) in REFUSALS.items():
             if not (kind == "gated" and known) and fault_of(handler, name, kind):
-                raise Answer(status, {"error": kind}, headers)
+                other = kind == "gated" and "Authorization" in handler.headers  # of one who is known, and may not
+                raise Answer(403 if other else status, {"error": kind}, headers)
         revisions = {path.name: path for path in self.folder.iterdir() if path.is_dir()}
         self.path = revisions.get(revision)
         if self.path is None:
@@ -276,6 +277,14 @@ class Hub:
         path = self.folder / ASKED
         lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
         return [line for line in lines if name in line[1]]
+
+
+def reached_at(monkeypatch, address: str) -> None:
+    """What HF_ENDPOINT sets when the client is imported, for the process of the test itself."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @contextmanager
