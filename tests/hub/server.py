@@ -5,6 +5,7 @@ What goes wrong says ``FOLDER/owner/name/faults.json``: by the kind of fault, ho
 all of them. What was asked is a line each in ``FOLDER/asked.jsonl``. Run with FOLDER, it prints its port.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS = (".safetensors", ".bin", ".pth", ".npz")  # files that lie in storage: their ETag is the SHA-256 of their content
 TOKEN = "hf_good"  # who has it may read what is gated
 FAULTS, ASKED = "faults.json", "asked.jsonl"
+LARGE = 2**20  # bytes
 REFUSALS = {  # kinds of faults that are answers: status, headers
     "gated": (401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}),
     "429": (429, {"Retry-After": "0"}),
@@ -105,6 +107,13 @@ def oid_of(data: bytes) -> str:
 
 
 def etag_of(path: Path) -> str:
+    status = path.stat()
+    return _hash_of(path, status.st_mtime_ns) if status.st_size > LARGE else _hash_of.__wrapped__(path, 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, written: int) -> str:
+    """Kept for what is large, since every answer tells the commit, which follows from all files."""
     data = path.read_bytes()
     return hashlib.sha256(data).hexdigest() if path.suffix in LFS else oid_of(data)
 
