@@ -229,20 +229,27 @@ def test_a_kind_that_is_not_declared_is_an_error():
 
 
 def test_a_name_of_zoos_own_stays_zoos(run):
+    """Whether zoo's block was read before the other one or not."""
     clash = '''
 from torch import nn
 
 from zoo.slots import register_block
 
 
-@register_block("channel_mixer", "mlp")
+@register_block("{}", "{}")
 class Mine(nn.Module):
-    """Another perceptron."""
+    """Another one."""
 '''
-    code = 'import zoo; print(type(zoo.create_model("vit_test").blocks[0].channel_mixer).__module__)'
-    text = run(code, {"clash": clash})
-    assert text.startswith("zoo.blocks.channel.mlp")
-    assert "parts_of_mine.clash.Mine is left out: channel_mixer 'mlp' is zoo's own name" in text
+    code = """
+import zoo
+block = zoo.create_model("mixer_test").blocks[0]
+print(type(block.channel_mixer).__module__, type(block.token_mixer).__module__)
+"""
+    parts = {"early": clash.format("channel_mixer", "mlp"), "late": clash.format("token_mixer", "token_mlp")}
+    text = run(code, parts)
+    assert text.startswith("zoo.blocks.channel.mlp zoo.blocks.token.token_mlp")
+    assert "parts_of_mine.early is left out: ValueError: channel_mixer 'mlp' is taken by zoo.blocks.channel.mlp" in text
+    assert "parts_of_mine.late.Mine is left out: token_mixer 'token_mlp' is zoo's own name" in text
 
 
 def test_a_file_that_ends_the_process_ends_nothing(run):

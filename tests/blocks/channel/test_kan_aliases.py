@@ -39,7 +39,7 @@ def train_and_save(slot, folder) -> nn.Module:
 
 
 def saved_slot(folder) -> str:
-    return json.loads((folder / "config.json").read_text("utf-8"))["model_args"]["channel_mixer"]
+    return json.loads((folder / "config.json").read_text("utf-8"))["zoo"]["model_args"]["channel_mixer"]
 
 
 @pytest.mark.parametrize("basis", zoo.list_blocks("basis"))
