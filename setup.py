@@ -1,4 +1,4 @@
-"""Packaging: the models and the command `zoo`; extras: train, data, watch, plot, convert, export, atlas, dev, …"""
+"""Packaging: the models and the command `zoo`, with extras for what not everybody needs."""
 
 import re
 from pathlib import Path

@@ -5,6 +5,7 @@ What goes wrong says ``FOLDER/owner/name/faults.json``: by the kind of fault, ho
 all of them. What was asked is a line each in ``FOLDER/asked.jsonl``. Run with FOLDER, it prints its port.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -21,8 +22,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS = (".safetensors", ".bin", ".pth", ".npz")  # files that lie in storage: their ETag is the SHA-256 of their content
 TOKEN = "hf_good"  # who has it may read what is gated
 FAULTS, ASKED = "faults.json", "asked.jsonl"
+LARGE = 2**20  # bytes
 REFUSALS = {  # kinds of faults that are answers: status, headers
-    "gated": (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}),
+    "gated": (401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}),
     "429": (429, {"Retry-After": "0"}),
     "503": (503, {"Retry-After": "0"}),
 }
@@ -52,7 +54,8 @@ class Repository:
             raise Answer(404 if known else 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         for kind, (status, headers) in REFUSALS.items():
             if not (kind == "gated" and known) and fault_of(handler, name, kind):
-                raise Answer(status, {"error": kind}, headers)
+                other = kind == "gated" and "Authorization" in handler.headers  # of one who is known, and may not
+                raise Answer(403 if other else status, {"error": kind}, headers)
         revisions = {path.name: path for path in self.folder.iterdir() if path.is_dir()}
         self.path = revisions.get(revision)
         if self.path is None:
@@ -104,6 +107,13 @@ def oid_of(data: bytes) -> str:
 
 
 def etag_of(path: Path) -> str:
+    status = path.stat()
+    return _hash_of(path, status.st_mtime_ns) if status.st_size > LARGE else _hash_of.__wrapped__(path, 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, written: int) -> str:
+    """Kept for what is large, since every answer tells the commit, which follows from all files."""
     data = path.read_bytes()
     return hashlib.sha256(data).hexdigest() if path.suffix in LFS else oid_of(data)
 
@@ -276,6 +286,14 @@ class Hub:
         path = self.folder / ASKED
         lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
         return [line for line in lines if name in line[1]]
+
+
+def reached_at(monkeypatch, address: str) -> None:
+    """What HF_ENDPOINT sets when the client is imported, for the process of the test itself."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @contextmanager

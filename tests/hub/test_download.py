@@ -16,7 +16,7 @@ import timm
 import torch
 from conftest import ROOT, randomised
 from huggingface_hub import constants
-from server import TOKEN, oid_of, serving
+from server import TOKEN, oid_of, reached_at, serving
 
 import zoo
 from zoo.weights.converted import FOLDER
@@ -30,12 +30,6 @@ WAYS_OUT = r"pretrained_cfg_overlay=.*local-dir:<folder>.*HF_HUB_OFFLINE=1"
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("hub")) as found:
         yield found
-
-
-def reached_at(monkeypatch, address: str) -> None:
-    """What HF_ENDPOINT sets when the client is imported; a process of its own below has the variable."""
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @pytest.fixture
@@ -234,7 +228,10 @@ def test_what_is_gated_opens_with_a_token(hub, saved, request, monkeypatch):
     hub.fault(name, gated=None)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(hub.cache / "no token"))
-    refused(name, "who may read the repository is chosen by its owner. Ask for access.*HF_TOKEN")
+    for token in (None, "hf_other"):  # it is answered 401, then 403
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        refused(name, "who may read the repository is chosen by its owner. Ask for access.*HF_TOKEN")
     assert_whole(hub.cache)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert torch.equal(opened(name)(X), saved[0](X))
@@ -409,10 +406,10 @@ print(model(torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)).flatten()
 
 
 def test_two_processes_at_once(hub, of_timm, request, tmp_path):
-    """With the client's variables: where the Hub is, and where what it sends is kept."""
+    """With the client's variables: where the Hub is, and where what it sends is kept; and with a connection cut."""
     model, files = of_timm
     name = fresh(hub, {key: files[key] for key in ("config.json", "pytorch_model.bin")}, request)
-    hub.fault(name, slow=2)
+    hub.fault(name, cut=1, slow=2)
     folders = {"HF_HOME": str(tmp_path / "home"), "TORCH_HOME": str(tmp_path / "home" / "torch")}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.address} | folders
     command = [sys.executable, "-c", PROGRAM.format(name=name)]

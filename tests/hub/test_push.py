@@ -11,8 +11,7 @@ import uploads
 from conftest import images, randomised
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
-from server import TOKEN, serving
-from test_download import reached_at
+from server import TOKEN, reached_at, serving
 
 import zoo
 from zoo.tools.readme import Training, is_own, readme, signed

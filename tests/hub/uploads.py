@@ -40,7 +40,6 @@ def create(handler: Handler) -> None:
 
 @route("POST", "/api/validate-yaml")
 def validate(handler: Handler) -> None:
-
     raise Answer(200, {"errors": [], "warnings": []})
 
 

@@ -5,6 +5,7 @@ import http.server
 import io
 import pickle
 import random
+import re
 import struct
 import threading
 import zipfile
@@ -359,6 +360,14 @@ def test_files_of_one_name_are_kept_apart(web):
         for _ in range(2):  # then from the cache
             assert torch.equal(fetched(web, address), models[address[0]].head.weight)
     assert len(web.asked) == 3 and len(list(web.cache.iterdir())) == 3
+
+
+def test_a_download_has_a_bar_and_what_is_kept_has_none(web, capfd):
+    published(web, "a.safetensors")
+    fetched(web, "a.safetensors")
+    assert re.search(r"a\.\w{16}\.safetensors: +\d+%", capfd.readouterr().err)
+    fetched(web, "a.safetensors")
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["a.safetensors", "a.pth", "a%20b/%C3%BC.pth"])

@@ -15,6 +15,7 @@ from torch import Tensor
 import zoo
 from zoo.registry import cfgs_of, families
 from zoo.weights import Rule, remap
+from zoo.weights.inverse import published_keys
 
 KEYS = ROOT / "tests" / "fixtures" / "keys"
 LAYOUTS = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(KEYS.glob("*.json"))}
@@ -32,6 +33,16 @@ LEFT_OUT = {
     "swin_moe-cosine": {TABLES, *NO_WEIGHTS},
     "mlp_kan": {"the perceptrons of DeiT, which the authors' blocks keep and do not use"},
 }
+
+
+# The layouts that go there and back in memory that a test may take, and those of them that take less than a second.
+BACK = [
+    name
+    for name, facts in LAYOUTS.items()
+    if sum(torch.Size(shape).numel() for shape in facts["keys"].values()) < 3e7
+    and not any(map(FIXED.search, facts["keys"]))
+]
+QUICK = ("deit", "kat", "vit-google")
 
 
 def rule_of(key: str, layout: str) -> Rule | None:
@@ -113,6 +124,18 @@ def test_the_rules_read_exactly_the_official_keys(layout):
     assert len(fixed) == len(made) and not set(made) & set(dict(target.named_parameters()))
     moved = {key: tensor for key, tensor in arrived.items() if key not in made}
     check_places({k: v for k, v in source.items() if k not in dropped and k not in fixed}, ends, moved)
+
+
+@pytest.mark.parametrize(
+    "layout", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in BACK]
+)
+def test_there_and_back_every_number_is_as_it_was(layout):
+    facts, dropped = LAYOUTS[layout], left_out(layout)
+    keys = {key: shape for key, shape in facts["keys"].items() if key not in dropped}
+    source = {key: torch.randint(-128, 128, shape, dtype=torch.int8) for key, shape in keys.items()}
+    target = zoo.create_model(facts["architecture"], device="meta", **facts["arguments"]).state_dict()
+    back = published_keys(remap(source, target, RULES[layout], layout), source, RULES[layout])
+    assert list(back) == list(source) and all(torch.equal(back[key], source[key]) for key in source)
 
 
 def test_a_rule_that_loses_numbers_would_be_seen():

@@ -16,6 +16,7 @@ from zoo.hub import save_pretrained
 from zoo.hub.config import CONFIG
 from zoo.tools.readme import Training, is_own, readme
 from zoo.weights.inverse import same
+from zoo.weights.repository import reason_of
 
 PAGE = "README.md"
 # What the weights of a model are called in a repository: those of an older one would be found before the new.
@@ -130,7 +131,7 @@ def _told(repo_id: str, revision: str | None) -> Iterator[None]:
 def _meaning(error: Exception, repo_id: str) -> str:
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
-    reason = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 400)
+    reason = reason_of(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HFValidationError):
         return f"{shown(repo_id)} is no name of a repository; write owner/name ({reason})"

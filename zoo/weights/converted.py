@@ -4,8 +4,6 @@ What is kept has the published keys. What the family's rules make of them depend
 classes, its size of images), so they are applied when the weights are loaded, which costs next to nothing.
 """
 
-import hashlib
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from zoo.storage.files import replacing, sha256_of
 from zoo.weights.files import read_state_dict
+from zoo.weights.repository import marked
 
 FOLDER = "zoo-converted"  # in the folder of downloads
 
@@ -38,8 +37,7 @@ def read_converted(path: Path, origin: str, cache_dir: Path | str | None = None)
     if path.suffix == ".safetensors":
         return read_state_dict(path)
     folder = Path(cache_dir or torch.hub.get_dir()) / FOLDER
-    stem, mark = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[-60:], hashlib.sha256(origin.encode()).hexdigest()
-    kept = folder / f"{stem}.{mark[:16]}.{sha256_of(path)[:32]}.safetensors"
+    kept = folder / marked(f"{path.stem}.{sha256_of(path)[:32]}.safetensors", origin)
     with suppress(FileNotFoundError, ValueError):
         return read_state_dict(kept)
     state = read_state_dict(path)

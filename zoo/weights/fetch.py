@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.checks import printable
 from zoo.weights.converted import read_converted
 from zoo.weights.files import read_state_dict, take_state_dict
-from zoo.weights.repository import WAYS_OUT, Download, Repository
+from zoo.weights.repository import WAYS_OUT, Download, Repository, reason_of
 from zoo.weights.web import download_url
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what the Hub's repositories of weights have, in this order
@@ -136,8 +136,7 @@ def _fetch(download: Callable[..., Download], again: bool, model_name: str, orig
     except Exception as error:
         told = f"the weights of {model_name} could not be fetched"
         if not isinstance(error, ValueError):
-            reason = f"{type(error).__name__}: {printable(error, 600)}"
-            raise ValueError(f"{told} from {printable(origin)} ({reason}). {WAYS_OUT}") from error
+            raise ValueError(f"{told} from {printable(origin)} ({reason_of(error)}). {WAYS_OUT}") from error
         where = "" if origin in str(error) else f" from {printable(origin)}"
         raise ValueError(f"{told}{where}: {printable(error, 1200)}") from error
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from zoo.checks import printable
 
 How = Literal["loaded", "converted", "new", "left out"]
-HOWS: tuple[How, ...] = ("loaded", "converted", "new", "left out")
+HOWS: tuple[How, ...] = get_args(How)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class Repository:
             if not again and (path := next(filter(None, map(self._kept, names)), None)):
                 return Download(path, True)
             raise ValueError(
-                f"{self}: {name} cannot be had, since the Hub cannot be reached ({_reason(error)}). {WAYS_OUT}"
+                f"{self}: {name} cannot be had, since the Hub cannot be reached ({reason_of(error)}). {WAYS_OUT}"
             ) from error
         size = facts and facts.size
         if most is not None and size is not None and size > most:
@@ -186,8 +186,22 @@ class Repository:
             return f"the Hub has no such repository, or it is private. Check the name; for a private one {token}"
         if isinstance(error, RevisionNotFoundError):
             return f"the repository has no revision {shown(self.revision)}. Name a branch, a tag or a commit of it"
-        return f"{_reason(error)}. Try again later. {WAYS_OUT}"
+        return f"{reason_of(error)}. Try again later. {WAYS_OUT}"
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What the network or the Hub's client raised, as a part of a message."""
     return printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 400)
+
+
+def marked(name: str, place: str) -> str:
+    """What a file is called where those of many places are kept: its own name, with a mark of the whole place.
+
+    Example:
+        >>> marked("a b.pth", "https://a.org/a b.pth")
+        'a_b.eb8c5895d1cf8571.pth'
+    """
+    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".")[-100:] or "weights.pth"
+    stem, dot, kind = plain.rpartition(".")
+    mark = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return f"{stem}.{mark}.{kind}" if dot else f"{plain}.{mark}"

@@ -1,6 +1,5 @@
 """A file at an address, kept by the whole address, written when it is whole, and compared with the hash it tells."""
 
-import hashlib
 import re
 from contextlib import closing
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from zoo.storage.files import replacing
-from zoo.weights.repository import Download
+from zoo.weights.repository import Download, marked
 
 TIMEOUT = 30  # seconds that a server may be silent
 CHUNK = 2**20
@@ -34,13 +33,9 @@ def download_url(url: str, cache_dir: Path | str | None = None, again: bool = Fa
         ValueError: It has another hash.
     """
     parts = urlsplit(url)
-    address = parts._replace(fragment="").geturl()
-    name = re.sub(r"[^\w.-]", "_", Path(unquote(parts.path)).name, flags=re.ASCII).lstrip(".")[-100:] or "weights.pth"
-    stem, dot, kind = name.rpartition(".")
-    mark = hashlib.sha256(address.encode()).hexdigest()[:16]
+    address, name = parts._replace(fragment="").geturl(), Path(unquote(parts.path)).name
     folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / (f"{stem}.{mark}.{kind}" if dot else f"{name}.{mark}")
-    file = Download(path, True, _known_hash(name, parts.fragment))
+    file = Download(path := folder / marked(name, address), True, _known_hash(name, parts.fragment))
     if path.is_file() and not again:
         return file
     with replacing(path) as new:
