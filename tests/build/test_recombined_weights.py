@@ -242,11 +242,11 @@ def test_other_classes_channels_and_sizes_beside_other_slots():
     theirs = plain("vit_test")
     model = given("vit_test", theirs.state_dict(), channel_mixer="gr_kan", num_classes=3, in_chans=1, img_size=64)
     assert model(torch.randn(1, 1, 64, 64)).shape == (1, 3) and model.config["img_size"] == (64, 64)
-    assert hows(model)["head"] == {"new"} and ("converted", "3 channels -> 1") in told(model, "stem")
+    assert hows(model)["head"] == {"new"} and ("converted", "channels 3 -> 1") in told(model, "stem")
     alone = given("vit_test", theirs.state_dict(), num_classes=3, in_chans=1, img_size=64)
     assert torch.equal(model.tokens.pos_embed, alone.tokens.pos_embed)
     assert torch.equal(model.stem.proj.weight, alone.stem.proj.weight)
-    assert hows(alone)["head"] == {"new"} and ("converted", "3 channels -> 1") in told(alone, "stem")
+    assert hows(alone)["head"] == {"new"} and ("converted", "channels 3 -> 1") in told(alone, "stem")
 
 
 def test_a_recombined_model_in_half_precision():
@@ -376,8 +376,8 @@ def test_one_warning_tells_how_much_starts_anew():
     with pytest.warns(UserWarning) as warned:
         zoo.create_model("vit_test", pretrained=True, pretrained_cfg_overlay=overlay, channel_mixer="glu")
     (one,) = [str(w.message) for w in warned]
-    assert "32 are loaded, 0 converted and 12 start anew, 25,086 of" in one
-    assert "12 of the weights' have no place. print(model.loaded)" in one
+    assert "32 are loaded, 0 converted and 12 start anew (25,086 of" in one
+    assert "12 tensors of the weights have no place. print(model.loaded)" in one
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zoo.create_model("vit_test", pretrained=True, pretrained_cfg_overlay=overlay, act="relu")

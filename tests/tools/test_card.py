@@ -53,7 +53,11 @@ def test_a_row_says_how_its_weights_come():
     assert ways["mixer_b16_224.goog_in21k"]["come by"] == "`pretrained=True`"
     assert ways["unireplknet_a.in1k"]["come by"] == ways["poolformer_s12.sail_in1k"]["come by"] == "`pretrained=True`"
     assert ways["vmoe_s32_last2_384"]["come by"] == "`zoo convert`"
-    assert ways["swin_moe_small_patch4_window12_192_8expert_32gpu_22k"]["weights"].endswith("_8expert_32gpu_22k.zip")
+    assert ways["swin_moe_small_patch4_window12_192_8expert_32gpu_22k"]["weights"].endswith("_8expert_32gpu_22k.zip)")
+    assert ways["kat_tiny_patch16_224.in1k"]["weights"].startswith(
+        "[huggingface.co/adamdad](https://huggingface.co/adamdad/"
+    )
+    assert ways["vmoe_s32_last2_384"]["weights"].startswith("gs://")  # what no browser opens is no link
     assert ways["vit_digits"]["come by"] == "`pretrained=True`, without a network"
     assert {line["come by"] for name, line in ways.items() if name in zoo.list_models(pretrained=True)} == {
         *("`pretrained=True`", "`zoo convert`", "`pretrained=True`, without a network")

@@ -94,8 +94,8 @@ def recombine(model: Model, source: WeightSource, twins: Twins, *, head: bool = 
     if converted[0] or new[0] or left[0]:
         warnings.warn(
             f"{printable(source.name)}: of the recombined model's tensors {kept[0]} are loaded, {converted[0]} "
-            f"converted and {new[0]} start anew, {new[1]:,} of {kept[1] + converted[1] + new[1]:,} numbers; "
-            f"{left[0]} of the weights' have no place. print(model.loaded) says which",
+            f"converted and {new[0]} start anew ({new[1]:,} of {kept[1] + converted[1] + new[1]:,} numbers); "
+            f"{left[0]} tensors of the weights have no place. print(model.loaded) says which",
             stacklevel=2,
         )
     return loaded

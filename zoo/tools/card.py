@@ -26,8 +26,9 @@ weights, to a relative 1e-4 of the logits.
 
 Published and measured figures are kept apart. Top-1 is what is published for the weights on ImageNet-1K's validation
 set with images of the stated size; zoo has not measured it again. What zoo measured stands below each family: of
-weights that come with zoo, and what runs of its own recipes gave, their mean where there are several, on data that is
-small. These numbers say that a family trains, not which family is the best.
+weights that come with zoo, the one figure of their file; and what runs of its own recipes gave, their mean where there
+are several, so that the two differ a little. The data is small: these numbers say that a family trains, not which
+family is the best.
 
 Weights come by `pretrained=True`, which downloads them; or, where they are no single file, by `zoo convert`: download
 them, and `zoo convert FILE… --as NAME --output FOLDER` makes a folder that `zoo.create_model` opens. Small ones come
@@ -71,7 +72,8 @@ def preface(family: Family) -> str:
     lines += [*facts, ""] if facts else []
     boxes = {arch: box for arch in family.variants if (box := boxed(arch))}
     runs = [
-        f"- {box.metric} {box.value:.4g}, `{arch}` as it comes with zoo: `recipes/{box.recipe}`, seed {box.seed}"
+        f"- {box.metric} {box.value:.4g}{_on(RECIPES / box.recipe)}, `{arch}` as it comes with zoo: "
+        f"`recipes/{box.recipe}`, seed {box.seed}"
         for arch, box in boxes.items()
     ]
     runs += [run for arch in family.variants for run in measured().get(arch, ())]
@@ -90,12 +92,16 @@ def measured() -> Mapping[str, list[str]]:
         name = _said(path, "model", "name")
         if expect.get("status") == "reproduced" and isinstance(name, str):
             line = f"- {expect['metric']} {expect['value']:g}"
-            data, arguments = _said(path, "data", "name"), _said(path, "model", "kwargs")
-            line += f" on {data}, " if data else ", "
-            line += f"a changed `{name}`" if arguments else f"`{name}`"
+            line += f"{_on(path)}, a changed `{name}`" if _said(path, "model", "kwargs") else f"{_on(path)}, `{name}`"
             place = path.relative_to(RECIPES).as_posix()
             found.setdefault(name.partition(".")[0], []).append(f"{line}: `recipes/{place}`")
     return found
+
+
+def _on(path: Path) -> str:
+    """The data of a recipe, with a word before it; nothing of one that names none or is not there."""
+    data = _said(path, "data", "name") if path.exists() else None
+    return f" on {data}" if data else ""
 
 
 def _said(path: Path, part: str, key: str) -> Any:
@@ -121,7 +127,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 def row(family: Family, name: str) -> str:
     """The line of one model."""
-    return "| " + " | ".join(cells(family, name)) + " |"
+    line = dict(zip(COLUMNS, cells(family, name), strict=True))
+    line["weights"] = linked(line["weights"])
+    return "| " + " | ".join(line.values()) + " |"
+
+
+def linked(place: str) -> str:
+    """The place of weights as a link, short enough for a table; what no browser opens stays as it is.
+
+    Example:
+        >>> linked("hf-hub:timm/mixer_b16_224.goog_in21k")
+        '[timm on the Hub](https://huggingface.co/timm/mixer_b16_224.goog_in21k)'
+    """
+    if place.startswith("hf-hub:"):
+        repository = place.removeprefix("hf-hub:").partition("@")[0]
+        return f"[{repository.partition('/')[0]} on the Hub](https://huggingface.co/{repository})"
+    return f"[{'/'.join(place.split('/')[2:4])}]({place})" if place.startswith("https://") else place
 
 
 def cells(family: Family, name: str) -> tuple[str, ...]:

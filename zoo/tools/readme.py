@@ -91,7 +91,7 @@ def _parts(model: nn.Module, repo_id: str, in_timm: bool, licence: str | None, t
     own = sorted(_own_arguments(model).items())
     changes = "".join(f"\n- `{key}`: `{value}`" for key, value in own)
     told = f"A model of zoo: `{arch}`, of the family {family.name}. {heading}".strip()
-    parts = [told + (f"\n\nIn it differ from that variant:\n{changes}" if changes else "")]
+    parts = [told + (f"\n\nIt differs from that variant in:\n{changes}" if changes else "")]
     parts += ["## How to use", _usage(model, repo_id, in_timm), "## Costs", _costs(model)]
     if training is not None:
         lines = [f"| {name} | {value:.4g} |" for name, value in training.metrics.items()]

@@ -109,7 +109,7 @@ def fit_weights(
             model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
     tensors = fit.check(source.name, _remedy(fit, theirs))
     _check_numbers(tensors, model, source.name)
-    return tensors, {key: f"{source.chans} channels -> {tensors[key].shape[1]}" for key in fit.adapted}
+    return tensors, {key: f"channels {source.chans} -> {tensors[key].shape[1]}" for key in fit.adapted}
 
 
 def misfits(model: nn.Module, source: WeightSource, *, head: bool = True) -> int:
