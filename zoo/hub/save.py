@@ -29,6 +29,7 @@ from zoo.weights.inverse import same
 from zoo.weights.pretrained import OPENED_BY_ZOO, check_cfg
 
 OF_ITS_SOURCE = ("file", "state_dict", "source", "hf_hub_filename", "label_offset")  # not of what is saved here
+OF_ITS_WEIGHTS = ("license", "url", "hf_hub_id", "tag", "paper_ids", "paper_name", "notes", "origin_url")
 
 
 def save_pretrained(model: nn.Module, folder: Path | str, max_shard_size: int | str = "5GB") -> None:
@@ -115,14 +116,19 @@ def _check_savable(model: nn.Module) -> None:
 def _cfg_of(model: Model) -> dict[str, Any]:
     """The pretrained configuration of a model as it is now: its sizes, and nothing of where its weights once were.
 
+    A model that was given none of the weights of its configuration says nothing of those, such as their licence.
+
     Raises:
         ValueError: A key has a value that JSON cannot hold.
     """
     arch, given = model.pretrained_cfg["architecture"], model.pretrained_cfg
+    foreign = () if model.loaded else OF_ITS_WEIGHTS
     cfg = {
         key: as_json(f"pretrained_cfg: {key}", value)
         for key, value in given.items()
-        if key not in ("architecture", *OF_ITS_SOURCE) and value is not None and not str(value).startswith("file:")
+        if key not in ("architecture", *OF_ITS_SOURCE, *foreign)
+        and value is not None
+        and not str(value).startswith("file:")
     }
     cfg |= {"num_classes": model.num_classes, "custom_load": False}
     if (size := list(model.input_size)) != cfg.get("input_size"):
