@@ -38,6 +38,9 @@ def save_pretrained(model: nn.Module, folder: Path | str, max_shard_size: int | 
     A model that timm has too, of the same name and with no slot exchanged, is written so that timm and transformers
     load it without zoo: ``timm.create_model("local-dir:<folder>", pretrained=True)``, and
     ``AutoModelForImageClassification.from_pretrained("<folder>")``. Any other opens in timm after ``import zoo``.
+    That is so where the weights are called model.safetensors: in a folder that had no model before. After another save
+    into the same folder their name has eight digits more, which zoo follows, and transformers and timm do not; for
+    these save into a new folder, or by `zoo.push_to_hub`, which always sends the plain name.
 
     What is to be written is compared with the model before anything is touched, and what was written is read back
     before it takes its place. The folder holds a whole model at every instant, for whoever reads and however many save
