@@ -96,6 +96,7 @@ def create_model(
     if checkpoint_path:
         family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
         model.loaded = load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
+        model.pretrained_cfg["license"] = None  # it is of other weights
     return model
 
 

@@ -12,6 +12,7 @@ from conftest import TEST_VARIANTS, images, randomised, relative_error
 from safetensors.torch import save_file
 
 import zoo
+from zoo.build.recombine import transplant
 from zoo.tools.kan.grid import refine
 from zoo.weights.loaded import part_of
 
@@ -381,3 +382,26 @@ def test_one_warning_tells_how_much_starts_anew():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zoo.create_model("vit_test", pretrained=True, pretrained_cfg_overlay=overlay, act="relu")
+    with pytest.warns(UserWarning) as warned:
+        zoo.create_model(
+            "vit_test", pretrained=True, pretrained_cfg_overlay=overlay, channel_mixer="glu", num_classes=3
+        )
+    (one,) = [str(w.message) for w in warned]
+    assert "30 are loaded" in one and one.endswith("For the file's own, give num_classes=10")
+
+
+def test_a_gate_in_the_other_half_computes_the_same():
+    """The maps have the same names and shapes, and mean something else: loaded as they are, they would be wrong."""
+    model = plain("vit_test", channel_mixer="glu(gate_last=True)")
+    other, x = zoo.create_model("vit_test", channel_mixer="glu").eval(), images(model)
+    other.loaded = transplant(model, other, "the other")
+    with torch.no_grad():
+        assert relative_error(other(x), model(x)) < 1e-5
+    assert told(other, "channel_mixer") == [("converted", "the other half is the gate, the same function")]
+
+
+def test_resampling_for_another_size_of_images_is_told():
+    model = given("vit_test", plain("vit_test").state_dict(), img_size=64)
+    assert told(model, "tokens") == [("loaded", ""), ("converted", "resampled, images 32 x 32 -> 64 x 64")]
+    assert model.loaded.count("loaded", "converted")[1] == sum(v.numel() for v in model.state_dict().values())
+    assert {how for how, _ in told(given("vit_test", plain("vit_test").state_dict()), "tokens")} == {"loaded"}

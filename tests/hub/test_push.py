@@ -174,10 +174,29 @@ def test_the_page_says_what_is_known(tmp_path):
         'zoo.create_model("hf-hub:me/mine")',
         "import zoo  # tells timm of it",
         "- `channel_mixer`: `glu`",
-        "arXiv 2010.11929",
+        "```bibtex",
+        "eprint = {2010.11929}",
     ):
         assert part in text, part
     assert "transformers" not in text and str(tmp_path) not in text
+
+
+def test_a_licence_is_claimed_for_the_weights_that_have_it_alone(tmp_path):
+    """A configuration says what the released weights are under, which a model that began anew has nothing of."""
+
+    def saved(model):
+        zoo.save_pretrained(model, tmp_path / "model")
+        cfg = json.loads((tmp_path / "model" / "config.json").read_text())["pretrained_cfg"]
+        return cfg.get("license"), cfg.get("hf_hub_id")
+
+    model = zoo.create_model("vit_digits", pretrained=True)
+    assert saved(model)[0] == "apache-2.0" == saved(zoo.create_model(f"local-dir:{tmp_path / 'model'}"))[0]
+    assert saved(zoo.create_model("vit_digits")) == (None, None)
+    path = tmp_path / "mine.pth"
+    torch.save(model.state_dict(), path)
+    assert saved(zoo.create_model("vit_digits", checkpoint_path=path))[0] is None
+    new = zoo.create_model("poolformer_s12", depths=(1, 1, 1, 1))
+    assert new.pretrained_cfg["license"] == "apache-2.0" and saved(new) == (None, None)
 
 
 def test_a_page_is_known_as_zoos_until_it_is_changed(tmp_path: Path):

@@ -157,3 +157,12 @@ def test_what_does_more_than_to_move_has_no_way_back(rules, words):
     published = {"a": torch.empty(4)} | ({"b": torch.empty(1)} if len(rules) == 2 else {})
     with pytest.raises(NoWayBack, match=words):
         published_keys(state, published, rules)
+
+
+def test_labels_of_another_classifier_are_not_taken_from_a_folder_of_timms(tmp_path):
+    model = zoo.create_model("poolformer_s12", depths=(1, 1, 1, 1), num_classes=3)
+    config = {"architecture": "poolformer_s12", "num_classes": 3, "model_args": {"depths": [1, 1, 1, 1]}}
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    for labels, taken in ((["a"], None), (["a", "b", "c"], ["a", "b", "c"])):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "label_names": labels}))
+        assert zoo.create_model(f"local-dir:{tmp_path}").pretrained_cfg.get("label_names") == taken

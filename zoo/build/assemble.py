@@ -9,6 +9,7 @@ from typing import Any
 from timm.models import build_model_with_cfg
 from torch import nn
 
+from zoo.blocks.images import to_pair
 from zoo.build.effect import check_effect
 from zoo.build.recombine import Twins, recombine
 from zoo.build.request import Request, Variant, check_request
@@ -105,7 +106,11 @@ def _with_weights(request: Request, arguments: Mapping[str, Any], source: Weight
     load = partial(recombine, twins=_twins(request, arguments)) if request.exchanged else load_weights
     model.loaded = load(model, source=source, head=not request.features)
     if size is not None:
+        before = {key: value.shape for key, value in model.state_dict().items()}
         model.set_input_size(size)
+        changed = {key: v.numel() for key, v in model.state_dict().items() if before.get(key) not in (None, v.shape)}
+        sizes = [" x ".join(map(str, to_pair(each, "img_size"))) for each in (trained_size, size)]
+        model.loaded = model.loaded.resampled(changed, f"resampled, images {' -> '.join(sizes)}")
     return model
 
 

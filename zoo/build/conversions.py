@@ -98,6 +98,20 @@ def _rationals(old: nn.Module, new: nn.Module, slot: Slot | None) -> Conversion 
     return Conversion(maps | rationals, note, _used(old, "fc1.", "fc2."))
 
 
+def _gates(old: nn.Module, new: nn.Module, slot: Slot | None) -> Conversion | None:
+    """A gated perceptron whose gate is the other half of the first map: the halves change places."""
+    if type(old) is not Glu or type(new) is not Glu or (maps := _maps(old, new, ("fc1", "fc2"))) is None:
+        return None
+    halves = {key: torch.cat(value.chunk(2)[::-1]) for key, value in maps.items() if key.startswith("fc1.")}
+    same = repr(old.act) == repr(new.act)
+    acts = {key: value for key, value in old.state_dict().items() if same and key.startswith("act.")}
+    return Conversion(
+        maps | halves | acts,
+        "the other half is the gate" + same * ", the same function",
+        _used(old, "fc1.", "fc2.", *acts),
+    )
+
+
 def copies_for(experts: nn.Module, mixer: nn.Module) -> dict[str, Tensor] | None:
     """A perceptron's weights for stacked experts, each a copy of it; None where these have another form or width.
 
@@ -173,6 +187,7 @@ def _attention(old: nn.Module, new: nn.Module, slot: Slot | None) -> Conversion 
 
 RULES: tuple[Callable[[nn.Module, nn.Module, Slot | None], Conversion | None], ...] = (
     _rationals,
+    _gates,
     _mixture,
     _response_norm,
     _norm,

@@ -15,6 +15,7 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from zoo.blocks.base import MetaBlock, PatchesOnly
+from zoo.blocks.channel.glu import Glu
 from zoo.blocks.kan.linear import Edges
 from zoo.blocks.moe.experts.mixers import MixerExperts
 from zoo.blocks.moe.layer import MoE
@@ -82,7 +83,7 @@ def recombine(model: Model, source: WeightSource, twins: Twins, *, head: bool = 
     of_plain = misfits(twins.plain, source, head=head)
     if of_plain and misfits(twins.recombined, source, head=head) <= of_plain:
         return load_weights(model, source, head=head)
-    tensors, notes = fit_weights(twins.plain, source, head=head)
+    tensors, notes, told = fit_weights(twins.plain, source, head=head)
     twins.plain.load_state_dict(tensors, strict=False, assign=True)
     loaded = transplant(twins.plain, model, source.name, notes=notes, head=head)
     kept, converted, new, left = (loaded.count(how) for how in HOWS)
@@ -95,7 +96,7 @@ def recombine(model: Model, source: WeightSource, twins: Twins, *, head: bool = 
         warnings.warn(
             f"{printable(source.name)}: of the recombined model's tensors {kept[0]} are loaded, {converted[0]} "
             f"converted and {new[0]} start anew ({new[1]:,} of {kept[1] + converted[1] + new[1]:,} numbers); "
-            f"{left[0]} tensors of the weights have no place. print(model.loaded) says which",
+            f"{left[0]} tensors of the weights have no place. print(model.loaded) says which" + (told and f"; {told}"),
             stacklevel=2,
         )
     return loaded
@@ -314,7 +315,7 @@ def _alike(old: nn.Module, new: nn.Module) -> bool:
     """Whether weights of one name mean the same in two modules: of one class, learnt functions of one basis too."""
     if isinstance(old, WindowAttention) and isinstance(new, WindowAttention):
         return True  # shifted or not
-    if type(old) is not type(new):
+    if type(old) is not type(new) or (isinstance(new, Glu) and old.gate_last != new.gate_last):
         return False
     return not isinstance(new, Edges) or _settings(old) == _settings(new)
 

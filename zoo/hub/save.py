@@ -29,6 +29,7 @@ from zoo.weights.inverse import same
 from zoo.weights.pretrained import OPENED_BY_ZOO, check_cfg
 
 OF_ITS_SOURCE = ("file", "state_dict", "source", "hf_hub_filename", "label_offset")  # not of what is saved here
+OF_ITS_WEIGHTS = ("license", "url", "hf_hub_id", "tag", "paper_ids", "paper_name", "notes", "origin_url")
 
 
 def save_pretrained(model: nn.Module, folder: Path | str, max_shard_size: int | str = "5GB") -> None:
@@ -37,6 +38,9 @@ def save_pretrained(model: nn.Module, folder: Path | str, max_shard_size: int | 
     A model that timm has too, of the same name and with no slot exchanged, is written so that timm and transformers
     load it without zoo: ``timm.create_model("local-dir:<folder>", pretrained=True)``, and
     ``AutoModelForImageClassification.from_pretrained("<folder>")``. Any other opens in timm after ``import zoo``.
+    That is so where the weights are called model.safetensors: in a folder that had no model before. After another save
+    into the same folder their name has eight digits more, which zoo follows, and transformers and timm do not; for
+    these save into a new folder, or by `zoo.push_to_hub`, which always sends the plain name.
 
     What is to be written is compared with the model before anything is touched, and what was written is read back
     before it takes its place. The folder holds a whole model at every instant, for whoever reads and however many save
@@ -115,14 +119,19 @@ def _check_savable(model: nn.Module) -> None:
 def _cfg_of(model: Model) -> dict[str, Any]:
     """The pretrained configuration of a model as it is now: its sizes, and nothing of where its weights once were.
 
+    A model that was given none of the weights of its configuration says nothing of those, such as their licence.
+
     Raises:
         ValueError: A key has a value that JSON cannot hold.
     """
     arch, given = model.pretrained_cfg["architecture"], model.pretrained_cfg
+    foreign = () if model.loaded else OF_ITS_WEIGHTS
     cfg = {
         key: as_json(f"pretrained_cfg: {key}", value)
         for key, value in given.items()
-        if key not in ("architecture", *OF_ITS_SOURCE) and value is not None and not str(value).startswith("file:")
+        if key not in ("architecture", *OF_ITS_SOURCE, *foreign)
+        and value is not None
+        and not str(value).startswith("file:")
     }
     cfg |= {"num_classes": model.num_classes, "custom_load": False}
     if (size := list(model.input_size)) != cfg.get("input_size"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def _variant(config: Mapping[str, Any]) -> Variant:
         )
     check_arguments(family.model, arguments, arch)
     cfg = PretrainedCfg(**_agreeing(cfg, arguments))
+    if cfg.label_names is not None and len(cfg.label_names) != cfg.num_classes:  # they are of another classifier
+        cfg = replace(cfg, label_names=None, label_descriptions=None)
     told = {"num_classes": cfg.num_classes, "in_chans": cfg.input_size[0], "img_size": tuple(cfg.input_size[1:])}
     own = family.arguments(arch)
     return Variant(arch, family, own | {key: told[key] for key in told if key in own} | arguments, cfg)

@@ -51,8 +51,8 @@ def push_to_hub(
         revision: The branch; made if it is not there. By default the repository's main one.
         commit_message: The first line of the commit.
         create_pr: Propose the commit to the repository's owner.
-        licence: Of the weights, as the Hub writes it, such as ``mit``; by default that of the weights the model began
-            with, if its configuration says one.
+        licence: Of the weights, as the Hub writes it, such as ``mit``; by default that of the released weights the
+            model began with, if it did and their configuration says one.
         training: How it was trained, for the page.
         page: The text of a README.md of your own, in place of the one that zoo writes.
         max_shard_size: As in `zoo.save_pretrained`.
@@ -75,9 +75,9 @@ def push_to_hub(
         folder = Path(place) / "model"
         save_pretrained(model, folder, max_shard_size)
         _check_opens(model, folder)
-        licence = licence or model.pretrained_cfg.get("license")
         if page is None:
             config = json.loads((folder / CONFIG).read_text("utf-8"))
+            licence = licence or config["pretrained_cfg"].get("license")
             licence = licence and licence.lower()
             page, theirs = readme(model, repo_id, config, licence=licence, training=training), True
         else:

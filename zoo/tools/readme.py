@@ -1,7 +1,6 @@
 """The page of one model on the Hub, a README.md: what it is, costs, was trained on, and how it is opened."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from zoo.costs import count_flops
 from zoo.create import create_model
 from zoo.hub.arguments import arguments_of
 from zoo.registry import family_of
+from zoo.tools.atlas.about import citations, parse
 from zoo.weights.pretrained import OPENED_BY_ZOO
 
 SIGNED = "<!-- Written by zoo; what was changed is never written over. {} -->"
@@ -87,10 +87,10 @@ def is_own(text: str) -> bool:
 def _parts(model: nn.Module, repo_id: str, in_timm: bool, licence: str | None, training: Training | None) -> list[str]:
     arch = model.pretrained_cfg["architecture"]
     family = family_of(arch)
-    heading, _, rest = family.about.partition("\n\n")
+    about = parse(family.about)
     own = sorted(_own_arguments(model).items())
     changes = "".join(f"\n- `{key}`: `{value}`" for key, value in own)
-    told = f"A model of zoo: `{arch}`, of the family {family.name}. {heading}".strip()
+    told = f"A model of zoo: `{arch}`, of the family {family.name}. {about.summary}".strip()
     parts = [told + (f"\n\nIt differs from that variant in:\n{changes}" if changes else "")]
     parts += ["## How to use", _usage(model, repo_id, in_timm), "## Costs", _costs(model)]
     if training is not None:
@@ -99,8 +99,8 @@ def _parts(model: nn.Module, repo_id: str, in_timm: bool, licence: str | None, t
         parts += ["\n".join(["| metric | value |", "|---|---|", *lines])] if lines else []
         parts += [f"The recipe, for `zoo train`:\n\n```yaml\n{training.recipe.strip()}\n```"]
     parts += ["## Licence", f"Of the weights: {licence or 'not stated'}."]
-    if papers := re.search(r"^Paper:(.*?)(?=^\w+:|\Z)", rest, flags=re.M | re.S):
-        parts += ["## Citation", " ".join(papers[1].split())]
+    if cited := list(citations(family.name, about)):
+        parts += ["## Citation", "\n".join(["```bibtex", *cited, "```"])]
     return parts
 
 

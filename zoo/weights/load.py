@@ -56,7 +56,9 @@ def load_weights(model: nn.Module, source: WeightSource, *, head: bool = True) -
             the model's, or has numbers that the model's type cannot hold.
     """
     check_real(model, source.name)
-    tensors, notes = fit_weights(model, source, head=head)
+    tensors, notes, told = fit_weights(model, source, head=head)
+    if told:
+        warnings.warn(f"{source.name}: {told}", stacklevel=2)
     target = model.state_dict()
     fates = {
         key: Fate(
@@ -83,19 +85,19 @@ def check_real(model: nn.Module, name: str) -> None:
 
 def fit_weights(
     model: nn.Module, source: WeightSource, *, head: bool = True
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """The tensors of some weights by the names of a model, which may be on the meta device, as `load_weights` says.
 
     Modules of the model take the sizes of what they are to load.
 
     Returns:
-        The tensors, those of a classifier that starts anew left out; and by name what was done to those that are not as
-        they were in the weights.
+        The tensors, those of a classifier that starts anew left out; by name what was done to those that are not as
+        they were in the weights; and what the user is to be warned of, if anything.
 
     Raises:
         ValueError: As `load_weights` does.
     """
-    built = model.state_dict()
+    built, told = model.state_dict(), ""
     fit = _fit(model, source)
     target = model.state_dict()
     wrong = [key for key in fit.wrong() if key.startswith(HEAD)]
@@ -103,13 +105,13 @@ def fit_weights(
     if isinstance(model.head, nn.Identity) or not head:
         fit = fit.without(HEAD)
     elif wrong and model.num_classes and source.classes not in (None, model.num_classes):
-        warnings.warn(_head_starts_anew(fit, wrong, source.name, theirs, model.num_classes), stacklevel=2)
+        told = _head_starts_anew(fit, wrong, theirs, model.num_classes)
         fit = fit.without(HEAD)
         if any(value.shape != target[key].shape for key, value in built.items() if key.startswith(HEAD)):
             model.reset_classifier(model.num_classes)  # it has taken sizes of the file, and lost its values
     tensors = fit.check(source.name, _remedy(fit, theirs))
     _check_numbers(tensors, model, source.name)
-    return tensors, {key: f"channels {source.chans} -> {tensors[key].shape[1]}" for key in fit.adapted}
+    return tensors, {key: f"channels {source.chans} -> {tensors[key].shape[1]}" for key in fit.adapted}, told
 
 
 def misfits(model: nn.Module, source: WeightSource, *, head: bool = True) -> int:
@@ -207,7 +209,7 @@ def _check_numbers(tensors: StateDict, model: nn.Module, name: str) -> None:
                 )
 
 
-def _head_starts_anew(fit: Fit, wrong: Sequence[str], name: str, theirs: int | None, classes: int) -> str:
+def _head_starts_anew(fit: Fit, wrong: Sequence[str], theirs: int | None, classes: int) -> str:
     """Which keys of the classifier do not fit, and why."""
     if theirs is not None:
         why = f"the file has {theirs} classes and the model {classes}. For the file's own, give num_classes={theirs}"
@@ -215,7 +217,7 @@ def _head_starts_anew(fit: Fit, wrong: Sequence[str], name: str, theirs: int | N
         why = f"the file has no classifier, and the model one of {classes} classes"
     else:
         why = f"it is of another kind than the model's, which has {classes} classes"
-    return f"{name}: the classifier starts anew ({some(wrong)}), since {why}"
+    return f"the classifier starts anew ({some(wrong)}), since {why}"
 
 
 def unwrapped(state: StateDict, target: StateDict, rules: Rules = ()) -> StateDict:

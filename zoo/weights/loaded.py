@@ -1,7 +1,7 @@
 """What became of a model's tensors when it was given weights, as `model.loaded` tells it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from zoo.checks import printable
@@ -61,22 +61,42 @@ class Loaded:
 
     Attributes:
         source: What the weights are called: a path, an address or a repository.
-        parts: The parts, in the model's order.
+        fates: What became of each tensor, by its name.
     """
 
     source: str
-    parts: tuple[LoadedPart, ...]
+    fates: tuple[tuple[str, Fate], ...]
 
     @classmethod
     def of(cls, source: str, fates: Iterable[tuple[str, Fate]]) -> "Loaded":
-        """The fates of tensors by their names, joined for all blocks."""
+        """The fates of tensors by their names."""
+        return cls(source, tuple(fates))
+
+    def resampled(self, sizes: Mapping[str, int], note: str) -> "Loaded":
+        """The same after the model was moved to another size of images.
+
+        Args:
+            sizes: How many numbers those tensors have now that were resampled, by their names.
+            note: From which size to which.
+        """
+
+        def of(key: str, fate: Fate) -> Fate:
+            if key not in sizes or fate.how not in ("loaded", "converted"):
+                return replace(fate, numbers=sizes[key]) if key in sizes and fate.how == "new" else fate
+            return Fate("converted", sizes[key], f"{fate.note}, {note}" if fate.note else note)
+
+        return Loaded.of(self.source, [(key, of(key, fate)) for key, fate in self.fates])
+
+    @property
+    def parts(self) -> tuple[LoadedPart, ...]:
+        """The parts, in the model's order: the fates joined for all blocks."""
         sums: dict[str, dict[tuple[How, str], list[int]]] = {}
-        for key, fate in fates:
+        for key, fate in self.fates:
             numbers = sums.setdefault(part_of(key), {}).setdefault((fate.how, fate.note), [0, 0])
             numbers[0] += 1
             numbers[1] += fate.numbers
         rows = ((name, how, *n, note) for name, part in sums.items() for (how, note), n in part.items())
-        return cls(source, tuple(LoadedPart(*row) for row in rows))
+        return tuple(LoadedPart(*row) for row in rows)
 
     def count(self, *hows: How) -> tuple[int, int]:
         """Number of tensors, and of numbers in them, that had one of some fates."""

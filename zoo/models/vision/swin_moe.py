@@ -4,8 +4,8 @@ Paper: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", ar
     Adaptive Mixture-of-Experts at Scale", arXiv 2206.03382.
 Code:  microsoft/Swin-Transformer, models/swin_transformer_moe.py, configs/swinmoe; microsoft/Tutel (MIT).
 Weights: Microsoft (MIT), of the small models with up to 32 experts, as archives with a file a process, which zoo does
-    not fetch: `zoo convert` reads them. Joined by tutel/checkpoint/gather.py into one file, they load by
-    checkpoint_path.
+    not fetch: `zoo convert` makes a folder of them that opens, of the files of all processes or of the one file that
+    tutel/checkpoint/gather.py joins them into.
 
 Whatever the name, the blocks are those of Swin: norms before the mixers, scaled dot products. Of SwinV2 there is only
 the network for the position bias, and that without its bounds. The second maps of the perceptrons have no bias; where

@@ -2,8 +2,8 @@
 
 Paper: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts", arXiv 2106.05974.
 Code:  google-research/vmoe, vmoe/nn/vit_moe.py and vmoe/configs/vmoe_paper (Apache-2.0).
-Weights: Google (Apache-2.0), as JAX shards at gs://vmoe_checkpoints, which zoo does not fetch: `zoo convert` reads
-    them. Their flat arrays, saved as .npz or .safetensors, load by checkpoint_path; the keys may begin with params/.
+Weights: Google (Apache-2.0), as JAX shards at gs://vmoe_checkpoints, which zoo does not fetch: `zoo convert` makes a
+    folder of them that opens, and of their flat arrays in .npz or .safetensors; the keys may begin with params/.
 
 The sizes are those of the code, in which S has 8 layers. Experts stand in every second block, or in the last two of
 these. The 384 variants are what the released models became by fine-tuning: no layer before the classifier, more room.
