@@ -95,7 +95,15 @@ def create_model(
             model = assemble(Variant(arch, family, family.arguments(arch), cfg), kwargs, source)
     if checkpoint_path:
         family, chans = family_of(model.pretrained_cfg["architecture"]), model.pretrained_cfg["input_size"][0]
-        model.loaded = load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
+        try:
+            model.loaded = load_weights(model, weights_in_file(checkpoint_path, family.rules, chans))
+        except ValueError as error:
+            if not any(key in model.slots for key in kwargs):
+                raise
+            raise ValueError(
+                f"{error}. What fits a model whose slots were exchanged is loaded by pretrained=True with "
+                f'pretrained_cfg_overlay={{"file": {shown(str(checkpoint_path))}}}'
+            ) from error
         model.pretrained_cfg["license"] = None  # it is of other weights
     return model
 

@@ -56,7 +56,7 @@ def convert(old: nn.Module, new: nn.Module, slot: Slot | None = None) -> Convers
     Example:
         >>> found = convert(Mlp(8, ratio=2), GRKAN(8, ratio=2))
         >>> found.note, sorted(found.used)
-        ('mlp -> gr_kan, nearly the same function', ['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight'])
+        ('mlp -> gr_kan, its activation as the nearest rational', ['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight'])
         >>> convert(Mlp(8, ratio=2), Glu(8, ratio=2)) is None
         True
     """
@@ -94,8 +94,8 @@ def _rationals(old: nn.Module, new: nn.Module, slot: Slot | None) -> Conversion 
     acts = {"act1": new.act1, "act2": GroupRational(channels, groups=groups, init=start)}
     rationals = {f"{name}.{key}": value for name, act in acts.items() for key, value in act.state_dict().items()}
     near = NEAREST.get(type(old.act)) == start
-    note = "mlp -> gr_kan, " + ("nearly the same function" if near else f"rationals from identity and {start}")
-    return Conversion(maps | rationals, note, _used(old, "fc1.", "fc2."))
+    how = "its activation as the nearest rational" if near else f"rationals from identity and {start}"
+    return Conversion(maps | rationals, f"mlp -> gr_kan, {how}", _used(old, "fc1.", "fc2."))
 
 
 def _gates(old: nn.Module, new: nn.Module, slot: Slot | None) -> Conversion | None:
