@@ -171,7 +171,8 @@ def test_card_prints_what_the_tool_prints(command):
     rows = command.json("card", "kan", "gmlp")
     assert {"`gmlp_s16_224.ra3_in1k`", "`gmlp_ti16_224`", "`kan_function`"} <= {row["model"] for row in rows}
     lines = [line for line in card.section(families()["gmlp"]).splitlines() if line.startswith("| `")]
-    assert ["| " + " | ".join(row.values()) + " |" for row in rows if "gmlp" in row["model"]] == lines
+    rows = [row | {"weights": card.linked(row["weights"])} for row in rows if "gmlp" in row["model"]]
+    assert ["| " + " | ".join(row.values()) + " |" for row in rows] == lines
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

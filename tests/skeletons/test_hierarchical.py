@@ -236,6 +236,12 @@ def test_what_enters_a_stage_is_added_to_what_enters_all_later_ones():
     assert torch.allclose(model.forward_features(x), model._final(y), atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_shortcuts_make_the_grid_of_the_downsampling(stride):
+    with pytest.raises(ValueError, match=rf"shortcut conv\(stride={stride}\) makes a grid of .*; give it the stride"):
+        zoo.create_model("swin_test", **{**SHORT, "shortcut": f"conv(stride={stride})"})
+
+
 def test_a_model_with_shortcuts_is_cut_saved_and_checkpointed(tmp_path):
     model, x = randomised(zoo.create_model("poolformer_test", **SHORT)), torch.randn(2, 3, 64, 64)
     zoo.save_pretrained(model, tmp_path)

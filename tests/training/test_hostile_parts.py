@@ -77,7 +77,7 @@ def test_a_classifier_is_not_allocated_before_it_fits(tmp_path):
 def test_heads_without_weights_are_refused_at_the_first(tmp_path, monkeypatch):
     """Each is compared before the next is made: hundreds of them take no time."""
     saved(MultiTask, tmp_path)
-    rewrite(MultiTask, tmp_path, config=lambda found: {f"a{i}": found["ink"] for i in range(300)} | found)
+    rewrite(MultiTask, tmp_path, config=lambda found: {f"a{i}": found["ink"] for i in range(200)} | found)
     made = []
     make = MultiTask._make
     monkeypatch.setattr(MultiTask, "_make", lambda *given: made.append(1) or make(*given))

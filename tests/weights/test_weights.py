@@ -7,10 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import TIMM_VARIANTS, TINY_VARIANTS, images, randomised, relative_error
+from conftest import TINY_VARIANTS, images, randomised, relative_error
 from safetensors.torch import save_file
-from test_official import FILES as OFFICIAL
-from test_official import read as read_official
 
 import zoo
 from zoo.tools.kan.grid import refine
@@ -66,25 +64,6 @@ def test_strict_both_ways_lists_everything():
 def test_two_sources_of_one_key_are_an_error():
     with pytest.raises(ValueError, match="both become a"):
         remap({"a": torch.zeros(1), "b": torch.zeros(1)}, shapes(a=(1,)), [rename("^b$", "a")])
-
-
-def test_every_rule_of_every_family_is_used():
-    """A rule that matches no key of timm's model, nor of the authors', is dead."""
-    import timm
-
-    families = zoo.registry.families().values()
-    keys = {family.name: set() for family in families}
-    for path in OFFICIAL:
-        arch, _, tensors = read_official(path)
-        keys[zoo.model_info(arch).family] |= {key.removeprefix("weights.") for key in tensors}
-    for family in families:
-        for name in [n for n in TIMM_VARIANTS if n in family.variants][-1:]:
-            keys[family.name] |= set(timm.create_model(name, device="meta").state_dict())
-    for rule in {rule for family in families for rule in family.rules}:
-        users = [family.name for family in families if rule in family.rules]
-        used = any(rule.pattern.search(key) for name in users for key in keys[name])
-        # A drop is for what some versions of the authors' files hold; ResMLP's own layout has a test of its own.
-        assert used or rule.reason or "patch_embed" in rule.pattern.pattern, (users, rule.pattern.pattern)
 
 
 # --- Bad files --------------------------------------------------------------------------------------------------------

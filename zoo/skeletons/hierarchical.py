@@ -73,6 +73,23 @@ def cut_to(x: Tensor, like: Tensor) -> Tensor:
     return x[:, : like.shape[1], : like.shape[2]]
 
 
+def _check_meets(slot: Slot, shortcuts: Sequence[nn.Module | None], before: tuple[int, int], grid: tuple[int, int]):
+    """Check that shortcuts make of a grid what the downsampling beside them makes of it, or one row or column more.
+
+    Raises:
+        ValueError: One makes another grid.
+    """
+    for short in shortcuts:
+        if short is None:
+            continue
+        check_offers(short, "grid", f"shortcut {slot}", "the grid that it makes of a grid")
+        if any(made - wanted not in (0, 1) for made, wanted in zip(short.grid(before), grid, strict=True)):
+            raise ValueError(
+                f"shortcut {slot} makes a grid of {short.grid(before)} of one of {before}, and the downsampling beside "
+                f"it {grid}; give it the stride of the downsampling, or leave its stride out"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalArguments(ImageArguments):
     """What a hierarchical model is built from.
@@ -139,11 +156,12 @@ class Hierarchical(ImageModel):
             if slot is not None:
                 down = build_block("downsample", slot, dims[i - 1], dims[i], defaults=arguments.followed, **place)
                 check_offers(down, "grid", f"downsample {slot}", "the grid that it makes of a grid")
-                grid = down.grid(grid)
+                before, grid = grid, down.grid(grid)
                 given = {**arguments.followed, "stride": down.stride}
                 shortcuts = [
                     build_block("shortcut", short, dims[i - 1], dims[i], defaults=given, **place) for _ in range(i - 1)
                 ]
+                _check_meets(short, shortcuts, before, grid)
             stages.append(Stage(down, stack.blocks(i, grid), None if short.name == "none" else shortcuts))
         self.stages = nn.Sequential(*stages)
         self.norm = stack.final_norm()

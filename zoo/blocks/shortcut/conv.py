@@ -42,6 +42,10 @@ class ConvShortcut(nn.Module):
         groups = math.gcd(in_dim, dim)
         self.conv = Conv2d(in_dim, dim, stride, stride, groups=groups, bias=False, **options)
 
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid that it makes of a grid."""
+        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+
     def forward(self, x: Tensor) -> Tensor:
         return conv_nhwc(self.conv, whole_squares(x, self.stride))
 
