@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo.registry import families, family_of
 
-DRAWS, ALL = 30, 500
+DRAWS, ALL = 24, 500
 EVERY = {"exported": 8, "onnx": 20}  # of so many draws one is exported, in the suite
 
 
