@@ -13,7 +13,7 @@ from pathlib import Path
 
 from server import LFS, MODEL, REVISION, TOKEN, Answer, Handler, Repository, commit_of, fault_of, main, route
 
-OBJECTS = ".objects"  # where files lie that were put and that no commit may name yet
+OBJECTS = ".objects"  # where files lie that were put and that no commit may name yet, a folder a repository
 
 
 def check_writer(handler: Handler) -> None:
@@ -68,7 +68,7 @@ def batch(handler: Handler, name: str) -> None:
     Repository(handler, name)
     objects = []
     for each in json.loads(handler.content)["objects"]:
-        there = (handler.server.folder / OBJECTS / each["oid"]).exists()
+        there = (handler.server.folder / OBJECTS / name / each["oid"]).exists()
         place = {"upload": {"href": address(handler, f"put/{name}/{each['oid']}")}}
         objects.append(each if there else {**each, "actions": place})
     raise Answer(200, {"transfer": "basic", "objects": objects})
@@ -81,8 +81,8 @@ def put(handler: Handler, name: str, oid: str) -> None:
         return
     if hashlib.sha256(handler.content).hexdigest() != oid:
         raise Answer(400, {"error": "another hash"})
-    place = handler.server.folder / OBJECTS / oid
-    place.parent.mkdir(exist_ok=True)
+    place = handler.server.folder / OBJECTS / name / oid
+    place.parent.mkdir(exist_ok=True, parents=True)
     place.write_bytes(handler.content)
     raise Answer(200, {})
 
@@ -100,7 +100,7 @@ def commit(handler: Handler, name: str, revision: str) -> None:
         if line["key"] == "file":
             (new / value["path"]).write_bytes(base64.b64decode(value["content"]))
         elif line["key"] == "lfsFile":
-            shutil.copy(handler.server.folder / OBJECTS / value["oid"], new / value["path"])
+            shutil.copy(handler.server.folder / OBJECTS / name / value["oid"], new / value["path"])
         elif line["key"] == "deletedFile":
             (new / value["path"]).unlink()
     shutil.rmtree(target, ignore_errors=True)
