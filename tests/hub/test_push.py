@@ -12,6 +12,7 @@ from conftest import images, randomised
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from server import TOKEN, reached_at, serving
+from test_save import glu
 
 import zoo
 from zoo.tools.readme import Training, is_own, readme, signed
@@ -35,10 +36,6 @@ def hub(server, monkeypatch, tmp_path):
 def name(request) -> str:
     """A repository of the test's own."""
     return "me/" + re.sub("[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
-
-
-def glu(**kwargs) -> torch.nn.Module:
-    return randomised(zoo.create_model("vit_test", channel_mixer="glu", **kwargs))
 
 
 def files(hub, name: str, revision: str = "main") -> dict[str, bytes]:

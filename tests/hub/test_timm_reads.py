@@ -9,6 +9,7 @@ import timm
 import torch
 from conftest import TIMM_VARIANTS, images, randomised, sampled
 from safetensors.torch import load_file, save_file
+from test_save import config_of
 
 import zoo
 from zoo.registry import family_of
@@ -16,10 +17,6 @@ from zoo.weights import drop, rename
 from zoo.weights.inverse import NoWayBack, published_keys
 
 SMALL = "vit_tiny_patch16_224"
-
-
-def config_of(folder) -> dict:
-    return json.loads((folder / "config.json").read_text())
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from zoo.blocks.images import conv_grid
 from zoo.blocks.init import InitLike
@@ -21,6 +22,7 @@ __all__ = [
     "conv_nhwc",
     "convolve",
     "depthwise_nhwc",
+    "whole_squares",
 ]
 
 fx.wrap("conv_grid")
@@ -99,6 +101,17 @@ def as_image(x: Tensor) -> Tensor:
     Files that call this wrap it by `torch.fx.wrap`: symbolic tracing does not know the number of dimensions.
     """
     return x if x.ndim == 4 else x[:, None]
+
+
+def whole_squares(x: Tensor, side: int) -> Tensor:
+    """``(B, H, W, C)`` with zeros behind both sides, so that they are multiples of a number.
+
+    Files that call this wrap it, or what calls it, by `torch.fx.wrap`: symbolic tracing does not know the sizes.
+    """
+    height, width = x.shape[1:3]
+    if height % side or width % side:
+        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
+    return x
 
 
 def batchnorm_affine(norms: Sequence[nn.Module], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
+
+from zoo.blocks.conv import whole_squares
 
 
 class Haar(nn.Module):
@@ -54,12 +55,3 @@ def inverse_haar(y: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         pairs.append(torch.stack([low + high, low - high], dim=3).flatten(2, 3))
     x = torch.stack(pairs, dim=2).flatten(1, 2)
     return x if size is None else x[:, : size[0], : size[1]]
-
-
-@fx.wrap
-def whole_squares(x: Tensor, side: int) -> Tensor:
-    """``(B, H, W, C)`` with zeros behind both sides, so that they are multiples of a number."""
-    height, width = x.shape[1:3]
-    if height % side or width % side:
-        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
-    return x

@@ -1,8 +1,8 @@
 """Downsampling between the stages of a hierarchical model: half the grid, more channels."""
 
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from zoo.blocks.conv import whole_squares
 from zoo.blocks.linear import Linear, linear
 from zoo.blocks.options import placement, with_options_of
 from zoo.checks.ranges import Width
@@ -54,8 +54,6 @@ class PatchMerging(nn.Module):
 @fx.wrap
 def join_squares(x: Tensor) -> Tensor:
     """Each 2x2 positions as one vector, ``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4 C)``."""
-    height, width = x.shape[1:3]
-    if height % 2 or width % 2:
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+    x = whole_squares(x, 2)
     # The columns of a pair come before its rows in the joint vector, as in the published weights.
     return x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)

@@ -3,12 +3,13 @@
 import math
 
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from zoo.blocks.conv import Conv2d, conv_nhwc
+from zoo.blocks.conv import Conv2d, conv_nhwc, whole_squares
 from zoo.blocks.options import with_options_of
 from zoo.checks.ranges import Side, Width
 from zoo.slots.table import register
+
+fx.wrap("whole_squares")
 
 
 @register("shortcut", "conv")
@@ -48,10 +49,3 @@ class ConvShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_nhwc(self.conv, whole_squares(x, self.stride))
-
-
-@fx.wrap
-def whole_squares(x: Tensor, side: int) -> Tensor:
-    """Maps ``(B, H, W, C)``, filled with zeros below and on the right to whole squares."""
-    below, right = -x.shape[1] % side, -x.shape[2] % side
-    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x

@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, fx, nn
 
-from zoo.blocks.conv import as_image, batchnorm_affine, conv_nhwc
-from zoo.blocks.haar import haar, whole_squares
+from zoo.blocks.conv import as_image, batchnorm_affine, conv_nhwc, whole_squares
+from zoo.blocks.haar import haar
 from zoo.blocks.init import init_
 from zoo.blocks.kernels.transposed import enlarge
 from zoo.blocks.linear import Linear, hidden_width, linear, linear_act

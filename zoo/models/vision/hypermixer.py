@@ -10,6 +10,7 @@ mixer ends in a norm, its branch would begin as large as the stream: hence the l
 """
 
 from zoo.family import IMAGENET, Facts, Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.isotropic import Isotropic
 
 FAMILY = Family(
@@ -29,9 +30,7 @@ FAMILY = Family(
         "hypermixer_s16_224": dict(dim=384, token_mixer="hypermixing(heads=6)"),
         "hypermixer_b16_224": dict(dim=768, token_mixer="hypermixing(heads=12)"),
         "hypermixer_digits": dict(
-            img_size=8,
-            in_chans=1,
-            num_classes=10,
+            IMAGES,
             stem="conv(kernel_size=3, stride=2, padding=1)",
             dim=48,
             depth=3,

@@ -14,6 +14,7 @@ import warnings
 from torch import Size, Tensor
 
 from zoo.family import IMAGENET, Counted, Facts, Family
+from zoo.models.digits import IMAGES
 from zoo.skeletons.hierarchical import Hierarchical
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import STAGES, below
@@ -60,9 +61,7 @@ FAMILY = Family(
         "spiral_mlp_b4": dict(dims=DIMS, depths=(3, 8, 27, 3)),
         "spiral_mlp_b5": dict(dims=(96, 192, 384, 768), depths=(3, 4, 24, 3)),
         "spiral_mlp_digits": dict(
-            img_size=8,
-            in_chans=1,
-            num_classes=10,
+            IMAGES,
             dims=(24, 48),
             depths=(2, 1),
             stem="conv(kernel_size=3, stride=1, padding=1, init='torch')",

@@ -13,6 +13,7 @@ import torch
 from torch import Size, Tensor
 
 from zoo.family import IMAGENET, Counted, Facts, Family, Published, released
+from zoo.models.digits import IMAGES
 from zoo.skeletons.isotropic import Isotropic
 from zoo.weights import rename, reshape
 from zoo.weights.layouts import below, within
@@ -66,7 +67,7 @@ FAMILY = Family(
         "wavemix_lite_144_7": wave(144, 7, img_size=32, num_classes=10, stem=PLAIN),
         "wavemix_lite_256_8": wave(256, 8, img_size=32, num_classes=100, stem=PLAIN),
         "wavemix_lite_256_10": wave(256, 10, img_size=32, num_classes=100, stem=PLAIN),
-        "wavemix_digits": wave(24, 2, 2, 0.1, img_size=8, in_chans=1, num_classes=10, stem=PLAIN),
+        "wavemix_digits": wave(24, 2, 2, 0.1, **IMAGES, stem=PLAIN),
         "wavemix_test": wave(
             16,
             3,
